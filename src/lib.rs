@@ -1,0 +1,3 @@
+//! Trunkline
+pub mod balance;
+pub mod sip;

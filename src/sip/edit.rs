@@ -1,0 +1,252 @@
+//! Changing the head of a message in place.
+//!
+//! A message is received with [`HEADROOM`] free bytes before it. [`Edits`] collects replacements by position while the
+//! decision is made; [`Edits::apply`] then rewrites the head so that it ends where the untouched rest begins. The body
+//! never moves, and what leaves is one contiguous slice: five pieces cost the kernel 6 % more than one (measured).
+
+use std::ops::Range;
+
+use super::message::Span;
+
+/// Free bytes before a received message, and the most text that edits may insert. The largest set of inserts (IPv6 on
+/// both sides: Via 260, two Record-Routes 2 x 160, Path and Supported 180, source header 120) is below 1,000.
+pub const HEADROOM: usize = 1536;
+
+/// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
+const MAX_SPLICES: usize = 32;
+
+/// One replacement: `span` of the message gives way to `text` of the pool.
+#[derive(Clone, Copy, Default)]
+struct Splice {
+    span: Span,
+    text: Span,
+}
+
+/// The changes to one message, in order of position. Reused from message to message: clearing costs nothing.
+pub struct Edits {
+    splices: [Splice; MAX_SPLICES],
+    count: usize,
+    /// The splice that [`Edits::put`] writes to.
+    current: usize,
+    pool: [u8; HEADROOM],
+    used: usize,
+    overflow: bool,
+}
+
+/// What [`Edits::apply`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// The edited message in the buffer.
+    pub message: Range<usize>,
+    /// How many bytes from the original start on were saved; copying them back restores the original.
+    pub saved: usize,
+}
+
+impl Default for Edits {
+    fn default() -> Self {
+        Self {
+            splices: [Splice::default(); MAX_SPLICES],
+            count: 0,
+            current: 0,
+            pool: [0; HEADROOM],
+            used: 0,
+            overflow: false,
+        }
+    }
+}
+
+impl Edits {
+    /// Forgets all changes.
+    #[inline]
+    pub fn clear(&mut self) {
+        (self.count, self.used, self.overflow) = (0, 0, false);
+    }
+
+    /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
+    /// must not overlap; of two at one position the earlier call stands first.
+    #[inline]
+    pub fn replace(&mut self, span: Span) -> &mut Self {
+        if self.count == MAX_SPLICES {
+            self.overflow = true;
+            return self;
+        }
+        let mut at = self.count;
+        while at > 0 && self.splices[at - 1].span.start > span.start {
+            self.splices[at] = self.splices[at - 1];
+            at -= 1;
+        }
+        self.splices[at] = Splice { span, text: Span::new(self.used, self.used) };
+        self.current = at;
+        self.count += 1;
+        self
+    }
+
+    /// Inserts at a position.
+    #[inline]
+    pub fn insert(&mut self, at: u16) -> &mut Self {
+        self.replace(Span { start: at, end: at })
+    }
+
+    /// Appends text to the replacement begun last.
+    #[inline]
+    pub fn put(&mut self, text: &[u8]) -> &mut Self {
+        let end = self.used + text.len();
+        match self.pool.get_mut(self.used..end) {
+            Some(room) if !self.overflow => {
+                room.copy_from_slice(text);
+                self.used = end;
+                self.splices[self.current].text.end = end as u16;
+            }
+            _ => self.overflow = true,
+        }
+        self
+    }
+
+    /// Whether the changes did not fit: the message must be refused, not half changed.
+    #[inline]
+    pub fn overflowed(&self) -> bool {
+        self.overflow
+    }
+
+    /// By how much the message grows.
+    #[inline]
+    pub fn growth(&self) -> isize {
+        let removed: usize = self.splices[..self.count].iter().map(|splice| splice.span.len()).sum();
+        self.used as isize - removed as isize
+    }
+
+    /// Copies `span` of `original` with the changes inside it to the front of `out`; says how long it is, or `None`
+    /// where `out` is too short. A change counts as inside if it begins in the span.
+    #[inline]
+    pub fn copy(&self, original: &[u8], span: Span, out: &mut [u8]) -> Option<usize> {
+        let (mut from, mut to) = (span.start as usize, 0);
+        let inside = |splice: &&Splice| (span.start..span.end.max(span.start + 1)).contains(&splice.span.start);
+        for splice in self.splices[..self.count].iter().filter(inside) {
+            to = append(out, to, &original[from..splice.span.start as usize])?;
+            to = append(out, to, splice.text.of(&self.pool))?;
+            from = splice.span.end as usize;
+        }
+        append(out, to, &original[from..span.end as usize])
+    }
+
+    /// Rewrites the message that stands in `buffer` at `at`, at least [`HEADROOM`] bytes behind its start.
+    ///
+    /// The head up to the last change is saved to `saved` first, so that a message that could not be sent can be
+    /// decided anew. Hot path: moves the head twice, nothing else.
+    #[inline]
+    pub fn apply(&self, buffer: &mut [u8], at: Range<usize>, saved: &mut [u8]) -> Edited {
+        debug_assert!(!self.overflow && at.start >= HEADROOM);
+        let Some(last) = self.splices[..self.count].last() else { return Edited { message: at, saved: 0 } };
+        let head = last.span.end as usize;
+        let saved = &mut saved[..head];
+        saved.copy_from_slice(&buffer[at.start..at.start + head]);
+        let start = (at.start as isize - self.growth()) as usize;
+        let (mut from, mut to) = (0, start);
+        for splice in &self.splices[..self.count] {
+            for piece in [&saved[from..splice.span.start as usize], splice.text.of(&self.pool)] {
+                buffer[to..to + piece.len()].copy_from_slice(piece);
+                to += piece.len();
+            }
+            from = splice.span.end as usize;
+        }
+        debug_assert_eq!(to, at.start + head);
+        Edited { message: start..at.end, saved: head }
+    }
+}
+
+#[inline]
+fn append(out: &mut [u8], at: usize, bytes: &[u8]) -> Option<usize> {
+    let end = at + bytes.len();
+    out.get_mut(at..end)?.copy_from_slice(bytes);
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The obviously right way: a new vector.
+    fn naive(original: &[u8], changes: &[(Span, Vec<u8>)]) -> Vec<u8> {
+        let mut sorted: Vec<_> = changes.to_vec();
+        sorted.sort_by_key(|(span, _)| span.start);
+        let (mut out, mut from) = (Vec::new(), 0);
+        for (span, text) in sorted {
+            out.extend_from_slice(&original[from..span.start as usize]);
+            out.extend_from_slice(&text);
+            from = span.end as usize;
+        }
+        out.extend_from_slice(&original[from..]);
+        out
+    }
+
+    /// A message and changes at positions that do not overlap, in any order.
+    fn case() -> impl Strategy<Value = (Vec<u8>, Vec<(Span, Vec<u8>)>)> {
+        let cuts = proptest::collection::btree_set(0usize..400, 0..20);
+        let texts = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..90), 10);
+        (proptest::collection::vec(any::<u8>(), 400..600), cuts, texts, any::<u64>()).prop_map(
+            |(message, cuts, texts, seed)| {
+                let cuts: Vec<_> = cuts.into_iter().collect();
+                let mut changes: Vec<_> =
+                    cuts.chunks_exact(2).zip(texts).map(|(cut, text)| (Span::new(cut[0], cut[1]), text)).collect();
+                let by = if changes.is_empty() { 0 } else { seed as usize % changes.len() };
+                changes.rotate_left(by);
+                (message, changes)
+            },
+        )
+    }
+
+    fn edits(changes: &[(Span, Vec<u8>)]) -> Edits {
+        let mut edits = Edits::default();
+        for (span, text) in changes {
+            edits.replace(*span).put(&text[..text.len() / 2]).put(&text[text.len() / 2..]);
+        }
+        edits
+    }
+
+    proptest! {
+        #[test]
+        fn editing_in_place_is_building_anew((message, changes) in case()) {
+            let edits = edits(&changes);
+            let mut buffer = [vec![0; HEADROOM], message.clone(), vec![0xee; 16]].concat();
+            let mut saved = vec![0; 700];
+            let at = HEADROOM..HEADROOM + message.len();
+            let edited = edits.apply(&mut buffer, at.clone(), &mut saved);
+            let expected = naive(&message, &changes);
+            prop_assert_eq!(&buffer[edited.message.clone()], &expected[..]);
+            prop_assert_eq!(edited.message.len() as isize, message.len() as isize + edits.growth());
+            let mut out = vec![0; 2000];
+            let copied = edits.copy(&message, Span::new(0, message.len()), &mut out).unwrap();
+            prop_assert_eq!(&out[..copied], &expected[..]);
+            // Behind the last change nothing was touched, and what was saved restores the original.
+            prop_assert_eq!(&buffer[at.end..], &[0xee; 16]);
+            buffer[at.start..at.start + edited.saved].copy_from_slice(&saved[..edited.saved]);
+            prop_assert_eq!(&buffer[at], &message[..]);
+        }
+    }
+
+    #[test]
+    fn changes_at_one_place_stand_in_the_order_they_were_made() {
+        let mut edits = Edits::default();
+        edits.insert(3).put(b"one,");
+        edits.insert(3).put(b"two,");
+        edits.replace(Span::new(3, 4));
+        let mut out = [0; 32];
+        let len = edits.copy(b"abcXdef", Span::new(0, 7), &mut out).unwrap();
+        assert_eq!(&out[..len], b"abcone,two,def");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told() {
+        let mut edits = Edits::default();
+        edits.insert(0).put(&[0; HEADROOM]);
+        assert!(!edits.overflowed());
+        edits.put(&[0]);
+        assert!(edits.overflowed());
+        edits.clear();
+        for _ in 0..=MAX_SPLICES {
+            edits.insert(0);
+        }
+        assert!(edits.overflowed());
+    }
+}

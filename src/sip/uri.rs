@@ -1,0 +1,125 @@
+//! `sip:` and `sips:` URIs, as far as routing reads them (RFC 3261 §19.1).
+
+use std::net::IpAddr;
+
+use super::header::{Param, Params, number};
+use super::message::Span;
+use super::{DEFAULT_PORT, text};
+
+/// Positions of a SIP URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uri {
+    /// Whether the scheme is `sips`.
+    pub secure: bool,
+    /// The part before `@`, with a password if one is there.
+    pub user: Option<Span>,
+    /// An IPv6 address in its brackets.
+    pub host: Span,
+    pub port: Option<u16>,
+    /// Where `host[:port]` ends and parameters begin.
+    pub params: usize,
+    /// Where the URI ends.
+    pub end: usize,
+}
+
+impl Uri {
+    /// Reads the URI in `span`; `None` where it is no SIP URI or its host or port cannot be read.
+    pub fn parse(bytes: &[u8], span: Span) -> Option<Self> {
+        let (at, end) = (span.start as usize, span.end as usize);
+        let (secure, at) = match &bytes[at..end] {
+            [b's' | b'S', b'i' | b'I', b'p' | b'P', b':', ..] => (false, at + 4),
+            [b's' | b'S', b'i' | b'I', b'p' | b'P', b's' | b'S', b':', ..] => (true, at + 5),
+            _ => return None,
+        };
+        // A user part may hold `;` and `?`, a host may not hold `@`: the user ends at the only `@`.
+        let user_end = memchr::memchr(b'@', &bytes[at..end]).map(|n| at + n);
+        let host = user_end.map_or(at, |n| n + 1);
+        let host_end = match bytes[..end].get(host)? {
+            b'[' => host + memchr::memchr(b']', &bytes[host..end])? + 1,
+            _ => host + bytes[host..end].iter().take_while(|b| is_host(**b)).count(),
+        };
+        if host_end == host {
+            return None;
+        }
+        let (port, params) = match bytes[..end].get(host_end) {
+            Some(b':') => {
+                let digits = bytes[host_end + 1..end].iter().take_while(|b| b.is_ascii_digit()).count();
+                let stop = host_end + 1 + digits;
+                (Some(u16::try_from(number(&bytes[host_end + 1..stop])?).ok()?), stop)
+            }
+            _ => (None, host_end),
+        };
+        if !matches!(bytes[..end].get(params), None | Some(b';' | b'?')) {
+            return None;
+        }
+        Some(Self {
+            secure,
+            user: user_end.map(|n| Span::new(at, n)),
+            host: Span::new(host, host_end),
+            port,
+            params,
+            end,
+        })
+    }
+
+    /// A URI parameter, its name compared without case.
+    pub fn param(&self, bytes: &[u8], name: &[u8]) -> Option<Param> {
+        Params::new(bytes, self.params, self.end).named(name)
+    }
+
+    /// The host as an address; `None` for a name.
+    pub fn ip(&self, bytes: &[u8]) -> Option<IpAddr> {
+        text::parse_ip(self.host.of(bytes))
+    }
+
+    /// The port that it means (RFC 3261 §19.1.2).
+    pub fn port_or_default(&self) -> u16 {
+        self.port.unwrap_or(if self.secure { DEFAULT_PORT + 1 } else { DEFAULT_PORT })
+    }
+}
+
+fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<Uri> {
+        Uri::parse(text.as_bytes(), Span::new(0, text.len()))
+    }
+
+    #[test]
+    fn reads_user_host_port_and_parameters() {
+        let text = "sips:a;b?c:pw@[2001:db8::1]:99;lr;maddr=1.2.3.4?h=v";
+        let uri = parse(text).unwrap();
+        let bytes = text.as_bytes();
+        assert!(uri.secure);
+        assert_eq!(uri.user.unwrap().of(bytes), b"a;b?c:pw");
+        assert_eq!((uri.ip(bytes), uri.port_or_default()), (Some("2001:db8::1".parse().unwrap()), 99));
+        assert!(uri.param(bytes, b"LR").is_some());
+        assert_eq!(uri.param(bytes, b"maddr").unwrap().value.unwrap().of(bytes), b"1.2.3.4");
+        assert_eq!(parse("SIP:host.example").unwrap().port_or_default(), 5060);
+        assert_eq!(parse("sips:h").unwrap().port_or_default(), 5061);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_route_by() {
+        for text in [
+            "",
+            "sip:",
+            "sip:@",
+            "sip:a@",
+            "tel:+123",
+            "http://h",
+            "sip:h:",
+            "sip:h:70000",
+            "sip:h x",
+            "sip:[::1",
+            "sip:h<",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}
