@@ -1,3 +1,4 @@
 //! Trunkline
 pub mod balance;
+pub mod config;
 pub mod sip;

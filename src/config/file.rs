@@ -1,0 +1,382 @@
+//! The file as written: every key, its default and its limit with the reason. Names are still text here;
+//! [`super::resolve`] ties them together.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::de::DeTable;
+
+use super::fault::Faults;
+use super::read::{At, Section};
+use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
+use super::{Bind, Check, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
+
+/// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
+const WORKERS: RangeInclusive<u64> = 0..=256;
+/// HAProxy's range, which its tools expect.
+const SERVER_WEIGHT: RangeInclusive<u64> = 0..=256;
+const REGION_WEIGHT: RangeInclusive<u64> = 0..=1000;
+/// Calls in one pin table; 16 million are 256 MB.
+const PIN_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
+const STICK_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
+/// From the shortest message that carries a call to the most that UDP carries.
+const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
+const BURST: RangeInclusive<u64> = 1..=1_000_000;
+const THRESHOLD: RangeInclusive<u64> = 1..=100;
+const STATUS: RangeInclusive<u64> = 200..=699;
+
+const DEFAULT_CLUSTER_KEY_FILE: &str = "/etc/trunkline/cluster.key";
+/// Longer than nearly all calls, and each use begins it anew (a re-INVITE of the session timer, RFC 4028).
+const DEFAULT_PIN_EXPIRE: Duration = Duration::from_secs(2 * 60 * 60);
+const DEFAULT_PIN_SIZE: u64 = 1_000_000;
+/// HAProxy operators' usual stick-table expiry for SIP; longer than a registration interval.
+const DEFAULT_STICK_EXPIRE: Duration = Duration::from_secs(60 * 60);
+const DEFAULT_STICK_SIZE: u64 = 100_000;
+/// Half of a region must be gone before its callers travel.
+const DEFAULT_SPILL_BELOW: Percent = Percent(50);
+/// As sticky as possible by default: each IPv6 address is a source of its own.
+const DEFAULT_IPV6_PREFIX: u64 = 128;
+
+/// The keys that later versions bring, by section. They are refused with a word that says so.
+mod later {
+    pub const TOP: &[&str] = &["admin", "peers"];
+    pub const GLOBAL: &[&str] = &["state_dir", "runtime_socket"];
+    pub const FRONTEND: &[&str] = &["tls", "idle"];
+    pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
+    pub const BACKEND: &[&str] = &["breaker", "timeout"];
+    pub const SERVER: &[&str] = &["ports", "max_calls", "max_rate", "slow_start"];
+}
+
+/// Everything that one file says.
+#[derive(Debug, Default)]
+pub struct File {
+    pub workers: usize,
+    pub cluster_key_file: String,
+    pub frontends: Vec<FrontendSection>,
+    pub backends: Vec<BackendSection>,
+}
+
+#[derive(Debug)]
+pub struct FrontendSection {
+    pub at: usize,
+    pub name: At<String>,
+    pub binds: Vec<At<Bind>>,
+    pub advertise: Vec<At<IpAddr>>,
+    pub inside: Vec<At<IpAddr>>,
+    pub aliases: Vec<String>,
+    pub backend: Option<At<String>>,
+    pub routes: Vec<RouteSection>,
+    pub record_route: bool,
+    pub path: Path,
+    pub force_rport: ForceRport,
+    pub send_to: Vec<IpNet>,
+    pub source_header: Option<At<String>>,
+    pub dscp: Option<u8>,
+    pub limits: LimitsSection,
+}
+
+#[derive(Debug)]
+pub struct RouteSection {
+    pub at: usize,
+    pub methods: Vec<String>,
+    pub clients: Vec<IpNet>,
+    pub hosts: Vec<String>,
+    pub backend: Option<At<String>>,
+}
+
+#[derive(Debug, Default)]
+pub struct LimitsSection {
+    pub rate: Option<Rate>,
+    pub burst: Option<At<u64>>,
+    pub trusted: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    pub deny_user_agent: Vec<String>,
+    pub max_message: usize,
+}
+
+#[derive(Debug)]
+pub struct BackendSection {
+    pub at: usize,
+    pub name: At<String>,
+    pub pin: Pin,
+    pub stick: Option<Stick>,
+    pub check: Option<Check>,
+    pub when_all_down: WhenAllDown,
+    pub spill_below: u32,
+    pub in_dialog_failover: bool,
+    pub pass_503: bool,
+    pub regions: Vec<RegionSection>,
+    pub servers: Vec<ServerSection>,
+}
+
+#[derive(Debug)]
+pub struct RegionSection {
+    pub name: At<String>,
+    pub weight: u32,
+    pub clients: Vec<IpNet>,
+}
+
+#[derive(Debug)]
+pub struct ServerSection {
+    pub name: At<String>,
+    pub region: Option<At<String>>,
+    pub address: At<ServerAddress>,
+    pub sources: Vec<At<Source>>,
+    pub weight: u32,
+    pub backup: bool,
+}
+
+impl File {
+    /// Reads the text as far as it can be read, and notes everything that cannot.
+    pub fn parse(text: &str) -> (Self, Faults) {
+        let mut faults = Faults::default();
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let at = error.span().map_or(text.len(), |span| span.start);
+            faults.push(at, format!("not TOML: {}", error.message()), "see https://toml.io for the syntax");
+        }
+        let faults = RefCell::new(faults);
+        let top = Section::new(&faults, &table, "the file");
+        let mut file = Self { cluster_key_file: DEFAULT_CLUSTER_KEY_FILE.into(), ..Self::default() };
+        if let Some(global) = top.section("global", "[global]") {
+            file.workers = global.number("workers", 0, WORKERS) as usize;
+            file.cluster_key_file = global.or("cluster_key_file", file.cluster_key_file);
+            global.finish(later::GLOBAL);
+        }
+        file.frontends = top.sections("frontend", "[[frontend]]").into_iter().filter_map(frontend).collect();
+        file.backends = top.sections("backend", "[[backend]]").into_iter().filter_map(backend).collect();
+        top.finish(later::TOP);
+        (file, faults.into_inner())
+    }
+}
+
+fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
+    let name = section.required("name", "\"sip\"");
+    if section.optional::<String>("mode").is_some_and(|mode| mode.value != "proxy") {
+        let mode = section.optional::<String>("mode")?;
+        section.fault(mode.at, format!("this version has no mode \"{}\" yet", mode.value), "write \"proxy\"");
+    }
+    let routes = section.sections("route", "[[frontend.route]]").into_iter().map(route).collect();
+    let read = FrontendSection {
+        at: section.at(),
+        binds: section.list("bind"),
+        advertise: section.list("advertise"),
+        inside: section.list("inside"),
+        aliases: section.values("aliases"),
+        backend: section.required("backend", "\"opensips\""),
+        routes,
+        record_route: section.or("record_route", true),
+        path: section.word(
+            "path",
+            Path::Always,
+            &[("off", Path::Off), ("supported", Path::Supported), ("always", Path::Always)],
+        ),
+        force_rport: section.word(
+            "force_rport",
+            ForceRport::Auto,
+            &[("auto", ForceRport::Auto), ("always", ForceRport::Always), ("never", ForceRport::Never)],
+        ),
+        send_to: section.values("send_to"),
+        source_header: section.optional("source_header"),
+        dscp: section.optional::<Dscp>("dscp").map(|dscp| dscp.value.0),
+        limits: section.section("limits", "[frontend.limits]").map_or_else(LimitsSection::new, limits),
+        name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
+    };
+    section.finish(later::FRONTEND);
+    Some(read)
+}
+
+fn route(section: Section<'_, '_>) -> RouteSection {
+    let read = RouteSection {
+        at: section.at(),
+        methods: section.values("methods"),
+        clients: section.values("clients"),
+        hosts: section.values("hosts"),
+        backend: section.required("backend", "\"opensips\""),
+    };
+    if read.methods.is_empty() && read.clients.is_empty() && read.hosts.is_empty() {
+        section.fault(
+            section.at(),
+            "this route has no condition",
+            "add `methods`, `clients` or `hosts`, or change the frontend's `backend`",
+        );
+    }
+    section.finish(&[]);
+    read
+}
+
+impl LimitsSection {
+    fn new() -> Self {
+        Self { max_message: *MAX_MESSAGE.end() as usize, ..Self::default() }
+    }
+}
+
+fn limits(section: Section<'_, '_>) -> LimitsSection {
+    let burst = section.optional::<u64>("per_source_burst");
+    section.number("per_source_burst", 1, BURST);
+    let read = LimitsSection {
+        rate: section.optional::<Rate>("per_source_rate").map(|rate| rate.value),
+        burst,
+        trusted: section.values("trusted"),
+        deny: section.values("deny"),
+        deny_user_agent: section.values("deny_user_agent"),
+        max_message: section.number("max_message", *MAX_MESSAGE.end(), MAX_MESSAGE) as usize,
+    };
+    if let (None, Some(burst)) = (read.rate, &read.burst) {
+        section.fault(burst.at, "`per_source_burst` without `per_source_rate`", "add `per_source_rate = \"200/s\"`");
+    }
+    section.finish(later::LIMITS);
+    read
+}
+
+fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
+    let name = section.required("name", "\"opensips\"");
+    if let Some(balance) = section.optional::<String>("balance").filter(|balance| balance.value != "hash") {
+        section.fault(balance.at, format!("this version has no balance \"{}\" yet", balance.value), "write \"hash\"");
+    }
+    let read = BackendSection {
+        at: section.at(),
+        pin: pin(section.section("pin", "pin")),
+        stick: section.section("stick", "stick").and_then(stick),
+        check: check(section.section("check", "check")),
+        when_all_down: section.word(
+            "when_all_down",
+            WhenAllDown::Reject,
+            &[("reject", WhenAllDown::Reject), ("forward", WhenAllDown::Forward)],
+        ),
+        spill_below: section.or("spill_below", DEFAULT_SPILL_BELOW).0,
+        in_dialog_failover: section.or("in_dialog_failover", false),
+        pass_503: section.or("pass_503", false),
+        regions: section.sections("region", "[[backend.region]]").into_iter().filter_map(region).collect(),
+        servers: section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect(),
+        name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
+    };
+    section.finish(later::BACKEND);
+    Some(read)
+}
+
+fn pin(section: Option<Section<'_, '_>>) -> Pin {
+    let Some(section) = section else { return Pin { expire: DEFAULT_PIN_EXPIRE, size: DEFAULT_PIN_SIZE as usize } };
+    let pin = Pin {
+        expire: section.or("expire", DEFAULT_PIN_EXPIRE),
+        size: section.number("size", DEFAULT_PIN_SIZE, PIN_SIZE) as usize,
+    };
+    section.finish(&[]);
+    pin
+}
+
+/// `None` for Call-ID: then the pin is all there is.
+fn stick(section: Section<'_, '_>) -> Option<Stick> {
+    let on = section.required::<String>("on", "\"source\"");
+    let v6_prefix = section.number("ipv6_prefix", DEFAULT_IPV6_PREFIX, 32..=128) as u8;
+    let expire = section.optional("expire");
+    let size = section.optional::<u64>("size");
+    let stick = match on.as_ref().map(|on| on.value.as_str()) {
+        None | Some("call-id") => {
+            for at in [expire.as_ref().map(|e| e.at), size.as_ref().map(|s| s.at)].into_iter().flatten() {
+                section.fault(at, "stickiness by Call-ID has no table of its own", "set `expire` and `size` in `pin`");
+            }
+            None
+        }
+        Some("source") => Some(StickOn::Source { v6_prefix }),
+        Some("from-user") => Some(StickOn::FromUser),
+        Some("to-user") => Some(StickOn::ToUser),
+        Some(other) => match other.strip_prefix("header:").filter(|name| is_header_name(name)) {
+            Some(name) => Some(StickOn::Header(name.to_owned())),
+            None => {
+                let at = on.as_ref().map_or(section.at(), |on| on.at);
+                let words = "write \"call-id\", \"source\", \"from-user\", \"to-user\" or \"header:X-Key\"";
+                section.fault(at, format!("`on` cannot be \"{other}\""), words);
+                None
+            }
+        },
+    };
+    let stick = stick.map(|on| Stick {
+        on,
+        expire: expire.map_or(DEFAULT_STICK_EXPIRE, |expire| expire.value),
+        size: section.number("size", DEFAULT_STICK_SIZE, STICK_SIZE) as usize,
+    });
+    section.finish(&[]);
+    stick
+}
+
+/// Whether a text is a header's name: a token (RFC 3261 §25.1).
+pub fn is_header_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Checks are on unless they are turned off: a balancer that does not know who is alive loses calls.
+fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
+    let default = Check {
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+        fast_interval: Duration::from_secs(1),
+        rise: 2,
+        fall: 5,
+        max_forwards: 70,
+        // Any other final answer is a sign of life: 501 and 505 were at least read by somebody.
+        down_codes: std::iter::once(408).chain((500..600).filter(|code| ![501, 503, 505].contains(code))).collect(),
+        resting_codes: vec![503],
+    };
+    let Some(section) = section else { return Some(default) };
+    let on = section.word("type", true, &[("options", true), ("none", false)]);
+    let check = Check {
+        interval: section.or("interval", default.interval),
+        timeout: section.or("timeout", default.timeout),
+        fast_interval: section.or("fast_interval", default.fast_interval),
+        rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
+        fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
+        max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
+        down_codes: statuses(&section, "down_codes", default.down_codes),
+        resting_codes: statuses(&section, "resting_codes", default.resting_codes),
+    };
+    if check.interval < Duration::from_millis(100) || check.fast_interval < Duration::from_millis(100) {
+        section.fault(
+            section.at(),
+            "checks more often than every 100 ms are an attack on the server",
+            "write a longer interval",
+        );
+    }
+    if check.timeout.is_zero() {
+        section.fault(section.at(), "a check's timeout cannot be nothing", "write `timeout = \"5s\"`");
+    }
+    section.finish(&[]);
+    on.then_some(check)
+}
+
+fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>) -> Vec<u16> {
+    let written = section.list::<u64>(key);
+    if written.is_empty() {
+        return default;
+    }
+    for status in written.iter().filter(|status| !STATUS.contains(&status.value)) {
+        section.fault(status.at, format!("{} is no final status", status.value), "write statuses from 200 to 699");
+    }
+    written.iter().filter(|status| STATUS.contains(&status.value)).map(|status| status.value as u16).collect()
+}
+
+fn region(section: Section<'_, '_>) -> Option<RegionSection> {
+    let name = section.required("name", "\"lagos\"");
+    let read = RegionSection {
+        name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
+        weight: section.number("weight", 1, REGION_WEIGHT) as u32,
+        clients: section.values("clients"),
+    };
+    section.finish(&[]);
+    Some(read)
+}
+
+fn server(section: Section<'_, '_>) -> Option<ServerSection> {
+    let (name, address) =
+        (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
+    let (region, sources) = (section.optional("region"), section.list("sources"));
+    let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;
+    let backup = section.or("backup", false);
+    section.finish(later::SERVER);
+    Some(ServerSection { name: name?, address: address?, region, sources, weight, backup })
+}

@@ -1,0 +1,242 @@
+//! What the operator asked for, made impossible to misread.
+//!
+//! Text goes in, a [`Config`] comes out, or every fault of the text at once: where it is, what is wrong, what to write
+//! instead. This floor opens no file and asks no clock; the roof reads the text. Start with [`file`] for the keys,
+//! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
+
+pub mod fault;
+pub mod file;
+pub mod key;
+mod read;
+mod resolve;
+mod value;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::sip::Transport;
+use crate::sip::token::NameHash;
+
+pub use fault::{Fault, Faults};
+pub use value::{Rate, Source};
+
+/// A configuration without faults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Worker threads; 0 means one per core.
+    pub workers: usize,
+    pub cluster_key_file: PathBuf,
+    pub frontends: Vec<Frontend>,
+    pub backends: Vec<Backend>,
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Every [`Fault`] of the text, in order of position.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let (file, mut faults) = file::File::parse(text);
+        let config = resolve::resolve(file, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults.in_order()) }
+    }
+}
+
+/// One address for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub v4: Option<IpAddr>,
+    pub v6: Option<IpAddr>,
+}
+
+impl Addresses {
+    /// The address of the same family as `like`.
+    pub fn like(&self, like: IpAddr) -> Option<IpAddr> {
+        if like.is_ipv4() { self.v4 } else { self.v6 }
+    }
+}
+
+/// What clients talk to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frontend {
+    pub name: String,
+    pub id: NameHash,
+    pub binds: Vec<Bind>,
+    /// What clients are told: Via and Record-Route towards them.
+    pub advertise: Addresses,
+    /// What servers see: source, Via, Record-Route and Path towards them.
+    pub inside: Addresses,
+    /// Names that mean us in Route and Request-URI.
+    pub aliases: Vec<String>,
+    /// Position of the default backend.
+    pub backend: usize,
+    pub routes: Vec<Route>,
+    pub record_route: bool,
+    pub path: Path,
+    pub force_rport: ForceRport,
+    /// Inside networks that servers may reach through us.
+    pub send_to: Vec<IpNet>,
+    pub source_header: Option<String>,
+    /// The upper six bits of the IP header's traffic class.
+    pub dscp: Option<u8>,
+    pub limits: Limits,
+}
+
+/// One listening address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind {
+    pub transport: Transport,
+    pub address: SocketAddr,
+}
+
+/// When REGISTER gets a Path (RFC 3327 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Off,
+    /// Only where the client lists `path` in Supported.
+    Supported,
+    /// Always, adding `Supported: path` where it lacks.
+    Always,
+}
+
+/// When answers go to the source port though the client did not ask for it (RFC 3581).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForceRport {
+    /// For clients that are behind NAT.
+    Auto,
+    Always,
+    Never,
+}
+
+/// What a frontend lets in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Requests that open something new, per source address.
+    pub per_source: Option<PerSource>,
+    /// Networks that are not limited per source.
+    pub trusted: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    /// Parts of User-Agent values that are dropped in silence, lower case.
+    pub deny_user_agent: Vec<String>,
+    pub max_message: usize,
+}
+
+/// A rate with a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerSource {
+    pub rate: Rate,
+    pub burst: u32,
+}
+
+/// A rule that picks another backend: all conditions that are given must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub methods: Vec<String>,
+    pub clients: Vec<IpNet>,
+    /// Hosts of the Request-URI, lower case.
+    pub hosts: Vec<String>,
+    pub backend: usize,
+}
+
+/// Servers with one algorithm and one check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub name: String,
+    pub pin: Pin,
+    pub stick: Option<Stick>,
+    /// `None`: not checked, always up.
+    pub check: Option<Check>,
+    pub when_all_down: WhenAllDown,
+    /// In percent of a region's server weight.
+    pub spill_below: u32,
+    /// Whether another server may take the dialogs of a dead one.
+    pub in_dialog_failover: bool,
+    /// Whether a server's 503 reaches clients as 503.
+    pub pass_503: bool,
+    pub regions: Vec<Region>,
+    pub servers: Vec<Server>,
+}
+
+/// The memory of which call belongs to which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// How long a confirmed pin outlives its last use.
+    pub expire: Duration,
+    /// Calls.
+    pub size: usize,
+}
+
+/// The memory of which key belongs to which server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stick {
+    pub on: StickOn,
+    pub expire: Duration,
+    pub size: usize,
+}
+
+/// What new calls of one backend are kept together by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickOn {
+    /// The source address; of an IPv6 address the given number of leading bits.
+    Source {
+        v6_prefix: u8,
+    },
+    FromUser,
+    ToUser,
+    /// A header, by its name as configured.
+    Header(String),
+}
+
+/// How a server's health is asked for: OPTIONS in the server's own transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub fast_interval: Duration,
+    pub rise: u32,
+    pub fall: u32,
+    pub max_forwards: u8,
+    /// Final statuses that mean "not alive".
+    pub down_codes: Vec<u16>,
+    /// Final statuses that mean "alive, but no new calls".
+    pub resting_codes: Vec<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// Answer 503.
+    Reject,
+    /// Send anyway.
+    Forward,
+}
+
+/// A weighted group of a backend's servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub name: String,
+    pub id: NameHash,
+    pub weight: u32,
+    /// Sources that prefer this region.
+    pub clients: Vec<IpNet>,
+}
+
+/// One member of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub name: String,
+    /// Hash of "backend/server".
+    pub id: NameHash,
+    /// Position of its region.
+    pub region: usize,
+    pub transport: Transport,
+    pub address: SocketAddr,
+    pub sources: Vec<Source>,
+    pub weight: u32,
+    pub backup: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Reading tables of TOML so that every fault is found in one run: a value that cannot be read is noted and replaced by
+//! nothing, and reading goes on.
+
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::{Faults, suggestion};
+
+/// A value and where it stands in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At<T> {
+    pub value: T,
+    pub at: usize,
+}
+
+/// A type that a value of the file can be read as.
+pub trait Read: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What to write instead, as a noun: "a duration such as \"10s\"".
+    fn read(value: &DeValue<'_>) -> Result<Self, String>;
+}
+
+impl Read for String {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().map(str::to_owned).ok_or_else(|| "a string".into())
+    }
+}
+
+impl Read for bool {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| "true or false".into())
+    }
+}
+
+impl Read for u64 {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let number = value.as_integer().and_then(|n| Self::from_str_radix(n.as_str(), n.radix()).ok());
+        number.ok_or_else(|| "a whole number".into())
+    }
+}
+
+/// The table of one section while it is read.
+pub struct Section<'r, 't> {
+    faults: &'r RefCell<Faults>,
+    table: &'t DeTable<'t>,
+    /// How the section is called in messages: `[global]`, `[[frontend]]`.
+    title: &'static str,
+    at: usize,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'r, 't> Section<'r, 't> {
+    pub fn new(faults: &'r RefCell<Faults>, table: &'t Spanned<DeTable<'t>>, title: &'static str) -> Self {
+        Self::of(faults, table.get_ref(), table.span().start, title)
+    }
+
+    fn of(faults: &'r RefCell<Faults>, table: &'t DeTable<'t>, at: usize, title: &'static str) -> Self {
+        Self { faults, table, title, at, known: RefCell::default() }
+    }
+
+    /// Where the section begins.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    pub fn fault(&self, at: usize, what: impl Into<String>, remedy: impl Into<String>) {
+        self.faults.borrow_mut().push(at, what, remedy);
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.known.borrow_mut().push(key);
+        self.table.get(key)
+    }
+
+    /// A value that may be absent.
+    pub fn optional<T: Read>(&self, key: &'static str) -> Option<At<T>> {
+        let value = self.value(key)?;
+        self.read(key, value)
+    }
+
+    fn read<T: Read>(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<At<T>> {
+        match T::read(value.get_ref()) {
+            Ok(read) => Some(At { value: read, at: value.span().start }),
+            Err(wanted) => {
+                self.fault(value.span().start, format!("`{key}` is not {wanted}"), format!("write {wanted}"));
+                None
+            }
+        }
+    }
+
+    /// A value that must be there; `None` has been reported.
+    pub fn required<T: Read>(&self, key: &'static str, example: &str) -> Option<At<T>> {
+        if self.table.get(key).is_none() {
+            self.known.borrow_mut().push(key);
+            self.fault(self.at, format!("{} has no `{key}`", self.title), format!("add `{key} = {example}`"));
+            return None;
+        }
+        self.optional(key)
+    }
+
+    /// A value with a default.
+    pub fn or<T: Read>(&self, key: &'static str, default: T) -> T {
+        self.optional(key).map_or(default, |read| read.value)
+    }
+
+    /// A number in a range.
+    pub fn number(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        match self.optional::<u64>(key) {
+            Some(number) if !range.contains(&number.value) => {
+                let (low, high) = (range.start(), range.end());
+                self.fault(
+                    number.at,
+                    format!("`{key}` is {}", number.value),
+                    format!("write a number from {low} to {high}"),
+                );
+                default
+            }
+            Some(number) => number.value,
+            None => default,
+        }
+    }
+
+    /// One of some words.
+    pub fn word<T: Copy>(&self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
+        let Some(written) = self.optional::<String>(key) else { return default };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == written.value) {
+            return *value;
+        }
+        let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let meant = suggestion(&written.value, words.iter().map(|(word, _)| *word));
+        let remedy = meant
+            .map_or_else(|| format!("write one of {}", all.join(", ")), |meant| format!("did you mean \"{meant}\"?"));
+        self.fault(written.at, format!("`{key}` cannot be \"{}\"", written.value), remedy);
+        default
+    }
+
+    /// A list; a single value counts as a list of one.
+    pub fn list<T: Read>(&self, key: &'static str) -> Vec<At<T>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        match value.get_ref().as_array() {
+            Some(items) => items.iter().filter_map(|item| self.read(key, item)).collect(),
+            None => self.read(key, value).into_iter().collect(),
+        }
+    }
+
+    /// A list without the positions.
+    pub fn values<T: Read>(&self, key: &'static str) -> Vec<T> {
+        self.list(key).into_iter().map(|item| item.value).collect()
+    }
+
+    /// A table inside this one.
+    pub fn section(&self, key: &'static str, title: &'static str) -> Option<Section<'r, 't>> {
+        let value = self.value(key)?;
+        match value.get_ref().as_table() {
+            Some(table) => Some(Self::of(self.faults, table, value.span().start, title)),
+            None => {
+                self.fault(
+                    value.span().start,
+                    format!("`{key}` is not a table"),
+                    format!("write {title} or `{key} = {{ ... }}`"),
+                );
+                None
+            }
+        }
+    }
+
+    /// The tables of an array inside this one.
+    pub fn sections(&self, key: &'static str, title: &'static str) -> Vec<Section<'r, 't>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.fault(value.span().start, format!("`{key}` is not a list of tables"), format!("write {title}"));
+            return Vec::new();
+        };
+        let table = |item: &'t Spanned<DeValue<'t>>| match item.get_ref().as_table() {
+            Some(table) => Some(Self::of(self.faults, table, item.span().start, title)),
+            None => {
+                self.fault(item.span().start, format!("an item of `{key}` is not a table"), format!("write {title}"));
+                None
+            }
+        };
+        items.iter().filter_map(table).collect()
+    }
+
+    /// Ends the section: every key that nobody asked for is a fault. `later` are keys of this product that this
+    /// version has not yet.
+    pub fn finish(self, later: &[&'static str]) {
+        let known = self.known.borrow();
+        for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+            let (name, at) = (key.get_ref().as_ref(), key.span().start);
+            if later.contains(&name) {
+                self.fault(
+                    at,
+                    format!("this version has no `{name}` in {} yet", self.title),
+                    "remove it; it comes with a later version",
+                );
+                continue;
+            }
+            let remedy = match suggestion(name, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("remove it; {} knows {}", self.title, known.join(", ")),
+            };
+            self.fault(at, format!("unknown key `{name}` in {}", self.title), remedy);
+        }
+    }
+}

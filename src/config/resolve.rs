@@ -1,0 +1,375 @@
+//! From the file to the [`Config`]: names become positions, and everything that only shows when two sections are seen
+//! together is judged here.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::fault::{Faults, suggestion};
+use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
+use super::read::At;
+use super::value::Source;
+use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server};
+use crate::sip::Transport;
+use crate::sip::token::NameHash;
+
+/// A burst where only a rate is given: two seconds' worth, as much as a phone system that comes back needs.
+const DEFAULT_BURST_SECONDS: u32 = 2;
+
+/// Headers that Trunkline writes or reads itself, and none that a client's address may be put into.
+const OWN_HEADERS: &[&str] = &[
+    "via",
+    "v",
+    "from",
+    "f",
+    "to",
+    "t",
+    "call-id",
+    "i",
+    "cseq",
+    "route",
+    "record-route",
+    "path",
+    "contact",
+    "m",
+    "max-forwards",
+    "content-length",
+    "l",
+    "supported",
+    "k",
+];
+
+/// Ties names together and judges the whole. The result means something only if no fault was noted.
+pub fn resolve(file: File, faults: &mut Faults) -> Config {
+    let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
+    distinct("backend", &backend_names, faults);
+    let server_places: Vec<_> =
+        file.backends.iter().flat_map(|backend| &backend.servers).map(|server| server.name.at).collect();
+    let backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
+    distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
+    for (what, example, empty) in
+        [("frontend", "[[frontend]]", file.frontends.is_empty()), ("backend", "[[backend]]", backends.is_empty())]
+    {
+        if empty {
+            faults.push(
+                0,
+                format!("there is no {what}"),
+                format!("add {example}; conf/minimal.toml shows the least that works"),
+            );
+        }
+    }
+    distinct_binds(&file.frontends, faults);
+    distinct_sources(&backends, &server_places, faults);
+    let frontends =
+        file.frontends.into_iter().map(|section| frontend(section, &backend_names, &backends, faults)).collect();
+    Config { workers: file.workers, cluster_key_file: file.cluster_key_file.into(), frontends, backends }
+}
+
+/// Names must be there, plain, unlike each other, and unlike in their hashes, by which tokens call them.
+fn distinct(what: &str, names: &[At<String>], faults: &mut Faults) {
+    let mut by_hash: HashMap<NameHash, &str> = HashMap::new();
+    for name in names.iter().filter(|name| !name.value.is_empty()) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.value.len() > 64 || !name.value.chars().all(plain) {
+            let remedy = "write at most 64 letters, digits, `-`, `_` and `.`";
+            faults.push(name.at, format!("\"{}\" is no name for a {what}", name.value), remedy);
+        }
+        match by_hash.insert(NameHash::of(&name.value), &name.value) {
+            Some(other) if other == name.value => {
+                faults.push(name.at, format!("there are two {what}s \"{other}\""), "give one of them another name");
+            }
+            Some(other) => {
+                let what = format!(
+                    "the names \"{other}\" and \"{}\" have one hash, and tokens could not tell them apart",
+                    name.value
+                );
+                faults.push(name.at, what, "change one of them by a letter");
+            }
+            None => {}
+        }
+    }
+}
+
+fn distinct_binds(frontends: &[FrontendSection], faults: &mut Faults) {
+    let mut owners: HashMap<Bind, &str> = HashMap::new();
+    for frontend in frontends {
+        for bind in &frontend.binds {
+            if let Some(owner) = owners.insert(bind.value, &frontend.name.value) {
+                let address = bind.value.address;
+                faults.push(
+                    bind.at,
+                    format!("{address} is bound twice, by \"{owner}\" before"),
+                    "give each bind an address or a port of its own",
+                );
+            }
+        }
+    }
+}
+
+impl std::hash::Hash for Bind {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.transport, self.address).hash(state);
+    }
+}
+
+/// A request that a server sends must name one server. `places` are those of the servers, backend by backend.
+fn distinct_sources(backends: &[Backend], places: &[usize], faults: &mut Faults) {
+    let mut owners: HashMap<(Transport, Source), String> = HashMap::new();
+    let servers = backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
+    for ((backend, server), at) in servers.zip(places) {
+        let name = format!("{}/{}", backend.name, server.name);
+        for source in &server.sources {
+            if let Some(owner) = owners.insert((server.transport, *source), name.clone()) {
+                let port = source.port.map_or(String::new(), |port| format!(" port {port}"));
+                faults.push(
+                    *at,
+                    format!("requests from {}{port} could be {owner}'s or {name}'s", source.net),
+                    "write `sources` that only one server sends from",
+                );
+            }
+        }
+    }
+}
+
+impl std::hash::Hash for Source {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.net, self.port).hash(state);
+    }
+}
+
+/// The position of a name, or a fault with what was probably meant.
+fn position(what: &str, wanted: &At<String>, names: &[At<String>], faults: &mut Faults) -> usize {
+    if let Some(at) = names.iter().position(|name| name.value == wanted.value) {
+        return at;
+    }
+    let remedy = match suggestion(&wanted.value, names.iter().map(|name| name.value.as_str())) {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None if names.is_empty() => format!("add a {what} of that name"),
+        None => format!(
+            "the {what}s are {}",
+            names.iter().map(|name| format!("\"{}\"", name.value)).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    faults.push(wanted.at, format!("there is no {what} \"{}\"", wanted.value), remedy);
+    0
+}
+
+fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresses {
+    let mut addresses = Addresses::default();
+    for address in written {
+        if address.value.is_unspecified() || address.value.is_multicast() {
+            faults.push(
+                address.at,
+                format!("`{key}` cannot be {}", address.value),
+                "write an address that a message can come from",
+            );
+        }
+        let slot = if address.value.is_ipv4() { &mut addresses.v4 } else { &mut addresses.v6 };
+        if slot.replace(address.value).is_some() {
+            faults.push(
+                address.at,
+                format!("`{key}` has two addresses of one family"),
+                "write at most one IPv4 and one IPv6 address",
+            );
+        }
+    }
+    addresses
+}
+
+fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend], faults: &mut Faults) -> Frontend {
+    if section.binds.is_empty() {
+        faults.push(
+            section.at,
+            format!("frontend \"{}\" listens nowhere", section.name.value),
+            "add `bind = [\"udp://0.0.0.0:5060\"]`",
+        );
+    }
+    for bind in section.binds.iter().filter(|bind| bind.value.transport != Transport::Udp) {
+        faults.push(bind.at, format!("this version has no {}:// yet", bind.value.transport.name()), "write udp://");
+    }
+    if let Some(header) = &section.source_header
+        && (!is_header_name(&header.value) || OWN_HEADERS.contains(&header.value.to_ascii_lowercase().as_str()))
+    {
+        faults.push(
+            header.at,
+            format!("`source_header` cannot be \"{}\"", header.value),
+            "write a header of its own such as \"X-Trunkline-Source\"",
+        );
+    }
+    let backend_of = |wanted: &Option<At<String>>, faults: &mut Faults| {
+        wanted.as_ref().map_or(0, |wanted| position("backend", wanted, names, faults))
+    };
+    let backend = backend_of(&section.backend, faults);
+    let routes: Vec<_> = section
+        .routes
+        .iter()
+        .map(|route| Route {
+            methods: route.methods.clone(),
+            clients: route.clients.clone(),
+            hosts: route.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            backend: backend_of(&route.backend, faults),
+        })
+        .collect();
+    let frontend = Frontend {
+        id: NameHash::of(&section.name.value),
+        advertise: addresses("advertise", &section.advertise, faults),
+        inside: addresses("inside", &section.inside, faults),
+        aliases: section.aliases,
+        binds: section.binds.iter().map(|bind| bind.value).collect(),
+        backend,
+        routes,
+        record_route: section.record_route,
+        path: section.path,
+        force_rport: section.force_rport,
+        send_to: section.send_to,
+        source_header: section.source_header.map(|header| header.value),
+        dscp: section.dscp,
+        limits: limits(section.limits),
+        name: section.name.value,
+    };
+    reachable(&frontend, section.at, backends, faults);
+    frontend
+}
+
+/// Every server needs an address of ours of its own family to be reached from.
+fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut Faults) {
+    let used = std::iter::once(frontend.backend).chain(frontend.routes.iter().map(|route| route.backend));
+    let mut used: Vec<_> = used.collect();
+    used.sort_unstable();
+    used.dedup();
+    for backend in used.into_iter().filter_map(|at| backends.get(at)) {
+        for server in &backend.servers {
+            let like = |ip: IpAddr| ip.is_ipv4() == server.address.is_ipv4();
+            let ours = frontend.inside.like(server.address.ip()).is_some()
+                || frontend.binds.iter().any(|bind| like(bind.address.ip()));
+            if !ours {
+                let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
+                faults.push(
+                    at,
+                    format!(
+                        "frontend \"{}\" has no {family} address to reach {}/{} from",
+                        frontend.name, backend.name, server.name
+                    ),
+                    format!("add an {family} address to `inside` or `bind`"),
+                );
+            }
+        }
+    }
+}
+
+fn limits(section: LimitsSection) -> Limits {
+    let per_source = section.rate.map(|rate| PerSource {
+        rate,
+        burst: match section.burst {
+            Some(burst) => burst.value.clamp(1, u64::from(u32::MAX)) as u32,
+            None => rate.events.saturating_mul(DEFAULT_BURST_SECONDS),
+        },
+    });
+    Limits {
+        per_source,
+        trusted: section.trusted,
+        deny: section.deny,
+        deny_user_agent: section.deny_user_agent.iter().map(|part| part.to_ascii_lowercase()).collect(),
+        max_message: section.max_message,
+    }
+}
+
+fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
+    let name = &section.name.value;
+    let mut names: Vec<_> = section.regions.iter().map(|region| region.name.clone()).collect();
+    distinct("region", &names, faults);
+    let mut regions: Vec<_> = section
+        .regions
+        .into_iter()
+        .map(|region| Region {
+            id: NameHash::of(&region.name.value),
+            name: region.name.value,
+            weight: region.weight,
+            clients: region.clients,
+        })
+        .collect();
+    if regions.is_empty() {
+        // One region that is never spoken of: a single site needs no names.
+        regions.push(Region { name: name.clone(), id: NameHash::of(name), weight: 1, clients: Vec::new() });
+        names.clear();
+    }
+    distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
+    let servers: Vec<_> =
+        section.servers.into_iter().map(|server| self::server(server, name, &names, faults)).collect();
+    judge_backend(name, section.at, &regions, &servers, faults);
+    Backend {
+        name: section.name.value,
+        pin: section.pin,
+        stick: section.stick,
+        check: section.check,
+        when_all_down: section.when_all_down,
+        spill_below: section.spill_below,
+        in_dialog_failover: section.in_dialog_failover,
+        pass_503: section.pass_503,
+        regions,
+        servers,
+    }
+}
+
+fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults: &mut Faults) -> Server {
+    let region = match &section.region {
+        Some(region) => position("region", region, regions, faults),
+        None if regions.is_empty() => 0,
+        None => {
+            faults.push(
+                section.name.at,
+                format!("server \"{}\" is in no region", section.name.value),
+                "add `region`: this backend has regions",
+            );
+            0
+        }
+    };
+    let address = section.address.value;
+    if address.transport != Transport::Udp {
+        faults.push(
+            section.address.at,
+            format!("this version has no {}:// yet", address.transport.name()),
+            "write udp://",
+        );
+    }
+    let port = (address.transport == Transport::Udp).then_some(address.address.port());
+    let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
+    if sources.is_empty() {
+        sources.push(Source { net: address.address.ip().into(), port });
+    }
+    Server {
+        id: NameHash::of(&format!("{backend}/{}", section.name.value)),
+        name: section.name.value,
+        region,
+        transport: address.transport,
+        address: address.address,
+        sources,
+        weight: section.weight,
+        backup: section.backup,
+    }
+}
+
+fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], faults: &mut Faults) {
+    if servers.is_empty() {
+        return faults.push(
+            at,
+            format!("backend \"{name}\" has no server"),
+            "add [[backend.server]] with `name` and `address`",
+        );
+    }
+    if servers.iter().all(|server| server.weight == 0) || regions.iter().all(|region| region.weight == 0) {
+        faults.push(
+            at,
+            format!("in backend \"{name}\" every weight is zero: nobody may serve"),
+            "give at least one region and one server in it a weight",
+        );
+    }
+    for (at_region, region) in regions.iter().enumerate() {
+        if !servers.iter().any(|server| server.region == at_region) {
+            faults.push(
+                at,
+                format!("region \"{}\" of backend \"{name}\" has no server", region.name),
+                "remove the region or add a server to it",
+            );
+        }
+    }
+}

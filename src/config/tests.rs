@@ -1,0 +1,277 @@
+//! A whole configuration, and every fault that the contract names, all in one run.
+
+use super::*;
+
+/// The faults of a text as `line: what`.
+fn faults(text: &str) -> Vec<String> {
+    match Config::parse(text) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults
+            .render("f", text)
+            .to_string()
+            .lines()
+            .filter(|line| line.starts_with("f:"))
+            .map(str::to_owned)
+            .collect(),
+    }
+}
+
+const GOOD: &str = r#"
+[global]
+workers = 4
+cluster_key_file = "key"
+
+[[frontend]]
+name = "sip"
+mode = "proxy"
+bind = ["udp://0.0.0.0:5060", "udp://[::]:5060"]
+advertise = ["203.0.113.10", "2001:db8::10"]
+inside = "10.0.1.10"
+aliases = ["sip.example.ng"]
+backend = "opensips"
+path = "supported"
+force_rport = "never"
+send_to = ["10.9.0.0/16"]
+source_header = "X-Trunkline-Source"
+dscp = "cs3"
+
+[frontend.limits]
+per_source_rate = "200/s"
+trusted = ["198.51.100.0/24"]
+deny = ["192.0.2.1"]
+deny_user_agent = ["Friendly-Scanner"]
+max_message = 4000
+
+[[frontend.route]]
+methods = ["REGISTER"]
+hosts = ["Other.Example"]
+backend = "single"
+
+[[backend]]
+name = "opensips"
+balance = "hash"
+pin = { expire = "1h", size = 5000 }
+stick = { on = "source", ipv6_prefix = 64, expire = "30m", size = 2000 }
+check = { type = "options", interval = "2s", timeout = "1s", rise = 1, fall = 2, fast_interval = "500ms", down_codes = [408] }
+when_all_down = "forward"
+spill_below = "30%"
+
+[[backend.region]]
+name = "lagos"
+weight = 70
+clients = ["10.1.2.3/16"]
+
+[[backend.region]]
+name = "abuja"
+weight = 15
+
+[[backend.server]]
+name = "lagos-1"
+region = "lagos"
+address = "udp://10.0.10.11:5060"
+sources = ["10.0.10.11", "10.0.10.12:5070", "10.0.20.0/24"]
+weight = 200
+
+[[backend.server]]
+name = "abuja-1"
+region = "abuja"
+address = "udp://10.1.10.11"
+backup = true
+
+[[backend]]
+name = "single"
+check = { type = "none" }
+
+[[backend.server]]
+name = "pbx"
+address = "udp://[2001:db8::5]:5062"
+"#;
+
+#[test]
+fn every_key_arrives() {
+    let config = Config::parse(GOOD).unwrap_or_else(|faults| panic!("{}", faults.render("good", GOOD)));
+    assert_eq!((config.workers, config.cluster_key_file.to_str()), (4, Some("key")));
+    let frontend = &config.frontends[0];
+    assert_eq!(frontend.binds.len(), 2);
+    assert_eq!(frontend.advertise.like("::1".parse().unwrap()), Some("2001:db8::10".parse().unwrap()));
+    assert_eq!((frontend.inside.v4, frontend.inside.v6), (Some("10.0.1.10".parse().unwrap()), None));
+    assert_eq!((frontend.path, frontend.force_rport, frontend.dscp), (Path::Supported, ForceRport::Never, Some(24)));
+    let limits = &frontend.limits;
+    assert_eq!(limits.per_source.map(|l| (l.rate.interval(), l.burst)), Some((5_000_000, 400)));
+    assert_eq!((limits.deny_user_agent[0].as_str(), limits.max_message), ("friendly-scanner", 4000));
+    assert_eq!((frontend.routes[0].hosts[0].as_str(), frontend.routes[0].backend), ("other.example", 1));
+    let [opensips, single] = &config.backends[..] else { panic!() };
+    assert_eq!(opensips.pin, Pin { expire: Duration::from_secs(3600), size: 5000 });
+    let stick = Stick { on: StickOn::Source { v6_prefix: 64 }, expire: Duration::from_secs(1800), size: 2000 };
+    assert_eq!(opensips.stick, Some(stick));
+    assert_eq!(opensips.check.as_ref().map(|c| (c.rise, c.fall, c.down_codes.clone())), Some((1, 2, vec![408])));
+    assert_eq!((opensips.when_all_down, opensips.spill_below), (WhenAllDown::Forward, 30));
+    assert_eq!(opensips.regions[0].clients, ["10.1.0.0/16".parse().unwrap()]);
+    let lagos = &opensips.servers[0];
+    assert_eq!((lagos.id, lagos.weight, lagos.sources.len()), (NameHash::of("opensips/lagos-1"), 200, 3));
+    assert_eq!((opensips.servers[1].address.port(), opensips.servers[1].backup), (5060, true));
+    assert_eq!(opensips.servers[1].sources, [Source { net: "10.1.10.11/32".parse().unwrap(), port: Some(5060) }]);
+    assert_eq!((single.check.clone(), single.regions.len(), single.servers[0].region), (None, 1, 0));
+}
+
+#[test]
+fn all_faults_come_in_one_run_with_their_places() {
+    let text = r#"
+[global]
+wrokers = 4
+state_dir = "/x"
+
+[[frontend]]
+name = "sip"
+bind = ["udp://0.0.0.0", "tcp://0.0.0.0:5060"]
+backend = "opensip"
+path = "allways"
+
+[frontend.limits]
+per_source_burst = 4
+
+[[frontend]]
+name = "sip"
+mode = "relay"
+bind = "udp://1.2.3.4:5060"
+backend = "opensips"
+source_header = "Via"
+
+[[frontend.route]]
+backend = "opensips"
+
+[[backend]]
+name = "opensips"
+pin = { expire = "soon", size = 1 }
+stick = { on = "colour" }
+
+[[backend.region]]
+name = "lagos"
+weight = 5000
+
+[[backend.server]]
+name = "a"
+region = "logos"
+address = "udp://host.example:5060"
+
+[[backend.server]]
+name = "b"
+address = "udp://1.1.1.1:5060"
+
+[[backend.server]]
+name = "c"
+region = "lagos"
+address = "udp://1.1.1.1:5060"
+wieght = 1
+
+[[backend]]
+name = "empty"
+"#;
+    let expected = [
+        "f:3:1: error: unknown key `wrokers` in [global]",
+        "f:4:1: error: this version has no `state_dir` in [global] yet",
+        "f:8:9: error: `bind` is not an address such as \"udp://0.0.0.0:5060\"",
+        "f:8:26: error: this version has no tcp:// yet",
+        "f:9:11: error: there is no backend \"opensip\"",
+        "f:10:8: error: `path` cannot be \"allways\"",
+        "f:13:20: error: `per_source_burst` without `per_source_rate`",
+        "f:16:8: error: there are two frontends \"sip\"",
+        "f:17:8: error: this version has no mode \"relay\" yet",
+        "f:20:17: error: `source_header` cannot be \"Via\"",
+        "f:22:1: error: this route has no condition",
+        "f:27:18: error: `expire` is not a duration such as \"500ms\", \"10s\", \"2m\" or \"2h\"",
+        "f:27:33: error: `size` is 1",
+        "f:28:16: error: `on` cannot be \"colour\"",
+        "f:32:10: error: `weight` is 5000",
+        "f:37:11: error: `address` is not an address such as \"udp://10.0.10.11:5060\" (names come with a later version)",
+        "f:40:8: error: server \"b\" is in no region",
+        "f:44:8: error: requests from 1.1.1.1/32 port 5060 could be opensips/b's or opensips/c's",
+        "f:47:1: error: unknown key `wieght` in [[backend.server]]",
+        "f:49:1: error: backend \"empty\" has no server",
+    ];
+    let found = faults(text);
+    assert_eq!(found, expected, "\n{}", Config::parse(text).unwrap_err().render("f", text));
+}
+
+#[test]
+fn what_only_shows_when_two_sections_are_seen_together() {
+    let with = |from: &str, to: &str| {
+        assert!(GOOD.contains(from), "{from}");
+        faults(&GOOD.replace(from, to))
+    };
+    for (from, to, expected) in [
+        (
+            "\"udp://0.0.0.0:5060\", ",
+            "\"udp://[::]:5060\", ",
+            "f:9:28: error: [::]:5060 is bound twice, by \"sip\" before",
+        ),
+        (", \"udp://[::]:5060\"]", "]", "f:6:1: error: frontend \"sip\" has no IPv6 address to reach single/pbx from"),
+        (
+            "region = \"abuja\"",
+            "region = \"lagos\"",
+            "f:32:1: error: region \"abuja\" of backend \"opensips\" has no server",
+        ),
+        ("udp://[2001:db8::5]:5062", "udp://10.0.10.12:5070", "could be opensips/lagos-1's or single/pbx's"),
+        ("weight = 70", "weight = 0", ""),
+        (
+            "inside = \"10.0.1.10\"",
+            "inside = [\"10.0.1.10\", \"10.0.1.11\"]",
+            "`inside` has two addresses of one family",
+        ),
+        ("inside = \"10.0.1.10\"", "inside = \"0.0.0.0\"", "`inside` cannot be 0.0.0.0"),
+        ("name = \"single\"", "name = \"sin gle\"", "\"sin gle\" is no name for a backend"),
+    ] {
+        let found = with(from, to);
+        match expected {
+            "" => assert_eq!(found, [""; 0], "{to}"),
+            _ => assert!(found.iter().any(|fault| fault.contains(expected)), "{to}: {found:?}"),
+        }
+    }
+    let zero = GOOD.replace("weight = 70", "weight = 0").replace("weight = 15", "weight = 0");
+    assert!(faults(&zero)[0].contains("every weight is zero"));
+}
+
+#[test]
+fn names_with_one_hash_are_refused() {
+    // Found by search: two server names of backend "b" with one 32-bit hash.
+    let mut seen = std::collections::HashMap::new();
+    let (a, b) = (0u32..)
+        .find_map(|n| seen.insert(NameHash::of(&format!("s{n}")).0, n).map(|before| (before, n)))
+        .expect("with 2^32 hashes two of a few hundred thousand names collide");
+    let text = format!(
+        "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\nbackend = \"s{a}\"\n\
+         [[backend]]\nname = \"s{a}\"\n[[backend.server]]\nname = \"x\"\naddress = \"udp://1.1.1.2\"\n\
+         [[backend]]\nname = \"s{b}\"\n[[backend.server]]\nname = \"x\"\naddress = \"udp://1.1.1.3\"\n"
+    );
+    assert!(faults(&text).iter().any(|fault| fault.contains("have one hash")), "s{a} s{b}");
+}
+
+#[test]
+fn broken_toml_names_every_break() {
+    let text = "[global\nworkers = \n[[frontend]]\nname = sip\n";
+    let found = faults(text);
+    assert!(
+        found.len() >= 3 && found.iter().any(|f| f.starts_with("f:1:")) && found.iter().any(|f| f.starts_with("f:4:")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_generated_key_file_reads_back_and_a_broken_one_says_why() {
+    let text = key::generate([7; 16], [9; 16]);
+    let keys = key::parse(&text).unwrap();
+    let same = key::parse(&text.replace("# ", "#  ")).unwrap();
+    assert_eq!(keys.fingerprint(), same.fingerprint());
+    assert_ne!(keys.fingerprint(), key::parse(&key::generate([7; 16], [8; 16])).unwrap().fingerprint());
+    for (from, to, what) in [
+        ("seal_with = 1", "seal_with = 2", "no [[seal]] has this id"),
+        ("route = \"07", "route = \"zz", "`route` is not 32 hexadecimal digits"),
+        ("secret", "sceret", "[[seal]] has no `secret`"),
+        ("[[seal]]", "[seal", "not TOML"),
+    ] {
+        let Err(faults) = key::parse(&text.replace(from, to)) else { panic!("{to} was accepted") };
+        let shown = faults.render_secret("cluster.key", &text.replace(from, to)).to_string();
+        assert!(shown.contains(what), "{to}: {shown}");
+        assert!(!shown.contains("0707") && !shown.contains("0909"), "a secret is shown: {shown}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Values that are written as words: durations, rates, addresses, networks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::de::DeValue;
+
+use super::Bind;
+use super::read::Read;
+use crate::sip::Transport;
+
+impl Read for Duration {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "a duration such as \"500ms\", \"10s\", \"2m\" or \"2h\"";
+        let text = value.as_str().ok_or(wanted)?;
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or(wanted)?;
+        let number: u64 = text[..digits].parse().map_err(|_| wanted)?;
+        let millis = match &text[digits..] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60 * 1000,
+            "h" => 60 * 60 * 1000,
+            "d" => 24 * 60 * 60 * 1000,
+            _ => return Err(wanted.into()),
+        };
+        // A year is more than any timer here may be, and keeps arithmetic on nanoseconds far from its end.
+        let total = number.checked_mul(millis).filter(|&ms| ms <= 366 * 24 * 60 * 60 * 1000);
+        total.map(Self::from_millis).ok_or_else(|| wanted.into())
+    }
+}
+
+/// Events per time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub events: u32,
+    pub per: Duration,
+}
+
+impl Rate {
+    /// Nanoseconds between two events.
+    pub fn interval(self) -> u64 {
+        self.per.as_nanos() as u64 / u64::from(self.events)
+    }
+}
+
+impl Read for Rate {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "a rate such as \"200/s\" or \"60/m\"";
+        let (events, per) = value.as_str().and_then(|text| text.split_once('/')).ok_or(wanted)?;
+        let per = match per {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            _ => return Err(wanted.into()),
+        };
+        // A million a second is one a microsecond: beyond it a limit limits nothing.
+        let events = events.parse().ok().filter(|events| (1..=1_000_000).contains(events)).ok_or(wanted)?;
+        Ok(Self { events, per })
+    }
+}
+
+impl Read for IpAddr {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "an IP address";
+        value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| wanted.into())
+    }
+}
+
+/// A network, or a single address. Host bits are tolerated and cleared.
+impl Read for IpNet {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "a network such as \"10.0.0.0/16\" or an address";
+        let text = value.as_str().ok_or(wanted)?;
+        let net = text.parse::<Self>().or_else(|_| text.parse::<IpAddr>().map(Self::from));
+        net.map(|net| net.trunc()).map_err(|_| wanted.into())
+    }
+}
+
+/// Splits `udp://rest`.
+fn transport(text: &str) -> Result<(Transport, &str), String> {
+    let wanted = "an address such as \"udp://10.0.10.11:5060\"";
+    let (scheme, rest) = text.split_once("://").ok_or(wanted)?;
+    match scheme {
+        "udp" => Ok((Transport::Udp, rest)),
+        "tcp" => Ok((Transport::Tcp, rest)),
+        "tls" => Ok((Transport::Tls, rest)),
+        _ => Err(wanted.into()),
+    }
+}
+
+impl Read for Bind {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "an address such as \"udp://0.0.0.0:5060\"";
+        let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
+        let address: SocketAddr = rest.parse().map_err(|_| wanted)?;
+        if address.port() == 0 {
+            return Err(format!("{wanted} with a port of its own"));
+        }
+        Ok(Self { transport, address })
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    pub transport: Transport,
+    pub address: SocketAddr,
+}
+
+impl Read for ServerAddress {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "an address such as \"udp://10.0.10.11:5060\" (names come with a later version)";
+        let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
+        let parsed = rest.parse().or_else(|_| {
+            let host = rest.trim_start_matches('[').trim_end_matches(']');
+            host.parse().map(|ip: IpAddr| SocketAddr::new(ip, crate::sip::DEFAULT_PORT))
+        });
+        let address = parsed.map_err(|_| wanted)?;
+        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            return Err(format!("{wanted} of one host, with a port"));
+        }
+        Ok(Self { transport, address })
+    }
+}
+
+/// What a server sends from: a network or an address, with a port if it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub net: IpNet,
+    pub port: Option<u16>,
+}
+
+impl Read for Source {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        if let Some(address) = value.as_str().and_then(|text| text.parse::<SocketAddr>().ok()) {
+            return Ok(Self { net: address.ip().into(), port: Some(address.port()) });
+        }
+        let wanted = "an address, an address with port, or a network";
+        IpNet::read(value).map(|net| Self { net, port: None }).map_err(|_| wanted.into())
+    }
+}
+
+/// A percentage in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u32);
+
+impl Read for Percent {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let digits = value.as_str().and_then(|text| text.strip_suffix('%'));
+        let percent = digits.and_then(|digits| digits.parse().ok()).filter(|&percent: &u32| percent <= 100);
+        percent.map(Self).ok_or_else(|| "a percentage from \"0%\" to \"100%\"".into())
+    }
+}
+
+/// A differentiated services code point, by name (RFC 2474, RFC 2597, RFC 3246) or number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dscp(pub u8);
+
+impl Read for Dscp {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "a code point: \"cs0\" to \"cs7\", \"af11\" to \"af43\", \"ef\", or 0 to 63";
+        if let Some(number) = value.as_integer() {
+            return number.as_str().parse().ok().filter(|n| *n < 64).map(Self).ok_or_else(|| wanted.into());
+        }
+        let point = match value.as_str().map(str::as_bytes) {
+            Some(b"ef") => 46,
+            Some([b'c', b's', n @ b'0'..=b'7']) => (n - b'0') * 8,
+            Some([b'a', b'f', class @ b'1'..=b'4', drop @ b'1'..=b'3']) => (class - b'0') * 8 + (drop - b'0') * 2,
+            _ => return Err(wanted.into()),
+        };
+        Ok(Self(point))
+    }
+}
