@@ -1,0 +1,213 @@
+//! Which sockets there are, and from which of them each server is reached.
+//!
+//! A frontend has two sides: `advertise` is what clients are told, `inside` what servers see. Each configured bind is a
+//! socket; `inside` becomes one too, on the port of the frontend's bind, unless a bind already is that address.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Addresses, Config, Frontend};
+use crate::sip::Transport;
+use crate::sip::text::Text;
+
+/// What only the host that runs us can tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Host {
+    pub interfaces: Vec<IpAddr>,
+    /// The address that the host's routing table uses towards each server.
+    pub routes: HashMap<IpAddr, IpAddr>,
+    /// The addresses that it uses towards anybody: what clients are told of a wildcard bind without `advertise`.
+    pub outside: Addresses,
+    /// Tells this process's send times from another node's.
+    pub node: u16,
+}
+
+/// One address with a socket on every worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Whose it is: messages that come to it are this frontend's.
+    pub frontend: u16,
+    pub transport: Transport,
+    pub address: SocketAddr,
+    pub dscp: Option<u8>,
+    /// What clients are told; `None` on a wildcard without `advertise`: the address the message came to.
+    pub outer: Option<SocketAddr>,
+}
+
+impl Bind {
+    /// Whether it listens on every address, so that the address a datagram came to must be asked for.
+    pub fn is_wildcard(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+
+    /// Whether a message from this local address can leave here.
+    pub fn serves(&self, transport: Transport, local: SocketAddr) -> bool {
+        let ip = self.address.ip() == local.ip() || self.is_wildcard() && self.address.is_ipv4() == local.is_ipv4();
+        self.transport == transport && self.address.port() == local.port() && ip
+    }
+}
+
+/// How a frontend reaches a server: from this bind, with this source address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub bind: u16,
+    /// What the server sees: source, Via, Record-Route, Path.
+    pub local: SocketAddr,
+    /// The same as text.
+    pub sent_by: Box<[u8]>,
+}
+
+/// The binds of a configuration, and for each frontend and each server (all backends in order) its egress.
+pub struct Plan {
+    pub binds: Vec<Bind>,
+    pub egresses: Vec<Vec<Egress>>,
+    /// By frontend, then by server: position in `egresses`, or [`UNREACHABLE`].
+    pub egress_of: Vec<Vec<u16>>,
+}
+
+/// A server that this frontend has no address to reach from.
+pub const UNREACHABLE: u16 = u16::MAX;
+
+impl Plan {
+    pub fn new(config: &Config, host: &Host) -> Self {
+        let mut plan = Self { binds: Vec::new(), egresses: Vec::new(), egress_of: Vec::new() };
+        for (position, frontend) in config.frontends.iter().enumerate() {
+            for bind in &frontend.binds {
+                plan.bind(position, frontend, bind.address);
+            }
+        }
+        for (position, frontend) in config.frontends.iter().enumerate() {
+            for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
+                if let Some(port) = port_for(config, frontend, inside) {
+                    plan.bind(position, frontend, SocketAddr::new(inside, port));
+                }
+            }
+            let mut egresses = Vec::new();
+            let servers = config.backends.iter().flat_map(|backend| &backend.servers);
+            let of =
+                servers.map(|server| plan.reach(config, host, position, server.address.ip(), &mut egresses)).collect();
+            plan.egresses.push(egresses);
+            plan.egress_of.push(of);
+        }
+        plan
+    }
+
+    /// The bind of an address, made if it is not there.
+    fn bind(&mut self, frontend: usize, config: &Frontend, address: SocketAddr) -> usize {
+        if let Some(at) = self.binds.iter().position(|bind| bind.address == address) {
+            return at;
+        }
+        let own = (!address.ip().is_unspecified()).then_some(address);
+        let outer = config.advertise.like(address.ip()).map(|ip| SocketAddr::new(ip, address.port())).or(own);
+        self.binds.push(Bind {
+            frontend: frontend as u16,
+            transport: Transport::Udp,
+            address,
+            dscp: config.dscp,
+            outer,
+        });
+        self.binds.len() - 1
+    }
+
+    /// How a frontend reaches a server's address: from `inside` if it is given, else from the address that the host
+    /// would use.
+    fn reach(
+        &mut self,
+        config: &Config,
+        host: &Host,
+        position: usize,
+        server: IpAddr,
+        egresses: &mut Vec<Egress>,
+    ) -> u16 {
+        let frontend = &config.frontends[position];
+        let fixed = frontend
+            .binds
+            .iter()
+            .map(|bind| bind.address.ip())
+            .find(|ip| ip.is_ipv4() == server.is_ipv4() && !ip.is_unspecified());
+        let ip = frontend.inside.like(server).or_else(|| host.routes.get(&server).copied()).or(fixed);
+        let Some((ip, port)) = ip.and_then(|ip| Some((ip, port_for(config, frontend, ip)?))) else {
+            return UNREACHABLE;
+        };
+        let local = SocketAddr::new(ip, port);
+        let own = |bind: &&Bind| bind.frontend as usize == position && bind.address == local;
+        let bind = match self
+            .binds
+            .iter()
+            .find(own)
+            .or_else(|| self.binds.iter().find(|bind| bind.serves(Transport::Udp, local)))
+        {
+            Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
+            None => self.bind(position, frontend, local),
+        };
+        let egress = Egress { bind: bind as u16, local, sent_by: Text::host_port(local).as_bytes().into() };
+        let at = egresses.iter().position(|other| *other == egress).unwrap_or_else(|| {
+            egresses.push(egress);
+            egresses.len() - 1
+        });
+        at as u16
+    }
+}
+
+/// The port that servers see: of this frontend's first bind of the family, else of any of its binds, else of the first
+/// frontend's.
+fn port_for(config: &Config, frontend: &Frontend, ip: IpAddr) -> Option<u16> {
+    let like = |bind: &&crate::config::Bind| bind.address.is_ipv4() == ip.is_ipv4();
+    let bind = frontend.binds.iter().find(like).or(frontend.binds.first());
+    bind.or_else(|| config.frontends.first()?.binds.first()).map(|bind| bind.address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str, host: &Host) -> Plan {
+        let servers =
+            "[[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://10.0.10.11:5060\"\n";
+        let text = format!("{text}\n{servers}");
+        Plan::new(&Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))), host)
+    }
+
+    fn host() -> Host {
+        let route = |server: &str, local: &str| (server.parse().unwrap(), local.parse().unwrap());
+        Host { routes: [route("10.0.10.11", "10.0.1.99")].into(), ..Host::default() }
+    }
+
+    fn addresses(plan: &Plan) -> Vec<String> {
+        plan.binds.iter().map(|bind| bind.address.to_string()).collect()
+    }
+
+    #[test]
+    fn inside_is_a_socket_of_its_own_on_the_frontend_s_port() {
+        let plan = plan(
+            "[[frontend]]\nname = \"f\"\nbind = \"udp://203.0.113.10:5062\"\ninside = \"10.0.1.10\"\nbackend = \"b\"",
+            &host(),
+        );
+        assert_eq!(addresses(&plan), ["203.0.113.10:5062", "10.0.1.10:5062"]);
+        let egress = &plan.egresses[0][plan.egress_of[0][0] as usize];
+        assert_eq!((egress.bind, &*egress.sent_by), (1, &b"10.0.1.10:5062"[..]));
+    }
+
+    #[test]
+    fn without_inside_the_host_s_route_decides() {
+        let one = plan("[[frontend]]\nname = \"f\"\nbind = \"udp://10.0.1.99:5060\"\nbackend = \"b\"", &host());
+        assert_eq!((addresses(&one), one.egresses[0][0].bind), (vec!["10.0.1.99:5060".to_owned()], 0));
+        let wild = plan("[[frontend]]\nname = \"f\"\nbind = \"udp://0.0.0.0:5060\"\nbackend = \"b\"", &host());
+        assert_eq!(
+            (addresses(&wild), wild.egresses[0][0].local.to_string()),
+            (vec!["0.0.0.0:5060".to_owned()], "10.0.1.99:5060".to_owned())
+        );
+        let other = plan("[[frontend]]\nname = \"f\"\nbind = \"udp://203.0.113.10:5060\"\nbackend = \"b\"", &host());
+        assert_eq!(addresses(&other), ["203.0.113.10:5060", "10.0.1.99:5060"]);
+    }
+
+    #[test]
+    fn two_frontends_share_one_inside_address() {
+        let text = "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\ninside = \"10.0.1.10\"\nbackend = \"b\"\n\
+                    [[frontend]]\nname = \"g\"\nbind = \"udp://1.1.1.2:5060\"\ninside = \"10.0.1.10\"\nbackend = \"b\"\nadvertise = \"9.9.9.9\"";
+        let plan = plan(text, &host());
+        assert_eq!(addresses(&plan), ["1.1.1.1:5060", "1.1.1.2:5060", "10.0.1.10:5060"]);
+        assert_eq!((plan.egresses[0][0].bind, plan.egresses[1][0].bind), (2, 2));
+        assert_eq!(plan.binds[1].outer.map(|outer| outer.to_string()).as_deref(), Some("9.9.9.9:5060"));
+    }
+}

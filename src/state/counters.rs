@@ -1,0 +1,221 @@
+//! What is counted. Each counter has one writing worker; whoever reads sums over the workers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that one thread adds to and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds without a locked instruction: there is one writer.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// For a number that somebody else counts, such as the kernel.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+}
+
+/// One value per worker, two cache lines apart: neighbours must not slow each other.
+#[derive(Debug)]
+pub struct PerWorker<T> {
+    cells: Box<[Padded<T>]>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+impl<T: Default> PerWorker<T> {
+    pub fn new(workers: usize) -> Self {
+        Self { cells: (0..workers).map(|_| Padded::default()).collect() }
+    }
+
+    /// What this worker writes to.
+    #[inline]
+    pub fn of(&self, worker: usize) -> &T {
+        &self.cells[worker].0
+    }
+
+    /// The sum of one counter over all workers.
+    pub fn sum(&self, counter: impl Fn(&T) -> &Counter) -> u64 {
+        self.cells.iter().map(|cell| counter(&cell.0).get()).sum()
+    }
+}
+
+/// Defines [`Reason`] with its word and, where a request is refused rather than dropped, its answer.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $word:literal $(, $status:literal $phrase:literal)?;)*) => {
+        /// Why a message was dropped or refused: the same word in the metric, on the stats page and in the log.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// The answer to a request that is refused for this reason; a drop has none.
+            pub fn answer(self) -> Option<(u16, &'static str)> {
+                match self { $(Self::$name => None $(.or(Some(($status, $phrase))))?,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Before anybody reads SIP in it.
+    /// SigComp, unknown STUN, or too short for SIP.
+    Junk = "junk";
+    /// The first line is not SIP's.
+    NotSip = "not_sip";
+    /// Longer than the frontend's `max_message`.
+    TooLong = "too_long";
+    /// From an address that nothing can be sent to, or our own.
+    BadSource = "bad_source";
+    /// From a network in `deny`.
+    Denied = "denied";
+    /// A User-Agent in `deny_user_agent`: no answer, for an answer is what it looks for.
+    Scanner = "scanner";
+    /// Over `per_source_rate`.
+    RateLimited = "rate_limited";
+    /// Something is wrong with it, and it cannot be answered: a response, an ACK, or one that lacks what an answer copies.
+    Unanswerable = "unanswerable";
+    /// The ACK to an answer of our own.
+    AckAbsorbed = "ack_absorbed";
+    /// An answer of our own that would have been one too many for its source.
+    AnswerLimited = "answer_limited";
+
+    // Requests that are refused (SIP.md 4-6, 20, 22, 28-30).
+    Malformed = "malformed", 400 "Bad Request";
+    ForgedToken = "forged_token", 403 "Forbidden";
+    ForbiddenTarget = "forbidden_target", 403 "Forbidden";
+    UnknownTarget = "unknown_target", 404 "Not Found";
+    UnknownScheme = "unknown_scheme", 416 "Unsupported URI Scheme";
+    UnknownExtension = "unknown_extension", 420 "Bad Extension";
+    FlowGone = "flow_gone", 430 "Flow Failed";
+    TooManyHops = "too_many_hops", 483 "Too Many Hops";
+    NoServer = "no_server", 503 "Service Unavailable";
+    Version = "version", 505 "Version Not Supported";
+    /// Does not fit into a datagram, or into the headroom, with what must be added.
+    TooLarge = "too_large", 513 "Message Too Large";
+
+    // Responses that go nowhere (SIP.md 13-17).
+    /// The top Via is not ours.
+    ForeignResponse = "foreign_response";
+    /// The top Via looks like ours, and its MAC is wrong.
+    ForgedResponse = "forged_response";
+    /// The top Via is ours, and the sender is not the server that the request went to.
+    StrangerResponse = "stranger_response";
+    /// Only our Via is in it: an answer to us, and we asked nothing there.
+    OwnResponse = "own_response";
+    /// Its server is not in the configuration any more.
+    GoneServer = "gone_server";
+    /// Nothing in it says where it should go.
+    NoWayBack = "no_way_back";
+
+    // Sending.
+    /// To broadcast, multicast, nowhere, or ourselves.
+    BadDestination = "bad_destination";
+    /// No socket of ours has the address that it must leave from.
+    NoSocket = "no_socket";
+    /// The kernel had no room for it.
+    SendBlocked = "send_blocked";
+    /// The kernel refused to send it, twice.
+    SendFailed = "send_failed";
+}
+
+/// What one worker counts for one frontend.
+#[derive(Debug, Default)]
+pub struct FrontendCounters {
+    /// Datagrams that came in; each ends as exactly one of the following nine.
+    pub received: Counter,
+    pub keepalives: Counter,
+    pub stun: Counter,
+    /// Requests to servers, and responses to those.
+    pub requests_to_servers: Counter,
+    pub responses_to_clients: Counter,
+    /// Requests from servers to clients, and responses to those.
+    pub requests_to_clients: Counter,
+    pub responses_to_servers: Counter,
+    /// Answers of our own that are no refusal: 200 to OPTIONS.
+    pub answered: Counter,
+    /// Dropped or refused, by [`Reason`].
+    pub reasons: ReasonCounters,
+}
+
+/// One counter per [`Reason`].
+#[derive(Debug)]
+pub struct ReasonCounters([Counter; Reason::ALL.len()]);
+
+impl Default for ReasonCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ReasonCounters {
+    #[inline]
+    pub fn of(&self, reason: Reason) -> &Counter {
+        &self.0[reason as usize]
+    }
+}
+
+/// What one worker counts for one server.
+#[derive(Debug, Default)]
+pub struct ServerCounters {
+    /// Requests that were sent to it, and those of them that opened something and were balanced.
+    pub requests: Counter,
+    pub balanced: Counter,
+    /// Final responses by first digit, 1xx first.
+    pub responses: [Counter; 6],
+    /// Requests that it sent through us.
+    pub sent: Counter,
+    /// Requests to it that the kernel could not send.
+    pub failed: Counter,
+}
+
+/// What one worker counts for itself.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// recvmmsg and sendmmsg calls.
+    pub receives: Counter,
+    pub sends: Counter,
+    /// Datagrams that the kernel dropped for want of buffer, as it says once a second.
+    pub kernel_drops: Counter,
+    /// ICMP errors taken from the error queues.
+    pub icmp: Counter,
+    /// Live pins that had to give way.
+    pub pins_evicted: Counter,
+    /// The snapshot's generation that this worker works with.
+    pub generation: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        let words: std::collections::HashSet<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    }
+
+    #[test]
+    fn workers_count_apart_and_are_summed() {
+        let counters: PerWorker<ServerCounters> = PerWorker::new(3);
+        counters.of(0).requests.add(2);
+        counters.of(2).requests.add(5);
+        assert_eq!(counters.sum(|c| &c.requests), 7);
+    }
+}

@@ -1,0 +1,283 @@
+//! The health of one server: outcomes of checks and signs of workers go in, transitions come out.
+//!
+//! One owner writes it (the roof); workers only leave signs. Nothing here asks a clock or sends a packet.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Time;
+use super::server::{Health, Sign};
+use crate::config::Check;
+
+/// Failed checks that make a suspect dead: the sign was the first warning, so `fall` would be too patient.
+const SUSPECT_FALL: u32 = 2;
+/// A live 503 rests a server at least this long, although a check may pass at once: OPTIONS is answered by servers that
+/// have no channel left.
+const LIVE_REST: Duration = Duration::from_secs(1);
+/// The longest Retry-After that is believed: a mistaken "one day" must not take a server away for a day.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// A fast check waits no longer than this, whatever `timeout` says.
+const FAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A final answer, with the Retry-After that it carried.
+    Answered { status: u16, retry_after: Option<Duration> },
+    /// Nothing within the timeout.
+    Silent,
+    /// An ICMP error, or the kernel would not send.
+    Unreachable,
+}
+
+/// Why a state changed, in words for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Check(Outcome),
+    Sign(Sign),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Check(Outcome::Answered { status, .. }) => write!(f, "check answered {status}"),
+            Self::Check(Outcome::Silent) => write!(f, "check was not answered in time"),
+            Self::Check(Outcome::Unreachable) => write!(f, "check found nobody there (ICMP)"),
+            Self::Sign(Sign::Unreachable) => write!(f, "a request found nobody there (ICMP)"),
+            Self::Sign(Sign::Said503) => write!(f, "answered a request with 503"),
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub from: Health,
+    pub to: Health,
+    pub why: Why,
+    /// How many checks in a row said so.
+    pub checks: u32,
+}
+
+/// When to check next, and how long to wait for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// From the start of the last check on.
+    pub after: Duration,
+    pub timeout: Duration,
+}
+
+/// What an outcome means.
+enum Meaning {
+    Alive,
+    Resting(Option<Duration>),
+    Failed(Health),
+}
+
+/// One server's health.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Monitor {
+    health: Health,
+    failures: u32,
+    successes: u32,
+    rests_until: Time,
+}
+
+impl Monitor {
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// A check ended.
+    pub fn observe(&mut self, outcome: Outcome, check: &Check, now: Time) -> Option<Transition> {
+        let to = match meaning(outcome, check) {
+            Meaning::Alive => self.alive(check, now),
+            Meaning::Resting(retry_after) => {
+                (self.failures, self.successes) = (0, 0);
+                let rest = retry_after.unwrap_or_default().min(LONGEST_REST);
+                self.rests_until = self.rests_until.max(now + rest);
+                Health::Resting
+            }
+            Meaning::Failed(how) => self.failed(how, check),
+        };
+        self.become_(to, Why::Check(outcome))
+    }
+
+    /// A worker left a sign. Without a check to follow it up it means nothing: it could never be taken back.
+    pub fn sign(&mut self, sign: Sign, now: Time) -> Option<Transition> {
+        let to = match (sign, self.health) {
+            (Sign::Unreachable, Health::Up | Health::Resting) => {
+                self.failures = 0;
+                Health::Suspect
+            }
+            (Sign::Said503, Health::Up | Health::Resting) => {
+                self.rests_until = self.rests_until.max(now + LIVE_REST);
+                Health::Resting
+            }
+            _ => self.health,
+        };
+        self.become_(to, Why::Sign(sign))
+    }
+
+    /// When the next check starts: at once for a suspect, soon while things are changing, else by the interval.
+    pub fn next(&self, check: &Check) -> Next {
+        let changing = match self.health {
+            Health::Up => self.failures > 0,
+            Health::Suspect | Health::Resting => true,
+            Health::Down | Health::Dead => self.successes > 0,
+        };
+        match changing {
+            true => Next { after: check.fast_interval, timeout: check.timeout.min(FAST_TIMEOUT) },
+            false => Next { after: check.interval, timeout: check.timeout },
+        }
+    }
+
+    fn alive(&mut self, check: &Check, now: Time) -> Health {
+        self.failures = 0;
+        self.successes = self.successes.saturating_add(1);
+        match self.health {
+            Health::Down | Health::Dead if self.successes < check.rise => self.health,
+            Health::Resting if now < self.rests_until => Health::Resting,
+            _ => Health::Up,
+        }
+    }
+
+    fn failed(&mut self, how: Health, check: &Check) -> Health {
+        self.successes = 0;
+        self.failures = self.failures.saturating_add(1);
+        let enough = match self.health {
+            Health::Suspect => SUSPECT_FALL,
+            _ => check.fall,
+        };
+        match self.health {
+            // Down tells by its last check whether anybody is there at all.
+            Health::Down | Health::Dead => how,
+            _ if self.failures >= enough => how,
+            health => health,
+        }
+    }
+
+    fn become_(&mut self, to: Health, why: Why) -> Option<Transition> {
+        let from = std::mem::replace(&mut self.health, to);
+        let checks = self.failures.max(self.successes);
+        if to != from {
+            (self.failures, self.successes) = (0, 0);
+        }
+        (to != from).then_some(Transition { from, to, why, checks })
+    }
+}
+
+fn meaning(outcome: Outcome, check: &Check) -> Meaning {
+    match outcome {
+        Outcome::Answered { status, retry_after } if check.resting_codes.contains(&status) => {
+            Meaning::Resting(retry_after)
+        }
+        Outcome::Answered { status, .. } if check.down_codes.contains(&status) => Meaning::Failed(Health::Down),
+        Outcome::Answered { .. } => Meaning::Alive,
+        Outcome::Silent | Outcome::Unreachable => Meaning::Failed(Health::Dead),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check() -> Check {
+        Check {
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+            fast_interval: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            max_forwards: 70,
+            down_codes: vec![408, 500],
+            resting_codes: vec![503],
+        }
+    }
+
+    fn answered(status: u16) -> Outcome {
+        Outcome::Answered { status, retry_after: None }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1_000_000_000)
+    }
+
+    /// Feeds outcomes, one a second, and returns the states.
+    fn walk(monitor: &mut Monitor, outcomes: &[Outcome]) -> Vec<Health> {
+        let step = |(second, outcome): (usize, &Outcome)| {
+            monitor.observe(*outcome, &check(), at(100 + second as u64));
+            monitor.health()
+        };
+        outcomes.iter().enumerate().map(step).collect()
+    }
+
+    #[test]
+    fn falls_after_fall_failures_and_rises_after_rise_successes() {
+        use Health::{Dead, Up};
+        let mut monitor = Monitor::default();
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent, answered(200), Outcome::Silent, Outcome::Silent]), [Up; 4]);
+        assert_eq!(walk(&mut monitor, &[Outcome::Unreachable, answered(200), answered(404)]), [Dead, Dead, Up]);
+    }
+
+    #[test]
+    fn an_answer_of_failure_is_down_and_silence_is_dead() {
+        let mut monitor = Monitor::default();
+        assert_eq!(walk(&mut monitor, &[answered(500); 3])[2], Health::Down);
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent])[0], Health::Dead);
+        assert_eq!(walk(&mut monitor, &[answered(408)])[0], Health::Down);
+        assert_eq!(walk(&mut monitor, &[answered(401), answered(501)]), [Health::Down, Health::Up]);
+    }
+
+    #[test]
+    fn a_suspect_is_settled_by_two_checks() {
+        let mut monitor = Monitor::default();
+        let transition = monitor.sign(Sign::Unreachable, at(1)).unwrap();
+        assert_eq!((transition.from, transition.to), (Health::Up, Health::Suspect));
+        assert_eq!(monitor.sign(Sign::Unreachable, at(1)), None, "said once");
+        assert_eq!(monitor.next(&check()).timeout, Duration::from_secs(1));
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]), [Health::Suspect, Health::Dead]);
+        let mut monitor = Monitor::default();
+        monitor.sign(Sign::Unreachable, at(1));
+        assert_eq!(walk(&mut monitor, &[answered(200)]), [Health::Up]);
+    }
+
+    #[test]
+    fn a_503_rests_and_retry_after_is_honoured_up_to_a_minute() {
+        let mut monitor = Monitor::default();
+        let busy = |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
+        monitor.observe(busy(5), &check(), at(10));
+        assert_eq!(monitor.health(), Health::Resting);
+        monitor.observe(answered(200), &check(), at(14));
+        assert_eq!(monitor.health(), Health::Resting);
+        monitor.observe(answered(200), &check(), at(15));
+        assert_eq!(monitor.health(), Health::Up);
+        monitor.observe(busy(86_400), &check(), at(20));
+        monitor.observe(answered(200), &check(), at(81));
+        assert_eq!(monitor.health(), Health::Up);
+    }
+
+    #[test]
+    fn a_live_503_rests_for_a_second() {
+        let mut monitor = Monitor::default();
+        assert_eq!(monitor.sign(Sign::Said503, at(10)).map(|t| t.to), Some(Health::Resting));
+        monitor.observe(answered(200), &check(), Time(10_500_000_000));
+        assert_eq!(monitor.health(), Health::Resting);
+        monitor.observe(answered(200), &check(), at(11));
+        assert_eq!(monitor.health(), Health::Up);
+    }
+
+    #[test]
+    fn checks_hurry_while_things_change() {
+        let mut monitor = Monitor::default();
+        let slow = Next { after: Duration::from_secs(10), timeout: Duration::from_secs(5) };
+        let fast = Next { after: Duration::from_secs(1), timeout: Duration::from_secs(1) };
+        assert_eq!(monitor.next(&check()), slow);
+        walk(&mut monitor, &[Outcome::Silent]);
+        assert_eq!(monitor.next(&check()), fast);
+        walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]);
+        assert_eq!((monitor.health(), monitor.next(&check())), (Health::Dead, slow));
+        walk(&mut monitor, &[answered(200)]);
+        assert_eq!(monitor.next(&check()), fast);
+    }
+}

@@ -1,0 +1,78 @@
+//! How often one source may do something: the generic cell rate algorithm, one word per source.
+//!
+//! The word is the time at which the source's bucket would be full again. An event is let through while that time is
+//! not further ahead than the burst allows (ITU-T I.371, Annex A).
+
+use super::Time;
+use super::table::Table;
+
+/// Sources that are remembered at once: a frontend's whole public. Where an attacker's spoofed addresses are more, the
+/// one that would be forgiven first makes room.
+const SOURCES: usize = 98_304;
+
+/// Events per source.
+pub struct Limits {
+    table: Table,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { table: Table::new(SOURCES) }
+    }
+}
+
+impl Limits {
+    /// Whether `source` may do it now, one event every `interval` nanoseconds with a burst of `burst`.
+    pub fn admit(&self, source: u64, now: Time, interval: u64, burst: u32) -> bool {
+        let tolerance = interval.saturating_mul(u64::from(burst.saturating_sub(1)));
+        // A race with another worker is lost at most as often as there are workers; then the event is let through.
+        for _ in 0..4 {
+            let Some(entry) = self.table.get(source) else {
+                let rank = |full_at: u64| if full_at <= now.0 { 0 } else { full_at };
+                self.table.insert(source, now.0 + interval, rank);
+                return true;
+            };
+            if entry.value > now.0.saturating_add(tolerance) {
+                return false;
+            }
+            if self.table.update(entry, entry.value.max(now.0) + interval) {
+                return true;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a bucket of tokens that fills by itself.
+        #[test]
+        fn admits_what_a_token_bucket_admits(
+            waits in proptest::collection::vec(0u64..40, 1..200), interval in 1u64..20, burst in 1u32..20,
+        ) {
+            let limits = Limits::default();
+            let (mut now, mut last) = (1_000, 1_000);
+            let mut room = u64::from(burst) * interval;
+            for wait in waits {
+                now += wait;
+                room = (room + (now - last)).min(u64::from(burst) * interval);
+                last = now;
+                let expected = room >= interval;
+                if expected { room -= interval; }
+                prop_assert_eq!(limits.admit(9, Time(now), interval, burst), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sources_do_not_share() {
+        let limits = Limits::default();
+        assert!(limits.admit(2, Time(1), 1_000, 1));
+        assert!(!limits.admit(2, Time(2), 1_000, 1));
+        assert!(limits.admit(3, Time(2), 1_000, 1));
+    }
+}

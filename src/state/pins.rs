@@ -1,0 +1,134 @@
+//! Which call belongs to which server: one table for all backends, keyed by Call-ID.
+//!
+//! A pin's life follows the call's: opened unconfirmed, confirmed by a 2xx that makes a dialog, given back by a final
+//! failure or an answered BYE. Requests inside a dialog usually do not need it (their Route carries a token); it is for
+//! what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients that lose Record-Route.
+
+use std::time::Duration;
+
+use super::Time;
+use super::stick_table::{StickTable, Stuck};
+use super::table::Inserted;
+use crate::sip::Method;
+use crate::sip::token::NameHash;
+
+/// 64*T1: as long as a transaction may be retransmitted (RFC 3261 §17.1.1.2).
+const TRANSACTION: Duration = Duration::from_secs(32);
+/// Timer C: as long as an INVITE may ring (RFC 3261 §16.6 item 11).
+const RINGING: Duration = Duration::from_secs(180);
+
+/// The pins of all calls.
+pub struct Pins {
+    table: StickTable,
+}
+
+impl Pins {
+    /// Pins for so many calls.
+    pub fn new(size: usize) -> Self {
+        Self { table: StickTable::new(size) }
+    }
+
+    /// The pin of a call.
+    #[inline]
+    pub fn find(&self, call: u64, now: Time) -> Option<Stuck> {
+        self.table.find(call, now)
+    }
+
+    /// A request of a confirmed call passed: it lives `expire` longer.
+    #[inline]
+    pub fn used(&self, pin: Stuck, now: Time, expire: Duration) {
+        if pin.confirmed {
+            self.table.touch(pin, now, expire);
+        }
+    }
+
+    /// A request that opens something went to this server, or came from it. True where a live pin had to give way.
+    #[inline]
+    pub fn opened(&self, call: u64, server: NameHash, method: Method, now: Time) -> bool {
+        let life = if method == Method::Invite { RINGING } else { TRANSACTION };
+        matches!(self.table.write(call, server, now, life), Inserted::Evicted(_))
+    }
+
+    /// A final response passed: a 2xx that makes a dialog confirms the pin, a failure of what was never confirmed and
+    /// the end of a dialog give it back.
+    pub fn answered(&self, call: u64, server: NameHash, method: Method, status: u16, now: Time, expire: Duration) {
+        match (method, status) {
+            (Method::Invite | Method::Subscribe | Method::Refer, 200..300) => {
+                self.table.confirm(call, server, now, expire);
+            }
+            (Method::Bye, 200..) => self.give_back(call, server, now, true),
+            // A refused re-INVITE ends no call, so what is confirmed stays.
+            (_, 300..) => self.give_back(call, server, now, false),
+            _ => {}
+        }
+    }
+
+    fn give_back(&self, call: u64, server: NameHash, now: Time, confirmed: bool) {
+        if let Some(pin) = self.table.find(call, now).filter(|pin| pin.server == server && pin.confirmed <= confirmed) {
+            self.table.release(pin, now, TRANSACTION);
+        }
+    }
+
+    /// How many pins live, and how many of them are confirmed calls. Walks the whole table.
+    pub fn count(&self, now: Time) -> (usize, usize) {
+        self.table.count(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: NameHash = NameHash(5);
+    const EXPIRE: Duration = Duration::from_secs(7200);
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1_000_000_000)
+    }
+
+    fn alive(pins: &Pins, seconds: u64) -> bool {
+        pins.find(77, at(seconds)).is_some()
+    }
+
+    #[test]
+    fn an_unanswered_invite_is_remembered_while_it_may_ring() {
+        let pins = Pins::new(1000);
+        pins.opened(77, SERVER, Method::Invite, at(0));
+        assert!(alive(&pins, 179) && !alive(&pins, 181));
+        pins.opened(77, SERVER, Method::Register, at(200));
+        assert!(alive(&pins, 231) && !alive(&pins, 233));
+    }
+
+    #[test]
+    fn a_dialog_lives_until_its_bye_is_answered() {
+        let pins = Pins::new(1000);
+        pins.opened(77, SERVER, Method::Invite, at(0));
+        pins.answered(77, SERVER, Method::Invite, 180, at(1), EXPIRE);
+        assert!(!pins.find(77, at(1)).unwrap().confirmed, "ringing proves nothing");
+        pins.answered(77, SERVER, Method::Invite, 200, at(2), EXPIRE);
+        assert!(alive(&pins, 7000));
+        pins.answered(77, SERVER, Method::Invite, 488, at(10), EXPIRE);
+        assert!(alive(&pins, 7000), "a refused re-INVITE ends no call");
+        pins.used(pins.find(77, at(7000)).unwrap(), at(7000), EXPIRE);
+        assert!(alive(&pins, 14_000));
+        pins.answered(77, NameHash(6), Method::Bye, 200, at(14_000), EXPIRE);
+        assert!(alive(&pins, 14_100), "another server's answer says nothing about this call");
+        pins.answered(77, SERVER, Method::Bye, 481, at(14_000), EXPIRE);
+        assert!(alive(&pins, 14_031) && !alive(&pins, 14_033));
+    }
+
+    #[test]
+    fn a_failed_invite_is_given_back() {
+        let pins = Pins::new(1000);
+        pins.opened(77, SERVER, Method::Invite, at(0));
+        pins.answered(77, SERVER, Method::Invite, 486, at(10), EXPIRE);
+        assert!(alive(&pins, 41) && !alive(&pins, 43));
+    }
+
+    #[test]
+    fn a_2xx_makes_the_pin_that_a_node_never_wrote() {
+        let pins = Pins::new(1000);
+        pins.answered(77, SERVER, Method::Invite, 200, at(0), EXPIRE);
+        assert_eq!(pins.find(77, at(1)).map(|pin| (pin.server, pin.confirmed)), Some((SERVER, true)));
+    }
+}

@@ -1,0 +1,142 @@
+//! One server: what was asked of it, how it is, who may be sent to it, and its live side.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::counters::{PerWorker, ServerCounters};
+
+/// What the operator asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admin {
+    #[default]
+    Ready,
+    /// Keeps its calls, gets no new ones.
+    Drain,
+    /// Gets nothing.
+    Maint,
+}
+
+/// How it is, as far as we know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Also before the first check.
+    #[default]
+    Up,
+    /// Silent, or an ICMP error came: a check is on its way.
+    Suspect,
+    /// It said 503: no new calls.
+    Resting,
+    /// Down, but it answers.
+    Down,
+    /// Down, and nothing comes from it.
+    Dead,
+}
+
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Resting => "resting",
+            Self::Down => "down",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Both together: what routing asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerState {
+    pub admin: Admin,
+    pub health: Health,
+}
+
+impl ServerState {
+    /// Whether it takes new calls.
+    pub fn takes_new(self) -> bool {
+        self.admin == Admin::Ready && self.health == Health::Up
+    }
+
+    /// Whether it keeps what is its own. What was never confirmed leaves a dead server; a confirmed dialog leaves it
+    /// only where the servers share dialogs.
+    pub fn keeps(self, confirmed: bool, in_dialog_failover: bool) -> bool {
+        match (self.admin, self.health) {
+            (Admin::Maint, _) => false,
+            (_, Health::Dead) => confirmed && !in_dialog_failover,
+            _ => true,
+        }
+    }
+}
+
+/// What a worker saw of a server, for the health of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Sign {
+    /// An ICMP error, or the kernel refused to send. ICMP can be forged: a check decides.
+    Unreachable = 1,
+    /// It answered a live request with 503.
+    Said503 = 2,
+}
+
+/// The live side of a server: survives every snapshot.
+#[derive(Debug)]
+pub struct ServerLive {
+    pub counters: PerWorker<ServerCounters>,
+    signs: AtomicU8,
+}
+
+impl ServerLive {
+    pub fn new(workers: usize) -> Self {
+        Self { counters: PerWorker::new(workers), signs: AtomicU8::new(0) }
+    }
+
+    /// Leaves a sign for the one who keeps the health. True if it was not there yet: then that one should be woken.
+    pub fn sign(&self, sign: Sign) -> bool {
+        // A plain load first: under a storm of errors the cache line stays shared.
+        self.signs.load(Ordering::Relaxed) & sign as u8 == 0
+            && self.signs.fetch_or(sign as u8, Ordering::Relaxed) & sign as u8 == 0
+    }
+
+    /// Takes all signs that were left.
+    pub fn take_signs(&self) -> impl Iterator<Item = Sign> {
+        let signs = self.signs.swap(0, Ordering::Relaxed);
+        [Sign::Unreachable, Sign::Said503].into_iter().filter(move |&sign| signs & sign as u8 != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of who takes what, row by row.
+    #[test]
+    fn who_takes_what() {
+        let with = |admin, health| ServerState { admin, health };
+        for (state, new, confirmed, unconfirmed) in [
+            (with(Admin::Ready, Health::Up), true, true, true),
+            (with(Admin::Drain, Health::Up), false, true, true),
+            (with(Admin::Ready, Health::Resting), false, true, true),
+            (with(Admin::Ready, Health::Suspect), false, true, true),
+            (with(Admin::Ready, Health::Down), false, true, true),
+            (with(Admin::Ready, Health::Dead), false, true, false),
+            (with(Admin::Drain, Health::Dead), false, true, false),
+            (with(Admin::Maint, Health::Up), false, false, false),
+        ] {
+            assert_eq!(
+                (state.takes_new(), state.keeps(true, false), state.keeps(false, false)),
+                (new, confirmed, unconfirmed),
+                "{state:?}"
+            );
+        }
+        assert!(!with(Admin::Ready, Health::Dead).keeps(true, true), "servers that share dialogs take over");
+    }
+
+    #[test]
+    fn a_sign_wakes_once_until_it_is_taken() {
+        let live = ServerLive::new(1);
+        assert!(live.sign(Sign::Unreachable));
+        assert!(!live.sign(Sign::Unreachable));
+        assert!(live.sign(Sign::Said503));
+        assert_eq!(live.take_signs().collect::<Vec<_>>(), [Sign::Unreachable, Sign::Said503]);
+        assert!(live.sign(Sign::Unreachable));
+    }
+}

@@ -1,0 +1,336 @@
+//! One generation of routing state: what was configured, tied to who is usable now. Immutable; swapped whole.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
+use super::counters::{FrontendCounters, PerWorker};
+use super::lookup::{Map, Networks, Set, Sources, hasher};
+use super::server::{ServerLive, ServerState};
+use super::stick_table::StickTable;
+use crate::balance::{Balance, Candidate, Region, SpillBelow};
+use crate::config::{self, Config, Source, WhenAllDown};
+use crate::sip::Transport;
+use crate::sip::token::{Keys, NameHash};
+use crate::sip::uri::Uri;
+
+/// Everything that a decision reads. Positions in it (of frontends, binds, servers) mean something only together with
+/// this very snapshot.
+pub struct Snapshot {
+    pub generation: u64,
+    pub keys: Keys,
+    /// Tells this process's send times from another node's.
+    pub node: u16,
+    pub frontends: Vec<Frontend>,
+    pub binds: Vec<Bind>,
+    pub backends: Vec<Backend>,
+    /// Of all backends, in order.
+    pub servers: Vec<Server>,
+    by_id: Map<NameHash, u16>,
+    frontend_by_id: Map<NameHash, u16>,
+    sources: Sources,
+    own: OwnAddresses,
+    server_ips: Set<IpAddr>,
+}
+
+/// A frontend as the message path sees it.
+pub struct Frontend {
+    pub config: config::Frontend,
+    pub live: Arc<PerWorker<FrontendCounters>>,
+    pub deny: Networks,
+    pub trusted: Networks,
+    pub send_to: Networks,
+    /// The source header with its colon, ready to be written.
+    pub source_header: Option<Box<[u8]>>,
+    egresses: Vec<Egress>,
+    egress_of: Vec<u16>,
+}
+
+impl Frontend {
+    /// How it reaches a server.
+    #[inline]
+    pub fn egress(&self, server: usize) -> Option<&Egress> {
+        let at = *self.egress_of.get(server)?;
+        (at != UNREACHABLE).then(|| &self.egresses[at as usize])
+    }
+}
+
+/// A backend as the message path sees it.
+pub struct Backend {
+    pub config: config::Backend,
+    pub balance: Balance,
+    /// `stick`'s table, where stickiness is not by Call-ID.
+    pub stick: Option<Arc<StickTable>>,
+    /// Source networks that prefer a region, the longest prefix first.
+    clients: Vec<(IpNet, u32)>,
+}
+
+impl Backend {
+    /// The region that a source prefers.
+    #[inline]
+    pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
+        self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    pub fn pin_expire(&self) -> Duration {
+        self.config.pin.expire
+    }
+}
+
+/// A server as the message path sees it.
+#[derive(Debug)]
+pub struct Server {
+    pub id: NameHash,
+    /// "backend/server".
+    pub name: String,
+    pub backend: u16,
+    /// Position of its region in the backend.
+    pub region: u16,
+    pub address: SocketAddr,
+    pub transport: Transport,
+    pub state: ServerState,
+    pub live: Arc<ServerLive>,
+    sources: Vec<Source>,
+}
+
+impl Server {
+    /// Whether it sends from this address.
+    #[inline]
+    pub fn sends_from(&self, remote: SocketAddr) -> bool {
+        let is = |source: &Source| {
+            source.port.is_none_or(|port| port == remote.port())
+                && if source.net.prefix_len() == source.net.max_prefix_len() {
+                    source.net.addr() == remote.ip()
+                } else {
+                    source.net.contains(&remote.ip())
+                }
+        };
+        self.sources.iter().any(is)
+    }
+}
+
+/// What a new snapshot is made of.
+pub struct Ingredients<'a> {
+    pub config: &'a Config,
+    pub keys: Keys,
+    pub host: &'a Host,
+    /// The state of each server; one that is not listed is up and ready.
+    pub states: &'a HashMap<NameHash, ServerState>,
+    pub workers: usize,
+}
+
+impl Snapshot {
+    /// Builds the next generation. From `previous` come the live sides of servers, frontends and stick tables, and the
+    /// tables of the balance that nothing changed.
+    pub fn build(ingredients: &Ingredients<'_>, previous: Option<&Self>) -> Self {
+        let Ingredients { config, keys, host, states, workers } = ingredients;
+        let plan = Plan::new(config, host);
+        let servers: Vec<_> = config
+            .backends
+            .iter()
+            .zip(0..)
+            .flat_map(|(backend, at)| backend.servers.iter().map(move |server| (backend, at, server)))
+            .map(|(backend, at, server)| {
+                let before = previous.and_then(|p| Some(&p.servers[p.server(server.id)?]));
+                Server {
+                    id: server.id,
+                    name: format!("{}/{}", backend.name, server.name),
+                    backend: at,
+                    region: server.region as u16,
+                    address: server.address,
+                    transport: server.transport,
+                    state: states.get(&server.id).copied().unwrap_or_default(),
+                    live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
+                    sources: server.sources.clone(),
+                }
+            })
+            .collect();
+        let positions = |ids: &mut dyn Iterator<Item = NameHash>| {
+            let mut map = Map::with_hasher(hasher());
+            map.extend(ids.zip(0u16..));
+            map
+        };
+        let sources = config
+            .backends
+            .iter()
+            .flat_map(|b| &b.servers)
+            .zip(0..)
+            .flat_map(|(s, at)| s.sources.iter().map(move |source| (source, at)));
+        let mut server_ips = Set::with_hasher(hasher());
+        server_ips.extend(servers.iter().map(|server| server.address.ip()));
+        Self {
+            generation: previous.map_or(1, |p| p.generation + 1),
+            node: host.node,
+            by_id: positions(&mut servers.iter().map(|server| server.id)),
+            frontend_by_id: positions(&mut config.frontends.iter().map(|frontend| frontend.id)),
+            sources: Sources::new(sources),
+            own: OwnAddresses::new(config, host, &plan),
+            server_ips,
+            backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
+            frontends: frontends(config, &plan, *workers, previous),
+            binds: plan.binds,
+            keys: keys.clone(),
+            servers,
+        }
+    }
+
+    /// The position of a server.
+    #[inline]
+    pub fn server(&self, id: NameHash) -> Option<usize> {
+        self.by_id.get(&id).map(|&at| at as usize)
+    }
+
+    /// The position of a frontend.
+    #[inline]
+    pub fn frontend(&self, id: NameHash) -> Option<usize> {
+        self.frontend_by_id.get(&id).map(|&at| at as usize)
+    }
+
+    /// The position of the server that sends from an address.
+    #[inline]
+    pub fn server_at(&self, remote: SocketAddr) -> Option<usize> {
+        self.sources.find(remote).map(usize::from)
+    }
+
+    /// Whether an address is a server's, on any port.
+    pub fn is_server_ip(&self, ip: IpAddr) -> bool {
+        self.server_ips.contains(&ip)
+    }
+
+    /// Whether an address and port are ours.
+    #[inline]
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.addresses.contains(&address)
+    }
+
+    /// Whether an address is ours, on any port.
+    pub fn is_own_ip(&self, ip: IpAddr) -> bool {
+        self.own.addresses.iter().any(|own| own.ip() == ip)
+    }
+
+    /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
+    /// (SIP.md 6).
+    pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
+        match uri.ip(bytes) {
+            Some(ip) => {
+                let address = SocketAddr::new(ip, uri.port_or_default());
+                address == came_to || self.is_own(address)
+            }
+            None => {
+                let host = uri.host.of(bytes);
+                uri.port.is_none_or(|port| self.own.ports.contains(&port))
+                    && self.own.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
+            }
+        }
+    }
+
+    /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
+    /// (SIP.md 20).
+    pub fn bind_for(&self, frontend: usize, transport: Transport, local: SocketAddr) -> Option<usize> {
+        let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
+        let exact = self.binds.iter().position(|bind| bind.serves(transport, local));
+        exact.or_else(|| {
+            self.binds.iter().position(|bind| of_frontend(bind) && bind.address.is_ipv4() == local.is_ipv4())
+        })
+    }
+}
+
+fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Snapshot>) -> Vec<Frontend> {
+    let of = |(frontend, at): (&config::Frontend, usize)| {
+        let before = previous.and_then(|p| Some(&p.frontends[p.frontend(frontend.id)?]));
+        let live = before.map_or_else(|| Arc::new(PerWorker::new(workers)), |frontend| Arc::clone(&frontend.live));
+        Frontend {
+            live,
+            deny: Networks::new(&frontend.limits.deny),
+            trusted: Networks::new(&frontend.limits.trusted),
+            send_to: Networks::new(&frontend.send_to),
+            source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
+            egresses: plan.egresses[at].clone(),
+            egress_of: plan.egress_of[at].clone(),
+            config: frontend.clone(),
+        }
+    };
+    config.frontends.iter().zip(0..).map(of).collect()
+}
+
+fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
+    let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
+    let regions = candidates(backend, |id| {
+        servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
+    });
+    let stick = backend.stick.as_ref().map(|stick| {
+        let kept = before.filter(|b| b.config.stick.as_ref() == Some(stick)).and_then(|b| b.stick.clone());
+        kept.unwrap_or_else(|| Arc::new(StickTable::new(stick.size)))
+    });
+    let mut clients: Vec<_> =
+        backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
+    clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+    let balance =
+        Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
+    Backend { config: backend.clone(), balance, stick, clients }
+}
+
+/// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
+/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance.
+fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
+    let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+        let of = |(region, at): (&config::Region, usize)| {
+            let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
+            let usable = members.clone().filter(|server| wanted(state(server.id)));
+            Region {
+                id: region.id.0,
+                weight: region.weight,
+                total: members.map(|server| server.weight).sum(),
+                servers: usable.map(|server| Candidate { id: server.id.0, weight: server.weight }).collect(),
+            }
+        };
+        backend.regions.iter().zip(0..).map(of).collect()
+    };
+    let anybody = |regions: &[Region]| {
+        regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
+    };
+    let usable = regions(false, &ServerState::takes_new);
+    if anybody(&usable) {
+        return usable;
+    }
+    let backups = regions(true, &ServerState::takes_new);
+    if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
+        return backups;
+    }
+    regions(false, &|state| state.admin == super::server::Admin::Ready)
+}
+
+/// Everything that means us.
+struct OwnAddresses {
+    addresses: Set<SocketAddr>,
+    ports: Set<u16>,
+    aliases: Vec<Box<[u8]>>,
+}
+
+impl OwnAddresses {
+    fn new(config: &Config, host: &Host, plan: &Plan) -> Self {
+        let mut own =
+            Self { addresses: Set::with_hasher(hasher()), ports: Set::with_hasher(hasher()), aliases: Vec::new() };
+        for bind in &plan.binds {
+            own.ports.insert(bind.address.port());
+            own.addresses.extend(bind.outer);
+            if bind.is_wildcard() {
+                let like = |ip: &&IpAddr| ip.is_ipv4() == bind.address.is_ipv4();
+                own.addresses
+                    .extend(host.interfaces.iter().filter(like).map(|ip| SocketAddr::new(*ip, bind.address.port())));
+            } else {
+                own.addresses.insert(bind.address);
+            }
+        }
+        own.addresses.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
+        own.aliases.extend(config.frontends.iter().flat_map(|f| &f.aliases).map(|alias| alias.as_bytes().into()));
+        own
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! What a snapshot promises: candidates by state, live sides and tables that survive, names that mean us.
+
+use super::*;
+use crate::config::key;
+use crate::state::server::{Admin, Health};
+
+const TEXT: &str = r#"
+[[frontend]]
+name = "sip"
+bind = ["udp://203.0.113.10:5060", "udp://0.0.0.0:5070"]
+inside = "10.0.1.10"
+aliases = ["SIP.example.ng"]
+backend = "b"
+
+[[backend]]
+name = "b"
+stick = { on = "source" }
+
+[[backend.region]]
+name = "lagos"
+weight = 70
+clients = ["10.0.0.0/8"]
+
+[[backend.region]]
+name = "abuja"
+weight = 30
+clients = ["10.1.0.0/16"]
+
+[[backend.server]]
+name = "l1"
+region = "lagos"
+address = "udp://10.0.10.11:5060"
+
+[[backend.server]]
+name = "l2"
+region = "lagos"
+address = "udp://10.0.10.12:5060"
+
+[[backend.server]]
+name = "a1"
+region = "abuja"
+address = "udp://10.1.10.11:5060"
+
+[[backend.server]]
+name = "spare"
+region = "abuja"
+address = "udp://10.1.10.12:5060"
+backup = true
+"#;
+
+fn keys() -> Keys {
+    key::parse(&key::generate([1; 16], [2; 16])).unwrap_or_else(|_| panic!("generated keys are good"))
+}
+
+fn build(text: &str, states: &[(&str, ServerState)], previous: Option<&Snapshot>) -> Snapshot {
+    let config = Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)));
+    let host = Host { interfaces: vec!["192.0.2.77".parse().unwrap()], ..Host::default() };
+    let states = states.iter().map(|(name, state)| (NameHash::of(&format!("b/{name}")), *state)).collect();
+    Snapshot::build(&Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 2 }, previous)
+}
+
+fn health(health: Health) -> ServerState {
+    ServerState { health, ..ServerState::default() }
+}
+
+/// The servers that 2,000 new calls reach.
+fn reached(snapshot: &Snapshot) -> Vec<String> {
+    let mut names: Vec<_> = (0..2000u32)
+        .filter_map(|n| snapshot.backends[0].balance.pick(snapshot.keys.call(&n.to_be_bytes()), None))
+        .map(|id| snapshot.servers[snapshot.server(NameHash(id)).unwrap()].name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn new_calls_reach_whom_the_states_allow() {
+    let drain = ServerState { admin: Admin::Drain, ..ServerState::default() };
+    let maint = ServerState { admin: Admin::Maint, ..ServerState::default() };
+    let dead = health(Health::Dead);
+    assert_eq!(reached(&build(TEXT, &[], None)), ["b/a1", "b/l1", "b/l2"]);
+    assert_eq!(reached(&build(TEXT, &[("l1", drain), ("a1", health(Health::Resting))], None)), ["b/l2"]);
+    assert_eq!(reached(&build(TEXT, &[("l1", dead), ("l2", dead), ("a1", dead)], None)), ["b/spare"]);
+    let all = [("l1", dead), ("l2", dead), ("a1", maint), ("spare", dead)];
+    assert_eq!(reached(&build(TEXT, &all, None)), [""; 0]);
+    let open = TEXT.replace("stick =", "when_all_down = \"forward\"\nstick =");
+    assert_eq!(reached(&build(&open, &all, None)), ["b/l1", "b/l2"], "fails open, but not to what is in maintenance");
+}
+
+#[test]
+fn live_sides_survive_a_new_generation_in_another_order() {
+    let before = build(TEXT, &[], None);
+    before.servers[0].live.counters.of(1).requests.add(7);
+    let servers = TEXT.find("[[backend.server]]").unwrap();
+    let second = servers + TEXT[servers + 1..].find("[[backend.server]]").unwrap() + 1;
+    let third = second + TEXT[second + 1..].find("[[backend.server]]").unwrap() + 1;
+    let reordered = [&TEXT[..servers], &TEXT[second..third], &TEXT[servers..second], &TEXT[third..]].concat();
+    let after = build(&reordered, &[], Some(&before));
+    let moved = after.server(before.servers[0].id).unwrap();
+    assert_eq!((moved, after.servers[moved].name.as_str()), (1, "b/l1"));
+    assert_eq!(after.servers[moved].live.counters.sum(|c| &c.requests), 7);
+    assert!(Arc::ptr_eq(after.backends[0].stick.as_ref().unwrap(), before.backends[0].stick.as_ref().unwrap()));
+    assert_eq!(after.backends[0].balance.shared_tables(&before.backends[0].balance), 3, "the order means nothing");
+    assert_eq!(after.generation, 2);
+}
+
+#[test]
+fn a_source_prefers_the_region_of_its_longest_network() {
+    let snapshot = build(TEXT, &[], None);
+    let region = |ip: &str| snapshot.backends[0].preferred_region(ip.parse().unwrap());
+    assert_eq!(region("10.1.2.3"), Some(NameHash::of("abuja").0));
+    assert_eq!(region("10.2.2.3"), Some(NameHash::of("lagos").0));
+    assert_eq!(region("192.0.2.1"), None);
+}
+
+#[test]
+fn knows_what_means_us() {
+    let snapshot = build(TEXT, &[], None);
+    let means_us = |text: &str| {
+        let uri = Uri::parse(text.as_bytes(), crate::sip::Span::new(0, text.len())).unwrap();
+        snapshot.means_us(&uri, text.as_bytes(), "198.51.100.1:5070".parse().unwrap())
+    };
+    for ours in [
+        "sip:203.0.113.10",
+        "sip:10.0.1.10:5060",
+        "sip:sip.EXAMPLE.ng",
+        "sip:sip.example.ng:5070",
+        "sip:192.0.2.77:5070",
+        "sip:198.51.100.1:5070",
+    ] {
+        assert!(means_us(ours), "{ours}");
+    }
+    for other in
+        ["sip:203.0.113.10:5061", "sip:192.0.2.77", "sip:example.ng", "sip:sip.example.ng:9999", "sip:10.0.10.11"]
+    {
+        assert!(!means_us(other), "{other}");
+    }
+}
+
+#[test]
+fn a_message_leaves_from_the_address_that_its_token_says() {
+    let snapshot = build(TEXT, &[], None);
+    let bind = |local: &str| {
+        snapshot.bind_for(0, Transport::Udp, local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
+    };
+    assert_eq!(bind("10.0.1.10:5060").as_deref(), Some("10.0.1.10:5060"));
+    assert_eq!(bind("192.0.2.77:5070").as_deref(), Some("0.0.0.0:5070"));
+    assert_eq!(bind("9.9.9.9:5060").as_deref(), Some("203.0.113.10:5060"), "not bound here: the frontend's first");
+}

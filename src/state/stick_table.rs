@@ -1,0 +1,225 @@
+//! Which key belongs to which server, for how long, and how surely.
+
+use std::time::Duration;
+
+use super::Time;
+use super::table::{Entry, Inserted, Table};
+use crate::sip::token::NameHash;
+
+/// An entry's clock ticks four times a second: 31 bits of it last for seventeen years.
+const TICK: u64 = 250_000_000;
+const CONFIRMED: u64 = 1 << 31;
+const EXPIRY: u64 = CONFIRMED - 1;
+
+/// A table of keys and servers, bounded and expiring. Entries are unconfirmed until an answer proves that somebody is
+/// there; a full bucket gives up its oldest unconfirmed entry first, so a flood of fresh keys evicts no live one.
+pub struct StickTable {
+    table: Table,
+}
+
+/// An entry that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Stuck {
+    entry: Entry,
+    pub server: NameHash,
+    pub confirmed: bool,
+}
+
+fn value(server: NameHash, confirmed: bool, until: u64) -> u64 {
+    u64::from(server.0) << 32 | if confirmed { CONFIRMED } else { 0 } | until.min(EXPIRY)
+}
+
+/// The tick in which a lifetime from now ends.
+fn until(now: Time, life: Duration) -> u64 {
+    (now + life).0 / TICK
+}
+
+impl StickTable {
+    /// A table for so many keys.
+    pub fn new(size: usize) -> Self {
+        Self { table: Table::new(size) }
+    }
+
+    /// Looks a key up.
+    #[inline]
+    pub fn find(&self, key: u64, now: Time) -> Option<Stuck> {
+        let entry = self.table.get(key)?;
+        let alive = entry.value & EXPIRY > now.0 / TICK;
+        alive.then(|| Stuck {
+            entry,
+            server: NameHash((entry.value >> 32) as u32),
+            confirmed: entry.value & CONFIRMED != 0,
+        })
+    }
+
+    /// Lets a found entry live at least `life` from now. Writes only where that adds a sixteenth of `life`: a call that
+    /// is used often should not bounce a cache line between workers.
+    #[inline]
+    pub fn touch(&self, stuck: Stuck, now: Time, life: Duration) {
+        let wanted = until(now, life);
+        let slack = life.as_nanos() as u64 / TICK / 16;
+        if stuck.entry.value & EXPIRY < wanted.saturating_sub(slack) {
+            self.table.update(stuck.entry, value(stuck.server, stuck.confirmed, wanted));
+        }
+    }
+
+    /// Remembers that a key belongs to a server for `life`. An entry of the same server keeps its confirmation; one of
+    /// another server is replaced.
+    pub fn write(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
+        self.set(key, now, |before| match before {
+            Some(before) if before.server == server => {
+                let longer = until(now, life).max(if before.confirmed { before.entry.value & EXPIRY } else { 0 });
+                value(server, before.confirmed, longer)
+            }
+            _ => value(server, false, until(now, life)),
+        })
+    }
+
+    /// Remembers that a key belongs to a server, proven, for `life`.
+    pub fn confirm(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
+        self.set(key, now, |_| value(server, true, until(now, life)))
+    }
+
+    /// Takes the proof from a found entry and lets it live no longer than `life`.
+    pub fn release(&self, stuck: Stuck, now: Time, life: Duration) {
+        let shorter = until(now, life).min(stuck.entry.value & EXPIRY);
+        self.table.update(stuck.entry, value(stuck.server, false, shorter));
+    }
+
+    /// Writes what `new` makes of the entry as it is. Where another thread changed it in between, one more look is
+    /// enough: the loser's knowledge is not older than the winner's.
+    fn set(&self, key: u64, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Inserted {
+        for _ in 0..2 {
+            let Some(entry) = self.table.get(key) else { break };
+            let before = self.find(key, now);
+            if self.table.update(entry, new(before)) {
+                return Inserted::Free;
+            }
+        }
+        let tick = now.0 / TICK;
+        self.table.insert(key, new(None), |value| rank(value, tick))
+    }
+
+    /// How many entries live, and how many of them are confirmed.
+    pub fn count(&self, now: Time) -> (usize, usize) {
+        let tick = now.0 / TICK;
+        self.table
+            .values()
+            .filter(|value| value & EXPIRY > tick)
+            .fold((0, 0), |(all, confirmed), value| (all + 1, confirmed + usize::from(value & CONFIRMED != 0)))
+    }
+}
+
+/// The order in which entries give way: expired ones are free, then unconfirmed before confirmed, and of those the one
+/// that expires first.
+fn rank(value: u64, tick: u64) -> u64 {
+    match value & EXPIRY {
+        expiry if expiry <= tick => 0,
+        expiry => value & CONFIRMED | expiry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::hash::Hasher;
+
+    use proptest::prelude::*;
+
+    const LAGOS: NameHash = NameHash(1);
+    const ABUJA: NameHash = NameHash(2);
+
+    fn key(n: u64) -> u64 {
+        let mut hasher = siphasher::sip::SipHasher13::new();
+        hasher.write(&n.to_be_bytes());
+        hasher.finish()
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1_000_000_000)
+    }
+
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, u32, u64),
+        Confirm(u64, u32, u64),
+        Release(u64, u64),
+        Touch(u64, u64),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (key, server, life) = (0u64..12, 1u32..4, 1u64..60);
+        prop_oneof![
+            (key.clone(), server.clone(), life.clone()).prop_map(|(k, s, l)| Step::Write(k, s, l)),
+            (key.clone(), server, life.clone()).prop_map(|(k, s, l)| Step::Confirm(k, s, l)),
+            (key.clone(), life.clone()).prop_map(|(k, l)| Step::Release(k, l)),
+            (key, life.clone()).prop_map(|(k, l)| Step::Touch(k, l)),
+            life.prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Against a map that does the obvious. Touch may round down by a sixteenth of the lifetime.
+        #[test]
+        fn behaves_like_a_map_with_expiry(steps in proptest::collection::vec(step(), 1..80)) {
+            let table = StickTable::new(1000);
+            let mut model: HashMap<u64, (u32, bool, u64)> = HashMap::new();
+            let mut now = 1;
+            for step in steps {
+                model.retain(|_, (_, _, until)| *until > now);
+                match step {
+                    Step::Write(k, s, life) => {
+                        table.write(key(k), NameHash(s), at(now), seconds(life));
+                        let entry = model.entry(k).or_insert((s, false, 0));
+                        if entry.0 != s { *entry = (s, false, 0); }
+                        entry.2 = if entry.1 { entry.2.max(now + life) } else { now + life };
+                    }
+                    Step::Confirm(k, s, life) => {
+                        table.confirm(key(k), NameHash(s), at(now), seconds(life));
+                        model.insert(k, (s, true, now + life));
+                    }
+                    Step::Release(k, life) => if let Some(stuck) = table.find(key(k), at(now)) {
+                        table.release(stuck, at(now), seconds(life));
+                        let entry = model.get_mut(&k).unwrap();
+                        *entry = (entry.0, false, entry.2.min(now + life));
+                    },
+                    Step::Touch(k, life) => if let Some(stuck) = table.find(key(k), at(now)) {
+                        table.touch(stuck, at(now), seconds(life));
+                        let entry = model.get_mut(&k).unwrap();
+                        let slack = seconds(life).as_nanos() as u64 / TICK / 16;
+                        if entry.2 * 4 < (now + life) * 4 - slack { entry.2 = now + life; }
+                    },
+                    Step::Wait(time) => now += time,
+                }
+                model.retain(|_, (_, _, until)| *until > now);
+                for k in 0..12 {
+                    let found = table.find(key(k), at(now)).map(|stuck| (stuck.server.0, stuck.confirmed));
+                    prop_assert_eq!(found, model.get(&k).map(|&(server, confirmed, _)| (server, confirmed)), "key {}", k);
+                }
+                let confirmed = model.values().filter(|entry| entry.1).count();
+                prop_assert_eq!(table.count(at(now)), (model.len(), confirmed));
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_of_fresh_keys_evicts_no_confirmed_one() {
+        let table = StickTable::new(10_000);
+        for n in 0..10_000 {
+            table.confirm(key(n), LAGOS, at(1), seconds(7200));
+        }
+        for n in 10_000..500_000 {
+            table.write(key(n), ABUJA, at(2), seconds(180));
+        }
+        assert!(
+            (0..10_000)
+                .all(|n| table.find(key(n), at(3)).is_some_and(|stuck| stuck.confirmed && stuck.server == LAGOS))
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! A hash table of 64-bit keys and values that many threads read and write without waiting for each other.
+//!
+//! Fixed buckets of eight entries, allocated once; each key has two buckets it may stand in, which fills the table
+//! to three fifths before any bucket overflows. A key's hash must be keyed: the table uses the key's bits as they are.
+//!
+//! An entry is a key word and a value word. Who replaces an entry takes its slot first (key word to [`BUSY`]), writes
+//! the value, then the new key; who reads looks at the key before and after the value. So nobody sees one entry's key
+//! with another's value, and a thread that is stopped half-way blocks one slot and nobody.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Entries of one bucket: their keys fill one cache line, their values the next.
+const SLOTS: usize = 8;
+const WORDS: usize = 2 * SLOTS;
+
+const EMPTY: u64 = 0;
+const BUSY: u64 = 1;
+
+/// See the module's documentation.
+pub struct Table {
+    /// Buckets of keys and values, one bucket more than used so that they can begin at a cache line.
+    words: Box<[AtomicU64]>,
+    first: usize,
+    mask: usize,
+}
+
+/// An entry that was found: its place and its value at that moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    word: usize,
+    pub value: u64,
+}
+
+/// What an insertion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    Free,
+    /// In place of another entry, with this value.
+    Evicted(u64),
+    /// Nowhere: other threads took every slot that was looked at.
+    Nowhere,
+}
+
+impl Table {
+    /// A table for so many entries; memory is 16 bytes for each of 1.67 to 3.33 times that many slots, touched page by
+    /// page as it fills.
+    pub fn new(entries: usize) -> Self {
+        let buckets = (entries * 5 / 3).div_ceil(SLOTS).next_power_of_two();
+        let words: Box<[AtomicU64]> = bytemuck::zeroed_slice_box((buckets + 1) * WORDS);
+        // Words are 8 bytes apart, so a cache line begins within the first eight of them.
+        let first = words.as_ptr().align_offset(64).min(WORDS);
+        Self { words, first, mask: buckets - 1 }
+    }
+
+    /// Where the two buckets of a key begin.
+    #[inline]
+    fn buckets(&self, key: u64) -> [usize; 2] {
+        [key as usize, (key >> 32) as usize].map(|hash| self.first + (hash & self.mask) * WORDS)
+    }
+
+    /// Keys that would mean "empty" or "busy" move away: that two of 2^64 keys are one changes nothing.
+    #[inline]
+    fn proper(key: u64) -> u64 {
+        key.max(BUSY + 1)
+    }
+
+    /// Looks a key up.
+    #[inline]
+    pub fn get(&self, key: u64) -> Option<Entry> {
+        let key = Self::proper(key);
+        for bucket in self.buckets(key) {
+            let slots = &self.words[bucket..bucket + WORDS];
+            for slot in 0..SLOTS {
+                if slots[slot].load(Ordering::Acquire) == key {
+                    let value = slots[SLOTS + slot].load(Ordering::Relaxed);
+                    fence(Ordering::Acquire);
+                    if slots[slot].load(Ordering::Relaxed) == key {
+                        return Some(Entry { word: bucket + SLOTS + slot, value });
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Replaces the value of a found entry unless it changed meanwhile.
+    #[inline]
+    pub fn update(&self, entry: Entry, value: u64) -> bool {
+        self.words[entry.word].compare_exchange(entry.value, value, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Inserts a key that is not there. Where no slot is free the entry of the lowest rank gives way; `rank` says 0 for
+    /// an entry that is as good as free.
+    pub fn insert(&self, key: u64, value: u64, rank: impl Fn(u64) -> u64) -> Inserted {
+        const TRIES: usize = 4;
+        let key = Self::proper(key);
+        for _ in 0..TRIES {
+            let Some((word, holder)) = self.place(key, &rank) else { return Inserted::Nowhere };
+            if self.words[word].compare_exchange(holder, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let before = self.words[word + SLOTS].load(Ordering::Relaxed);
+            fence(Ordering::Release);
+            self.words[word + SLOTS].store(value, Ordering::Relaxed);
+            self.words[word].store(key, Ordering::Release);
+            return if holder == EMPTY || rank(before) == 0 { Inserted::Free } else { Inserted::Evicted(before) };
+        }
+        Inserted::Nowhere
+    }
+
+    /// The best slot for a new key and who holds it: a free one in the emptier bucket, else the lowest rank in both.
+    fn place(&self, key: u64, rank: &impl Fn(u64) -> u64) -> Option<(usize, u64)> {
+        let mut best: Option<(u64, usize, u64)> = None;
+        let mut most_free = 0;
+        for bucket in self.buckets(key) {
+            let mut free = 0;
+            let mut candidate: Option<(u64, usize, u64)> = None;
+            for word in bucket..bucket + SLOTS {
+                let holder = self.words[word].load(Ordering::Relaxed);
+                let rank = match holder {
+                    BUSY => continue,
+                    EMPTY => 0,
+                    _ => rank(self.words[word + SLOTS].load(Ordering::Relaxed)),
+                };
+                free += usize::from(rank == 0);
+                if candidate.is_none_or(|(lowest, ..)| rank < lowest) {
+                    candidate = Some((rank, word, holder));
+                }
+            }
+            let Some(candidate) = candidate else { continue };
+            if best.is_none_or(|(lowest, ..)| candidate.0 < lowest) || free > most_free {
+                best = Some(candidate);
+            }
+            most_free = most_free.max(free);
+        }
+        best.map(|(_, word, holder)| (word, holder))
+    }
+
+    /// Every value that is there: for counting, not for the message path.
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        (0..=self.mask).flat_map(move |bucket| {
+            let at = self.first + bucket * WORDS;
+            (at..at + SLOTS)
+                .filter(|&word| self.words[word].load(Ordering::Relaxed) > BUSY)
+                .map(|word| self.words[word + SLOTS].load(Ordering::Relaxed))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hash::Hasher;
+
+    fn key(n: u64) -> u64 {
+        let mut hasher = siphasher::sip::SipHasher13::new();
+        hasher.write(&n.to_be_bytes());
+        hasher.finish()
+    }
+
+    #[test]
+    fn holds_as_many_entries_as_it_was_made_for() {
+        for entries in [1_000, 78_000, 131_072, 157_000] {
+            let table = Table::new(entries);
+            for n in 0..entries as u64 {
+                assert_eq!(table.insert(key(n), n, |_| 1), Inserted::Free, "entry {n} of {entries}");
+            }
+            assert!((0..entries as u64).all(|n| table.get(key(n)).map(|entry| entry.value) == Some(n)));
+            assert_eq!(table.values().count(), entries);
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_gives_up_the_lowest_rank() {
+        let table = Table::new(1);
+        let slots = SLOTS as u64;
+        for n in 0..slots {
+            assert_eq!(table.insert(key(n), 100 + n, |value| value), Inserted::Free);
+        }
+        assert_eq!(table.insert(key(99), 500, |value| value), Inserted::Evicted(100));
+        assert!(table.get(key(0)).is_none() && table.get(key(99)).is_some());
+        // Rank 0 counts as free.
+        assert_eq!(table.insert(key(98), 501, |value| if value == 105 { 0 } else { value }), Inserted::Free);
+        assert!(table.get(key(5)).is_none());
+    }
+
+    #[test]
+    fn an_update_of_what_changed_meanwhile_fails() {
+        let table = Table::new(16);
+        table.insert(0, 7, |_| 1);
+        let entry = table.get(0).unwrap();
+        assert!(table.update(entry, 8));
+        assert!(!table.update(entry, 9));
+        assert_eq!(table.get(0).unwrap().value, 8);
+    }
+
+    /// Every value carries its key: a reader that got another's value would see it.
+    #[test]
+    fn no_thread_ever_sees_one_entry_s_key_with_another_s_value() {
+        let table = Table::new(64);
+        let value_of = |key: u64, version: u64| key << 32 >> 32 | version << 32;
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let table = &table;
+                scope.spawn(move || {
+                    for round in 0..200_000u64 {
+                        let key = key(round * 31 % 400 + thread);
+                        match table.get(key) {
+                            Some(entry) => {
+                                assert_eq!(entry.value as u32, key as u32, "foreign value");
+                                table.update(entry, value_of(key, round));
+                            }
+                            None => {
+                                table.insert(key, value_of(key, round), |value| value >> 32);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
