@@ -1,5 +1,6 @@
 //! Trunkline
 pub mod balance;
 pub mod config;
+pub mod proxy;
 pub mod sip;
 pub mod state;

@@ -8,6 +8,7 @@
 //! [`token`] (what we write into messages to find our way back), [`edit`] (changing the head in place), [`reply`]
 //! (messages made from nothing).
 
+mod base32;
 pub mod datagram;
 pub mod edit;
 pub mod header;

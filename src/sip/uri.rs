@@ -31,6 +31,11 @@ impl Uri {
             [b's' | b'S', b'i' | b'I', b'p' | b'P', b's' | b'S', b':', ..] => (true, at + 5),
             _ => return None,
         };
+        Self::behind_scheme(bytes, at, end, secure)
+    }
+
+    /// Reads what stands behind the scheme and its colon; for other schemes that name a host the same way.
+    pub fn behind_scheme(bytes: &[u8], at: usize, end: usize, secure: bool) -> Option<Self> {
         // A user part may hold `;` and `?`, a host may not hold `@`: the user ends at the only `@`.
         let user_end = memchr::memchr(b'@', &bytes[at..end]).map(|n| at + n);
         let host = user_end.map_or(at, |n| n + 1);

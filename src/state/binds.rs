@@ -32,6 +32,8 @@ pub struct Bind {
     pub dscp: Option<u8>,
     /// What clients are told; `None` on a wildcard without `advertise`: the address the message came to.
     pub outer: Option<SocketAddr>,
+    /// The host's address towards anybody, where this is a wildcard: for messages that no local address was named for.
+    pub host: Option<SocketAddr>,
 }
 
 impl Bind {
@@ -73,13 +75,13 @@ impl Plan {
         let mut plan = Self { binds: Vec::new(), egresses: Vec::new(), egress_of: Vec::new() };
         for (position, frontend) in config.frontends.iter().enumerate() {
             for bind in &frontend.binds {
-                plan.bind(position, frontend, bind.address);
+                plan.bind(host, position, frontend, bind.address);
             }
         }
         for (position, frontend) in config.frontends.iter().enumerate() {
             for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
                 if let Some(port) = port_for(config, frontend, inside) {
-                    plan.bind(position, frontend, SocketAddr::new(inside, port));
+                    plan.bind(host, position, frontend, SocketAddr::new(inside, port));
                 }
             }
             let mut egresses = Vec::new();
@@ -93,13 +95,16 @@ impl Plan {
     }
 
     /// The bind of an address, made if it is not there.
-    fn bind(&mut self, frontend: usize, config: &Frontend, address: SocketAddr) -> usize {
+    fn bind(&mut self, host: &Host, frontend: usize, config: &Frontend, address: SocketAddr) -> usize {
         if let Some(at) = self.binds.iter().position(|bind| bind.address == address) {
             return at;
         }
         let own = (!address.ip().is_unspecified()).then_some(address);
         let outer = config.advertise.like(address.ip()).map(|ip| SocketAddr::new(ip, address.port())).or(own);
+        let host = own.is_none().then(|| host.outside.like(address.ip())).flatten();
+        let host = host.map(|ip| SocketAddr::new(ip, address.port()));
         self.binds.push(Bind {
+            host,
             frontend: frontend as u16,
             transport: Transport::Udp,
             address,
@@ -138,7 +143,7 @@ impl Plan {
             .or_else(|| self.binds.iter().find(|bind| bind.serves(Transport::Udp, local)))
         {
             Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
-            None => self.bind(position, frontend, local),
+            None => self.bind(host, position, frontend, local),
         };
         let egress = Egress { bind: bind as u16, local, sent_by: Text::host_port(local).as_bytes().into() };
         let at = egresses.iter().position(|other| *other == egress).unwrap_or_else(|| {

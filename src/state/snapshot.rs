@@ -15,6 +15,7 @@ use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
 use crate::sip::Transport;
+use crate::sip::text::Text;
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
 
@@ -226,6 +227,12 @@ impl Snapshot {
                     && self.own.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
             }
         }
+    }
+
+    /// What clients are told of us on a bind, as text; `local` is the address that the message came to or leaves from.
+    #[inline]
+    pub fn outer_text(&self, bind: usize, local: SocketAddr) -> Text {
+        Text::host_port(self.binds[bind].outer.unwrap_or(local))
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport

@@ -1,0 +1,81 @@
+//! Cheap refusals first: who may not speak at all, and what ends here (RFC 3261 §16.3).
+
+use crate::sip::header::Name;
+use crate::sip::{Method, Uri};
+use crate::state::Reason;
+
+use super::{Case, may_send_to};
+
+/// Schemes that a server may know what to do with.
+const SCHEMES: [&[u8]; 4] = [b"sip:", b"sips:", b"tel:", b"urn:"];
+
+impl Case<'_> {
+    /// Who is not even answered.
+    pub(super) fn admit_source(&self, is_server: bool) -> Result<(), Reason> {
+        let remote = self.received.flow.remote;
+        if !may_send_to(remote, self.snapshot) {
+            return Err(Reason::BadSource);
+        }
+        match () {
+            () if is_server => Ok(()),
+            () if self.frontend().deny.contains(remote.ip()) => Err(Reason::Denied),
+            () if self.is_scanner() => Err(Reason::Scanner),
+            () => Ok(()),
+        }
+    }
+
+    fn is_scanner(&self) -> bool {
+        let parts = &self.frontend().config.limits.deny_user_agent;
+        let bytes = self.received.bytes;
+        let denied = |line: &[u8]| {
+            let agent = memchr::memchr(b':', line).map_or(line, |colon| &line[colon..]);
+            let holds =
+                |part: &String| agent.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()));
+            parts.iter().any(holds)
+        };
+        !parts.is_empty() && self.received.message.lines(Name::UserAgent).any(|line| denied(line.of(bytes)))
+    }
+
+    /// The checks that a readable request may still fail.
+    pub(super) fn admit_request(&self) -> Result<(), Reason> {
+        let (bytes, message) = (self.received.bytes, self.received.message);
+        if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
+            return Err(Reason::TooManyHops);
+        }
+        // No extension that asks something of a proxy is known to us, so any tag is one too many. An ACK has nobody to
+        // tell it to.
+        if message.method() != Method::Ack && message.values(bytes, Name::ProxyRequire).next().is_some() {
+            return Err(Reason::UnknownExtension);
+        }
+        self.admit_scheme()
+    }
+
+    /// A scheme that cannot be routed is our business only where the URI is addressed to us (SIP.md 30).
+    fn admit_scheme(&self) -> Result<(), Reason> {
+        let bytes = self.received.bytes;
+        let span = self.received.message.request_uri().unwrap_or_default();
+        let uri = span.of(bytes);
+        if SCHEMES.iter().any(|scheme| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+        {
+            return Ok(());
+        }
+        let Some(colon) = uri.iter().position(|b| *b == b':') else { return Ok(()) };
+        let slashes = if uri[colon + 1..].starts_with(b"//") { 2 } else { 0 };
+        let rest = Uri::behind_scheme(bytes, span.start as usize + colon + 1 + slashes, span.end as usize, false);
+        match rest.is_some_and(|uri| self.snapshot.means_us(&uri, bytes, self.received.flow.local)) {
+            true => Err(Reason::UnknownScheme),
+            false => Ok(()),
+        }
+    }
+
+    /// Over its rate? Trusted networks are not counted.
+    pub(super) fn admit_rate(&self) -> Result<(), Reason> {
+        let frontend = self.frontend();
+        let Some(limit) = frontend.config.limits.per_source else { return Ok(()) };
+        let ip = self.received.flow.remote.ip();
+        let source = self.snapshot.keys.source(ip);
+        let admitted = frontend.trusted.contains(ip)
+            || self.memory.shared.sources.admit(source, self.now, limit.rate.interval(), limit.burst);
+        if admitted { Ok(()) } else { Err(Reason::RateLimited) }
+    }
+}

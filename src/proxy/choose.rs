@@ -1,0 +1,211 @@
+//! Which server a client's request goes to. The first that applies: the token in its Route, the pin of its call, the
+//! stick table of its backend, the balance.
+
+use crate::config::StickOn;
+use crate::sip::header::{Address, Name, trim};
+use crate::sip::token::NameHash;
+use crate::sip::{Method, Span, Uri};
+use crate::state::snapshot::Backend;
+use crate::state::stick_table::StickTable;
+use crate::state::{Reason, Snapshot};
+use std::net::IpAddr;
+
+use super::Case;
+use super::request::Identity;
+use super::route::Routed;
+
+/// How often another server is looked for when the first choice could not be reached.
+const OTHER_TRIES: u64 = 16;
+
+/// A server for a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub server: usize,
+    /// Whether it opens something and nothing but the balance or the stick table spoke for this server.
+    pub balanced: bool,
+    /// The key of its entry in the backend's stick table.
+    pub stick: Option<u64>,
+}
+
+impl Case<'_> {
+    /// # Errors
+    /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
+    pub(super) fn choose(
+        &mut self,
+        identity: &Identity,
+        routed: &Routed,
+        failed: Option<usize>,
+    ) -> Result<Choice, Reason> {
+        let following = |server| Choice { server, balanced: false, stick: None };
+        if let Some(server) =
+            routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
+        {
+            self.touch_pin(identity.call);
+            return Ok(following(server));
+        }
+        let pin = self.memory.shared.pins.find(identity.call, self.now);
+        let confirmed = pin.is_some_and(|pin| pin.confirmed);
+        if !confirmed && !matches!(self.received.message.method(), Method::Ack | Method::Cancel) && failed.is_none() {
+            self.admit_rate()?;
+        }
+        let kept = pin.and_then(|pin| self.keeping(pin.server, pin.confirmed)).filter(|server| failed != Some(*server));
+        if let Some(server) = kept {
+            self.touch_pin(identity.call);
+            return Ok(following(server));
+        }
+        if failed.is_some() && (confirmed || !self.opens()) {
+            return Err(Reason::NoServer);
+        }
+        let other_call = self.other_call();
+        if let Some(server) =
+            other_call.and_then(|call| self.pinned_elsewhere(call)).filter(|server| failed != Some(*server))
+        {
+            return Ok(following(server));
+        }
+        self.balance(other_call.unwrap_or(identity.call), failed)
+    }
+
+    /// The position of a server that keeps what is its own.
+    fn keeping(&self, id: NameHash, confirmed: bool) -> Option<usize> {
+        let at = self.snapshot.server(id)?;
+        let server = &self.snapshot.servers[at];
+        let failover = self.snapshot.backends[server.backend as usize].config.in_dialog_failover;
+        server.state.keeps(confirmed, failover).then_some(at)
+    }
+
+    /// The call is in use: its pin lives on.
+    pub(super) fn touch_pin(&self, call: u64) {
+        let pins = &self.memory.shared.pins;
+        if let Some(pin) = pins.find(call, self.now).filter(|pin| pin.confirmed)
+            && let Some(at) = self.snapshot.server(pin.server)
+        {
+            let backend = &self.snapshot.backends[self.snapshot.servers[at].backend as usize];
+            pins.used(pin, self.now, backend.config.pin.expire);
+        }
+    }
+
+    /// The call that Replaces, Join or Target-Dialog names: it is the same server's business (RFC 3891 §3).
+    fn other_call(&self) -> Option<u64> {
+        let bytes = self.received.bytes;
+        let line = self.received.message.lines(Name::OtherCall).next()?;
+        let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
+        let end =
+            memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);
+        Some(self.snapshot.keys.call(trim(bytes, colon, end).of(bytes)))
+    }
+
+    fn pinned_elsewhere(&self, call: u64) -> Option<usize> {
+        let pin = self.memory.shared.pins.find(call, self.now)?;
+        self.keeping(pin.server, pin.confirmed)
+    }
+
+    /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
+    fn backend(&self) -> &Backend {
+        let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend().config);
+        let position = match frontend.routes.is_empty() {
+            true => frontend.backend,
+            false => {
+                let method = match message.start {
+                    _ if matches!(message.method(), Method::Ack | Method::Cancel) => &b"INVITE"[..],
+                    crate::sip::StartLine::Request { name, .. } => name.of(bytes),
+                    crate::sip::StartLine::Response { .. } => &[],
+                };
+                let uri = message.request_uri().and_then(|uri| Uri::parse(bytes, uri));
+                let host = uri.map_or(&[][..], |uri| uri.host.of(bytes));
+                let ip = self.received.flow.remote.ip();
+                let applies = |route: &&crate::config::Route| {
+                    (route.methods.is_empty() || route.methods.iter().any(|m| m.as_bytes() == method))
+                        && (route.clients.is_empty() || route.clients.iter().any(|net| net.contains(&ip)))
+                        && (route.hosts.is_empty()
+                            || route.hosts.iter().any(|h| h.as_bytes().eq_ignore_ascii_case(host)))
+                };
+                frontend.routes.iter().find(applies).map_or(frontend.backend, |route| route.backend)
+            }
+        };
+        &self.snapshot.backends[position]
+    }
+
+    /// The stick table's server, else the balance's.
+    fn balance(&self, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
+        let backend = self.backend();
+        let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
+        let key = stick.map_or(call, |(_, key)| key);
+        let stuck = stick.and_then(|(table, key)| self.stuck(table, key)).filter(|server| failed != Some(*server));
+        let server = match stuck {
+            Some(server) => server,
+            None => self.balanced(backend, key, failed).ok_or(Reason::NoServer)?,
+        };
+        if let Some((table, key)) = stick.filter(|_| self.opens()) {
+            let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
+            table.write(key, self.snapshot.servers[server].id, self.now, expire);
+        }
+        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key) })
+    }
+
+    /// The server that a key sticks to: if it takes new calls, or this is a request of a call that it already has.
+    fn stuck(&self, table: &StickTable, key: u64) -> Option<usize> {
+        let stuck = table.find(key, self.now)?;
+        let at = self.keeping(stuck.server, stuck.confirmed)?;
+        (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
+    }
+
+    /// What the balance says of a key, another server than the one that failed.
+    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Option<usize> {
+        let prefer = backend.preferred_region(self.received.flow.remote.ip());
+        let pick = |key| self.snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
+        let Some(failed) = failed else { return pick(key) };
+        // Keys unlike this one until another server wins; a preferred region with one server has no other.
+        let anywhere = |key| self.snapshot.server(NameHash(backend.balance.pick(key, None)?));
+        let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let other = |server: &usize| *server != failed;
+        keys().filter_map(pick).find(other).or_else(|| keys().filter_map(anywhere).find(other))
+    }
+
+    /// The key that a backend's calls stick by; the Call-ID where the request has none of it.
+    fn stick_key(&self, backend: &Backend) -> Option<u64> {
+        let (bytes, message) = (self.received.bytes, self.received.message);
+        let user = |party: Option<Span>| -> Option<&[u8]> {
+            let uri = Uri::parse(bytes, Address::parse(bytes, party?)?.uri)?;
+            Some(uri.user?.of(bytes))
+        };
+        let text = match &backend.config.stick.as_ref()?.on {
+            StickOn::Source { v6_prefix } => {
+                return Some(self.snapshot.keys.source(masked(self.received.flow.remote.ip(), *v6_prefix)));
+            }
+            StickOn::FromUser => user(message.from)?,
+            StickOn::ToUser => user(message.to)?,
+            StickOn::Header(name) => {
+                let line = message.lines_named(bytes, name.as_bytes()).next()?;
+                let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))?;
+                trim(bytes, colon + 1, line.end as usize).of(bytes)
+            }
+        };
+        (!text.is_empty()).then(|| self.snapshot.keys.call(text))
+    }
+}
+
+/// An IPv6 address without what is behind the prefix; IPv4 as it is.
+fn masked(ip: IpAddr, v6_prefix: u8) -> IpAddr {
+    match ip {
+        IpAddr::V6(ip) if v6_prefix < 128 => IpAddr::from((u128::from(ip) & !(u128::MAX >> v6_prefix)).to_be_bytes()),
+        ip => ip,
+    }
+}
+
+/// Where a new call of this key and source goes, as `trunkline route` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub server: usize,
+    /// The region that the weights alone give the key.
+    pub by_weight: Option<u32>,
+    /// The region that the source prefers.
+    pub preferred: Option<u32>,
+}
+
+/// Chooses a server for a key as a request without token, pin and entry in a stick table would.
+pub fn explain(snapshot: &Snapshot, backend: usize, key: u64, source: Option<IpAddr>) -> Option<Explanation> {
+    let backend = &snapshot.backends[backend];
+    let preferred = source.and_then(|ip| backend.preferred_region(ip));
+    let server = snapshot.server(NameHash(backend.balance.pick(key, preferred)?))?;
+    Some(Explanation { server, by_weight: backend.balance.region(key), preferred })
+}

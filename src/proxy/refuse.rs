@@ -1,0 +1,61 @@
+//! Answers of our own, as a stateless server: no 1xx, no retransmission, a To tag that is the same each time
+//! (RFC 3261 §8.2.7). An ACK or a response is never answered.
+
+use crate::sip::Method;
+use crate::sip::reply::{Answer, Extra};
+use crate::state::Reason;
+
+use super::request::Identity;
+use super::{Case, Hop, Verdict, may_send_to, stamp};
+
+/// Refusals per source: twenty a second with a burst of forty. Enough for a phone that repeats a dozen bad requests,
+/// too few to make a reflector of us.
+const REFUSAL_INTERVAL: u64 = 50_000_000;
+const REFUSAL_BURST: u32 = 40;
+
+impl Case<'_> {
+    /// The verdict on a request that is refused: its answer, or a drop where it cannot or should not be answered.
+    pub(super) fn refuse(self, identity: Option<&Identity>, reason: Reason, phrase: Option<&'static str>) -> Verdict {
+        let Some((status, usual)) = reason.answer() else { return Verdict::Drop(reason) };
+        let is_ack = self.received.message.method() == Method::Ack;
+        let Some(identity) = identity.filter(|_| !is_ack) else {
+            return Verdict::Drop(if reason == Reason::Malformed { Reason::Unanswerable } else { reason });
+        };
+        let source = self.snapshot.keys.source(self.received.flow.remote.ip());
+        if !self.memory.shared.answers.admit(source, self.now, REFUSAL_INTERVAL, REFUSAL_BURST) {
+            return Verdict::Drop(Reason::AnswerLimited);
+        }
+        let extra = if reason == Reason::UnknownExtension { Extra::Unsupported } else { Extra::None };
+        self.answer(identity, (status, phrase.unwrap_or(usual)), extra, Some(reason))
+    }
+
+    /// OPTIONS for us: what we can do if anybody behind us can do it (SIP.md 28).
+    pub(super) fn answer_options(self, identity: &Identity) -> Verdict {
+        let backend = &self.snapshot.backends[self.frontend().config.backend];
+        match backend.balance.is_empty() {
+            true => self.refuse(Some(identity), Reason::NoServer, None),
+            false => self.answer(identity, (200, "OK"), Extra::Capabilities, None),
+        }
+    }
+
+    /// An answer that leaves from the address the request came to, its top Via stamped.
+    fn answer(
+        self,
+        identity: &Identity,
+        (status, phrase): (u16, &'static str),
+        extra: Extra,
+        reason: Option<Reason>,
+    ) -> Verdict {
+        let flow = self.received.flow;
+        self.edits.clear();
+        let remote = stamp::receive_via(self.edits, &identity.via, flow.remote, identity.force_rport);
+        if !may_send_to(remote, self.snapshot) {
+            return Verdict::Drop(Reason::BadDestination);
+        }
+        Verdict::Answer {
+            to: Hop { bind: self.received.bind, local: flow.local, remote },
+            answer: Answer { status, reason: phrase, tag: self.snapshot.keys.tag(identity.transaction), extra },
+            reason,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Requests: what ends here, and those of clients, which go to a server (RFC 3261 §16.4 to §16.6).
+
+use crate::config::{ForceRport, Path};
+use crate::sip::edit::Edits;
+use crate::sip::header::{Address, Name};
+use crate::sip::token::{
+    Branch, Direction, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
+};
+use crate::sip::{Fault, Method, Uri, Via};
+use crate::state::snapshot::Snapshot;
+use crate::state::{Reason, Time};
+
+use super::choose::Choice;
+use super::route::{Routed, take_own};
+use super::{Case, Hop, Passage, Received, Verdict, may_send_to, stamp};
+
+/// The most that UDP carries: 65,535 octets less the headers of IP and UDP.
+pub const MAX_DATAGRAM: usize = 65_507;
+
+/// What tells one transaction from another, and where its answers go.
+pub(super) struct Identity {
+    pub via: Via,
+    /// [`crate::sip::token::Keys::call`] of the Call-ID.
+    pub call: u64,
+    pub transaction: u64,
+    /// The sender is behind NAT: only its flow reaches it.
+    pub nat: bool,
+    /// Answers go to the source port though the sender did not ask for it.
+    pub force_rport: bool,
+}
+
+impl Identity {
+    /// `None` where the request lacks what identifies it: then it cannot be answered either.
+    fn of(received: Received<'_>, from_server: bool, snapshot: &Snapshot) -> Option<Self> {
+        let (bytes, message) = (received.bytes, received.message);
+        let (via, call_id, cseq) = (message.via?, message.call_id?, message.cseq?);
+        if message.from.is_none() || message.to.is_none() {
+            return None;
+        }
+        let call = snapshot.keys.call(call_id.of(bytes));
+        let transaction = snapshot.keys.transaction(&Transaction {
+            call,
+            branch: via.branch_id(bytes).unwrap_or_default(),
+            sent_by: via.host.of(bytes),
+            sent_by_port: via.sent_by_port(),
+            cseq: cseq.number,
+            from_tag: message.from_tag.map_or(&[], |tag| tag.of(bytes)),
+            uri: message.request_uri()?.of(bytes),
+        });
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, received.flow.remote);
+        let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
+        let force_rport = match frontend.config.force_rport {
+            ForceRport::Auto => nat,
+            ForceRport::Always => !from_server,
+            ForceRport::Never => false,
+        };
+        Some(Self { via, call, transaction, nat, force_rport })
+    }
+}
+
+impl Case<'_> {
+    /// A request; `failed` is a server that it could not be sent to a moment ago.
+    pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
+        let server = self.snapshot.server_at(self.received.flow.remote);
+        if let Err(reason) = self.admit_source(server.is_some()) {
+            return Verdict::Drop(reason);
+        }
+        let identity = Identity::of(self.received, server.is_some(), self.snapshot);
+        if let Some(fault) = self.received.message.fault {
+            let reason = if fault == Fault::Version { Reason::Version } else { Reason::Malformed };
+            return self.refuse(identity.as_ref(), reason, Some(fault.phrase()));
+        }
+        let Some(identity) = identity else { return Verdict::Drop(Reason::Unanswerable) };
+        if self.is_ack_to_us(&identity) {
+            return Verdict::Drop(Reason::AckAbsorbed);
+        }
+        match self.pass(&identity, server, failed) {
+            Ok(Some(verdict)) => verdict,
+            Ok(None) => self.answer_options(&identity),
+            Err(reason) => self.refuse(Some(&identity), reason, None),
+        }
+    }
+
+    /// Routes a request that is well formed. `None`: it is OPTIONS, and for us.
+    fn pass(
+        &mut self,
+        identity: &Identity,
+        server: Option<usize>,
+        failed: Option<usize>,
+    ) -> Result<Option<Verdict>, Reason> {
+        let is_options = self.received.message.method() == Method::Options;
+        match self.admit_request() {
+            // RFC 3261 §16.3 item 3: OPTIONS that may go no further is for whom it reached.
+            Err(Reason::TooManyHops) if is_options => return Ok(None),
+            checked => checked?,
+        }
+        let routed = take_own(self.received, identity.call, server.is_some(), self.snapshot, self.edits)?;
+        if is_options && routed.next.is_none() && self.is_for_us(&routed) {
+            if server.is_none() {
+                self.admit_rate()?;
+            }
+            return Ok(None);
+        }
+        let verdict = match server {
+            Some(server) => self.to_client(identity, &routed, server)?,
+            None => self.to_server(identity, &routed, failed)?,
+        };
+        let Verdict::Forward { end, .. } = &verdict else { return Ok(Some(verdict)) };
+        if self.edits.overflowed() || *end as isize + self.edits.growth() > MAX_DATAGRAM as isize {
+            return Err(Reason::TooLarge);
+        }
+        Ok(Some(verdict))
+    }
+
+    /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
+    fn is_ack_to_us(&self, identity: &Identity) -> bool {
+        let message = self.received.message;
+        message.method() == Method::Ack
+            && message.to_tag.is_some_and(|tag| {
+                tag.len() == TAG_LEN && tag.of(self.received.bytes) == self.snapshot.keys.tag(identity.transaction)
+            })
+    }
+
+    /// Whether the Request-URI means us and nobody at us.
+    fn is_for_us(&self, routed: &Routed) -> bool {
+        let bytes = self.received.bytes;
+        Uri::parse(bytes, routed.request_uri)
+            .is_some_and(|uri| uri.user.is_none() && self.snapshot.means_us(&uri, bytes, self.received.flow.local))
+    }
+
+    /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
+    pub(super) fn opens(&self) -> bool {
+        let message = self.received.message;
+        message.to_tag.is_none() && !matches!(message.method(), Method::Ack | Method::Cancel)
+    }
+
+    /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
+    pub(super) fn wants_record_route(&self) -> bool {
+        let message = self.received.message;
+        match message.method() {
+            Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
+                false
+            }
+            Method::Notify => true,
+            _ => message.to_tag.is_none(),
+        }
+    }
+
+    /// A client's request to its server.
+    fn to_server(&mut self, identity: &Identity, routed: &Routed, failed: Option<usize>) -> Result<Verdict, Reason> {
+        let Choice { server, balanced, stick } = self.choose(identity, routed, failed)?;
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+        let chosen = &snapshot.servers[server];
+        let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
+        let remote = stamp::receive_via(self.edits, &identity.via, received.flow.remote, identity.force_rport);
+        if !may_send_to(remote, snapshot) {
+            return Err(Reason::BadDestination);
+        }
+        if let Some(name) = &frontend.config.source_header {
+            stamp::cut_source_header(self.edits, received.bytes, received.message, name);
+        }
+        self.edits.insert(received.message.head);
+        let own_via = stamp::OwnVia {
+            transport: chosen.transport,
+            sent_by: &egress.sent_by,
+            branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
+            way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
+            time: send_time(snapshot, self.now),
+        };
+        own_via.put(self.edits, &snapshot.keys);
+        self.put_routes(identity, chosen.id, &egress.sent_by);
+        if let Some(prefix) = &frontend.source_header {
+            stamp::source_header(self.edits, prefix, received.flow);
+        }
+        stamp::count_hop(self.edits, received.message);
+        if self.opens() && self.memory.shared.pins.opened(identity.call, chosen.id, received.message.method(), self.now)
+        {
+            self.memory.shared.workers.of(self.memory.worker).pins_evicted.add(1);
+        }
+        Ok(Verdict::Forward {
+            to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
+            end: received.message.end as usize,
+            passage: Passage::RequestToServer { server, balanced },
+        })
+    }
+
+    /// Record-Route or Path with the client's flow.
+    fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &[u8]) {
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+        let sealed = |stands_in| Sealed {
+            stands_in,
+            server,
+            frontend: frontend.config.id,
+            flow: *received.flow,
+            nat: identity.nat,
+        };
+        if frontend.config.record_route && self.wants_record_route() {
+            let outside = snapshot.outer_text(received.bind, received.flow.local);
+            let sealed = sealed(SealedIn::RecordRoute);
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, outside.as_bytes());
+        } else if received.message.method() == Method::Register {
+            put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
+        }
+    }
+}
+
+/// `Path` on REGISTER (RFC 3327), with `ob` where the client asked for outbound and we are its first hop (RFC 5626 §5.1:
+/// else the registrar answers 439).
+fn put_path(
+    edits: &mut Edits,
+    received: Received<'_>,
+    path: Path,
+    sealed: &Sealed,
+    snapshot: &Snapshot,
+    inside: &[u8],
+) {
+    let (bytes, message) = (received.bytes, received.message);
+    let supports =
+        |tag: &[u8]| message.values(bytes, Name::Supported).any(|value| value.span.of(bytes).eq_ignore_ascii_case(tag));
+    let supported = supports(b"path");
+    if path == Path::Off || path == Path::Supported && !supported {
+        return;
+    }
+    let with_reg_id = |value: crate::sip::message::Value| {
+        Address::parse(bytes, value.span).is_some_and(|contact| contact.param(bytes, b"reg-id").is_some())
+    };
+    let outbound = message.next_via.is_none() && message.values(bytes, Name::Contact).any(with_reg_id);
+    let mut token = [0; SEALED_LEN_MAX];
+    // A Path token is not bound to a call: the calls that it will bring have Call-IDs of their own.
+    let len = sealed.seal(0, &snapshot.keys, &mut token);
+    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put(inside).put(b";lr");
+    edits.put(if outbound { b";ob>\r\n" } else { b">\r\n" });
+    if !supported {
+        edits.put(b"Supported: path\r\n");
+    }
+}
+
+pub(super) fn send_time(snapshot: &Snapshot, now: Time) -> SendTime {
+    SendTime { node: snapshot.node, micros: now.micros() }
+}

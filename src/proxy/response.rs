@@ -1,0 +1,113 @@
+//! Responses: our Via on top says which server, which way back; then it comes off (RFC 3261 §16.7, §16.11).
+
+use std::net::SocketAddr;
+
+use crate::sip::header::Name;
+use crate::sip::token::{Branch, Direction, TokenError, Way};
+use crate::sip::{Span, Transport, Via};
+use crate::state::Reason;
+use crate::state::server::Sign;
+
+use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
+
+impl Case<'_> {
+    pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
+        let (bytes, message, snapshot) = (self.received.bytes, self.received.message, self.snapshot);
+        let Some(via) = message.via else { return Err(Reason::Unanswerable) };
+        let token = via.branch_id(bytes).ok_or(Reason::ForeignResponse)?;
+        let (branch, mac) = Branch::open(token, &snapshot.keys).map_err(|error| match error {
+            TokenError::Forged => Reason::ForgedResponse,
+            TokenError::Foreign | TokenError::UnknownKey => Reason::ForeignResponse,
+        })?;
+        if message.fault.is_some() {
+            return Err(Reason::Unanswerable);
+        }
+        let next_via = message.next_via.ok_or(Reason::OwnResponse)?;
+        let server = snapshot.server(branch.server).ok_or(Reason::GoneServer)?;
+        if branch.direction == Direction::ToServer && !snapshot.servers[server].sends_from(self.received.flow.remote) {
+            return Err(Reason::StrangerResponse);
+        }
+        let way = match via.way.map(|way| Way::open(way.of(bytes), mac, &snapshot.keys)) {
+            Some(Ok(way)) => Some(way),
+            Some(Err(TokenError::Forged)) => return Err(Reason::ForgedResponse),
+            // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough.
+            Some(Err(_)) | None => None,
+        };
+        let to = self.way_back(way.as_ref(), next_via)?;
+        self.take_off(&via, next_via);
+        let call = message.call_id.map(|id| snapshot.keys.call(id.of(bytes))).ok_or(Reason::Unanswerable)?;
+        let end = message.end as usize;
+        let passage = match branch.direction {
+            Direction::ToServer => {
+                self.learn(server, way.as_ref(), status);
+                Passage::ResponseToClient { server, status }
+            }
+            Direction::ToClient => {
+                // What a client sends goes to configured servers only.
+                let known = snapshot.server_at(to.remote).is_some() || snapshot.servers[server].address == to.remote;
+                if !known {
+                    return Err(Reason::NoWayBack);
+                }
+                Passage::ResponseToServer { server }
+            }
+        };
+        let owner = &snapshot.servers[server];
+        let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
+        self.memory.shared.pins.answered(call, owner.id, message.method(), status, self.now, expire);
+        Ok(Verdict::Forward { to, end, passage })
+    }
+
+    /// Where it goes: the way in our Via, else what the next Via says.
+    fn way_back(&self, way: Option<&Way>, next_via: Span) -> Result<Hop, Reason> {
+        let (bytes, snapshot) = (self.received.bytes, self.snapshot);
+        let came_by = snapshot.binds[self.received.bind].frontend as usize;
+        let (frontend, local, remote) = match way {
+            Some(way) => (snapshot.frontend(way.frontend).unwrap_or(came_by), way.local, way.remote),
+            None => {
+                let next = Via::parse(bytes, next_via.start as usize, next_via.end as usize).map(|(via, _)| via);
+                let remote = next.and_then(|via| via.response_address(bytes)).ok_or(Reason::NoWayBack)?;
+                (came_by, SocketAddr::new(unspecified(remote), 0), remote)
+            }
+        };
+        if !may_send_to(remote, snapshot) {
+            return Err(Reason::BadDestination);
+        }
+        let bind = snapshot.bind_for(frontend, Transport::Udp, local).ok_or(Reason::NoSocket)?;
+        let local = if snapshot.binds[bind].is_wildcard() { local } else { snapshot.binds[bind].address };
+        Ok(Hop { bind, local, remote })
+    }
+
+    /// Takes our via-parm off: its line, or its part of a line that it shares.
+    fn take_off(&mut self, via: &Via, next_via: Span) {
+        let line = self.received.message.via_line;
+        let shared = next_via.start < line.end;
+        self.edits.replace(if shared { Span { start: via.parm.start, end: next_via.start } } else { line });
+    }
+
+    /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
+    /// reaches the client as 500, for a carrier would leave the whole VIP alone (SIP.md 18, RFC 3261 §16.7 item 6).
+    fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
+        let snapshot = self.snapshot;
+        let server = &snapshot.servers[server];
+        let backend = &snapshot.backends[server.backend as usize];
+        if let (Some(table), Some(key), 200..300) = (&backend.stick, way.and_then(|way| way.stick), status) {
+            let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
+            table.confirm(key, server.id, self.now, expire);
+        }
+        if status != 503 {
+            return;
+        }
+        self.memory.sign(&server.live, Sign::Said503);
+        if !backend.config.pass_503 {
+            let line_end = self.received.message.head;
+            let start =
+                self.received.bytes[..line_end as usize].iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
+            self.edits
+                .replace(Span { start: start as u16, end: line_end })
+                .put(b"SIP/2.0 500 Server Internal Error\r\n");
+            for line in self.received.message.lines(Name::RetryAfter) {
+                self.edits.replace(line);
+            }
+        }
+    }
+}
