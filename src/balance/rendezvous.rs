@@ -198,13 +198,13 @@ const fn series(x: u64) -> u64 {
     let mut sum = x as i128;
     let mut term = 2;
     while term <= 7 {
-        power = power * x >> 63;
+        power = (power * x) >> 63;
         let part = (power / term as u128) as i128;
         sum += if term % 2 == 0 { -part } else { part };
         term += 1;
     }
     // 2^-63 times 2^-64 down to 2^-48.
-    ((sum as u128 >> 15) * (LOG2_E >> 16) >> 48) as u64
+    (((sum as u128 >> 15) * (LOG2_E >> 16)) >> 48) as u64
 }
 
 /// `log2(1 + step/128)` with 48 fractional bits, each from the one before it by the series.

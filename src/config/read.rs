@@ -154,7 +154,7 @@ impl<'r, 't> Section<'r, 't> {
     }
 
     /// A table inside this one.
-    pub fn section(&self, key: &'static str, title: &'static str) -> Option<Section<'r, 't>> {
+    pub fn section(&self, key: &'static str, title: &'static str) -> Option<Self> {
         let value = self.value(key)?;
         match value.get_ref().as_table() {
             Some(table) => Some(Self::of(self.faults, table, value.span().start, title)),
@@ -170,7 +170,7 @@ impl<'r, 't> Section<'r, 't> {
     }
 
     /// The tables of an array inside this one.
-    pub fn sections(&self, key: &'static str, title: &'static str) -> Vec<Section<'r, 't>> {
+    pub fn sections(&self, key: &'static str, title: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(items) = value.get_ref().as_array() else {
             self.fault(value.span().start, format!("`{key}` is not a list of tables"), format!("write {title}"));

@@ -1,8 +1,13 @@
-//! recvmmsg, sendmmsg and the error queue: one of the two rooms with `unsafe`.
+//! recvmmsg, sendmmsg, the error queue, and what else a socket needs that no safe wrapper offers: one of the two rooms with `unsafe`.
 //!
 //! nix 0.31 wraps both calls, but never restores `msg_controllen` and `msg_namelen` between calls, shares one control
 //! message among all datagrams of a send, and allocates; quinn-udp sets DF. So the two calls are made here, on arrays
 //! that are allocated once. Every header is primed anew before it is given to the kernel, which overwrites them.
+
+#![allow(
+    unsafe_code,
+    reason = "one of the two rooms where the laws of the house allow it; each block gives its reason"
+)]
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
@@ -10,6 +15,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Datagrams per call. The gain per datagram is flat beyond 32; 64 halves the calls of a burst once more and costs only
 /// address space.
@@ -234,6 +243,33 @@ pub fn kernel_drops(socket: BorrowedFd<'_>) -> Option<u32> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, meminfo.as_mut_ptr().cast(), &mut len)
     };
     (result == 0 && len as usize == size_of_val(&meminfo)).then_some(meminfo[DROPS])
+}
+
+/// Turns path MTU discovery off, so that a message larger than the path's MTU is fragmented instead of lost: the kernel's
+/// default sets DF.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    let (level, option, value) = match v6 {
+        false => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+    };
+    let len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes of the integer.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Registers a socket with the runtime for what can be read, errors included. Not for room to write: every datagram
+/// that leaves would make the kernel report room, and wake us for nothing.
+///
+/// # Errors
+/// Where the runtime's poller refuses the descriptor.
+pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor, keeps it open until it is dropped, and always names the same one; the
+    // `AsyncFd` owns the `Socket`.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR).map_err(io::Error::from) }
 }
 
 fn read_name(name: &libc::sockaddr_storage) -> Option<SocketAddr> {

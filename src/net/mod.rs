@@ -1,2 +1,24 @@
-//! The sockets.
+//! The sockets: everything that does I/O for messages.
+//!
+//! ```text
+//!  datagrams queued on a socket
+//!      │  mmsg      one recvmmsg into slots with headroom, the clock read once
+//!      ▼
+//!  sip::datagram::classify, sip::Message::parse        what it is
+//!      ▼
+//!  proxy::decide                                       what to do
+//!      ▼
+//!  sip::edit                                           the head rewritten in its slot
+//!      │  mmsg      one sendmmsg for each socket that something leaves by
+//!      ▼
+//!  on the wire, and counted
+//! ```
+//! [`worker`] holds the threads, [`udp`] the trip above, [`socket`] opens what they use, [`check`] asks servers whether
+//! they are alive, [`host`] asks this machine for its addresses. `unsafe` is in [`mmsg`] alone.
+
+pub mod check;
+pub mod host;
 pub mod mmsg;
+pub mod socket;
+pub mod udp;
+pub mod worker;

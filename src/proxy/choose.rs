@@ -10,9 +10,9 @@ use crate::state::stick_table::StickTable;
 use crate::state::{Reason, Snapshot};
 use std::net::IpAddr;
 
-use super::Case;
 use super::request::Identity;
 use super::route::Routed;
+use super::{Case, Memory};
 
 /// How often another server is looked for when the first choice could not be reached.
 const OTHER_TRIES: u64 = 16;
@@ -71,6 +71,14 @@ impl Case<'_> {
         let server = &self.snapshot.servers[at];
         let failover = self.snapshot.backends[server.backend as usize].config.in_dialog_failover;
         server.state.keeps(confirmed, failover).then_some(at)
+    }
+
+    /// What opens something pins its call to the server.
+    pub(super) fn open_pin(&self, call: u64, server: NameHash) {
+        let Memory { shared, worker, .. } = &*self.memory;
+        if self.opens() && shared.pins.opened(call, server, self.received.message.method(), self.now) {
+            shared.workers.of(*worker).pins_evicted.add(1);
+        }
     }
 
     /// The call is in use: its pin lives on.

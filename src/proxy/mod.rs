@@ -58,7 +58,8 @@ impl Memory {
         Self { shared, worker, sign_left: false }
     }
 
-    fn sign(&mut self, live: &ServerLive, sign: Sign) {
+    /// Leaves a sign for whoever keeps the health of this server.
+    pub fn sign(&mut self, live: &ServerLive, sign: Sign) {
         self.sign_left |= live.sign(sign);
     }
 }

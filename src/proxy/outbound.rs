@@ -20,7 +20,12 @@ struct Target {
 
 impl Case<'_> {
     /// A server's request to a client. Only a configured server comes here: nobody else makes us send to other places.
-    pub(super) fn to_client(&mut self, identity: &Identity, routed: &Routed, server: usize) -> Result<Verdict, Reason> {
+    pub(super) fn forward_to_client(
+        &mut self,
+        identity: &Identity,
+        routed: &Routed,
+        server: usize,
+    ) -> Result<Verdict, Reason> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
@@ -68,12 +73,7 @@ impl Case<'_> {
         match pins.find(call, self.now) {
             Some(pin) if pin.server != server => {}
             Some(pin) if pin.confirmed => self.touch_pin(call),
-            _ if self.opens() => {
-                if pins.opened(call, server, self.received.message.method(), self.now) {
-                    self.memory.shared.workers.of(self.memory.worker).pins_evicted.add(1);
-                }
-            }
-            _ => {}
+            _ => self.open_pin(call, server),
         }
     }
 

@@ -102,8 +102,8 @@ impl Case<'_> {
             return Ok(None);
         }
         let verdict = match server {
-            Some(server) => self.to_client(identity, &routed, server)?,
-            None => self.to_server(identity, &routed, failed)?,
+            Some(server) => self.forward_to_client(identity, &routed, server)?,
+            None => self.forward_to_server(identity, &routed, failed)?,
         };
         let Verdict::Forward { end, .. } = &verdict else { return Ok(Some(verdict)) };
         if self.edits.overflowed() || *end as isize + self.edits.growth() > MAX_DATAGRAM as isize {
@@ -147,7 +147,12 @@ impl Case<'_> {
     }
 
     /// A client's request to its server.
-    fn to_server(&mut self, identity: &Identity, routed: &Routed, failed: Option<usize>) -> Result<Verdict, Reason> {
+    fn forward_to_server(
+        &mut self,
+        identity: &Identity,
+        routed: &Routed,
+        failed: Option<usize>,
+    ) -> Result<Verdict, Reason> {
         let Choice { server, balanced, stick } = self.choose(identity, routed, failed)?;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
         let chosen = &snapshot.servers[server];
@@ -173,10 +178,7 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, received.flow);
         }
         stamp::count_hop(self.edits, received.message);
-        if self.opens() && self.memory.shared.pins.opened(identity.call, chosen.id, received.message.method(), self.now)
-        {
-            self.memory.shared.workers.of(self.memory.worker).pins_evicted.add(1);
-        }
+        self.open_pin(identity.call, chosen.id);
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,

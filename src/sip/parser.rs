@@ -261,7 +261,7 @@ fn start_line(bytes: &[u8], at: usize, end: usize) -> Result<(StartLine, Option<
 fn status_line(line: &[u8]) -> Result<u16, NotSip> {
     let rest = line.get(7..).filter(|_| line[..7].eq_ignore_ascii_case(b"SIP/2.0")).ok_or(NotSip)?;
     match rest {
-        [b' ', a @ b'1'..=b'6', b @ b'0'..=b'9', c @ b'0'..=b'9', end @ ..] if matches!(end, [] | [b' ', ..]) => {
+        [b' ', a @ b'1'..=b'6', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] if rest.is_empty() || rest[0] == b' ' => {
             Ok(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
         }
         _ => Err(NotSip),

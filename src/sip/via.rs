@@ -51,7 +51,7 @@ impl Via {
             time: None,
         };
         let mut params = Params::new(bytes, at, end);
-        while let Some(param) = params.next() {
+        for param in params.by_ref() {
             via.note(bytes, param)?;
         }
         via.parm.end = params.at as u16;

@@ -132,6 +132,14 @@ impl Monitor {
         }
     }
 
+    /// How long after a sign the first check starts: at once, but after a live 503 the server has its rest first.
+    pub fn first_check_after(&self, sign: Sign) -> Duration {
+        match sign {
+            Sign::Unreachable => Duration::ZERO,
+            Sign::Said503 => LIVE_REST,
+        }
+    }
+
     fn alive(&mut self, check: &Check, now: Time) -> Health {
         self.failures = 0;
         self.successes = self.successes.saturating_add(1);

@@ -36,6 +36,7 @@ pub struct Snapshot {
     sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
+    server_addresses: Map<SocketAddr, u16>,
 }
 
 /// A frontend as the message path sees it.
@@ -163,6 +164,8 @@ impl Snapshot {
             .flat_map(|(s, at)| s.sources.iter().map(move |source| (source, at)));
         let mut server_ips = Set::with_hasher(hasher());
         server_ips.extend(servers.iter().map(|server| server.address.ip()));
+        let mut server_addresses = Map::with_hasher(hasher());
+        server_addresses.extend(servers.iter().map(|server| server.address).zip(0..));
         Self {
             generation: previous.map_or(1, |p| p.generation + 1),
             node: host.node,
@@ -171,6 +174,7 @@ impl Snapshot {
             sources: Sources::new(sources),
             own: OwnAddresses::new(config, host, &plan),
             server_ips,
+            server_addresses,
             backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
             binds: plan.binds,
@@ -195,6 +199,11 @@ impl Snapshot {
     #[inline]
     pub fn server_at(&self, remote: SocketAddr) -> Option<usize> {
         self.sources.find(remote).map(usize::from)
+    }
+
+    /// The position of the server that is reached at an address.
+    pub fn server_reached_at(&self, address: SocketAddr) -> Option<usize> {
+        self.server_addresses.get(&address).map(|&at| at as usize)
     }
 
     /// Whether an address is a server's, on any port.

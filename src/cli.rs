@@ -1,0 +1,287 @@
+//! The command line. What is for people goes to stderr, what is for programs to stdout.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordHasher;
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::net::host;
+use crate::proxy::explain;
+use crate::run::{Balancer, StartError, read_config, read_keys, read_or_make_keys};
+use crate::state::Snapshot;
+use crate::state::snapshot::Ingredients;
+
+/// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
+const BAD_CONFIG: u8 = 78;
+
+/// A SIP-aware load balancer.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Balance calls until SIGTERM.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How the log on stderr looks.
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log: LogFormat,
+    },
+    /// Say everything that is wrong with a configuration.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Say which server a new call would go to, and why.
+    Route {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The Call-ID, or whatever the backend sticks by.
+        #[arg(long)]
+        call_id: String,
+        /// The client's address.
+        #[arg(long)]
+        source: Option<IpAddr>,
+        /// The backend, where it is not the first frontend's.
+        #[arg(long)]
+        backend: Option<String>,
+    },
+    /// Turn a password (read from stdin) into a hash for the configuration.
+    HashPassword,
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration.
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+    file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config, log } => run(&config.file, log),
+        Command::Check { config } => check(&config.file),
+        Command::Route { config, call_id, source, backend } => {
+            route(&config.file, &call_id, source, backend.as_deref())
+        }
+        Command::HashPassword => hash_password(),
+        Command::Version => {
+            println!("trunkline {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Says what went wrong; the exit code tells whose fault it was.
+fn fail(error: &StartError) -> ExitCode {
+    eprint!("{error}");
+    match error {
+        StartError::Config(_) => ExitCode::from(BAD_CONFIG),
+        StartError::Host(_) => ExitCode::FAILURE,
+    }
+}
+
+fn start_log(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).with_ansi(color).with_target(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+fn run(file: &std::path::Path, log: LogFormat) -> ExitCode {
+    start_log(log);
+    let config = match read_config(file) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    let keys = match read_or_make_keys(&config.cluster_key_file) {
+        Ok(keys) => keys,
+        Err(error) => return fail(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&StartError::Host(format!("cannot start a runtime: {error}\n"))),
+    };
+    runtime.block_on(async {
+        let mut balancer = match Balancer::start(config, keys) {
+            Ok(balancer) => balancer,
+            Err(error) => return fail(&error),
+        };
+        match until_told(&mut balancer).await {
+            Ok(why) => {
+                tracing::info!(signal = why, "stopping");
+                balancer.stop();
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&StartError::Host(format!("cannot wait for signals: {error}\n"))),
+        }
+    })
+}
+
+/// Serves until a signal says to stop, and says which.
+async fn until_told(balancer: &mut Balancer) -> io::Result<&'static str> {
+    let (mut term, mut int, mut hup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    let serve = balancer.serve();
+    tokio::pin!(serve);
+    loop {
+        tokio::select! {
+            () = &mut serve => {}
+            _ = term.recv() => return Ok("SIGTERM"),
+            _ = int.recv() => return Ok("SIGINT"),
+            _ = hup.recv() => tracing::warn!("this version cannot reload; restart to use a new configuration"),
+        }
+    }
+}
+
+fn check(file: &std::path::Path) -> ExitCode {
+    let config = match read_config(file) {
+        Ok(config) => config,
+        Err(error) => {
+            eprint!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let key = match read_keys(&config.cluster_key_file) {
+        Ok(Some(keys)) => format!("cluster key {:016x}", keys.fingerprint()),
+        Ok(None) => format!("{} will be made at the first start", config.cluster_key_file.display()),
+        Err(error) => {
+            eprint!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
+    let (frontends, backends) = (config.frontends.len(), config.backends.len());
+    eprintln!("{}: good ({frontends} frontend(s), {backends} backend(s), {servers} server(s); {key})", file.display());
+    ExitCode::SUCCESS
+}
+
+fn route(file: &std::path::Path, call_id: &str, source: Option<IpAddr>, backend: Option<&str>) -> ExitCode {
+    match find_route(file, call_id, source, backend) {
+        Ok((server, why)) => {
+            eprint!("{why}");
+            println!("{server}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprint!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The server's name, and the reasons as lines.
+fn find_route(
+    file: &std::path::Path,
+    call_id: &str,
+    source: Option<IpAddr>,
+    backend: Option<&str>,
+) -> Result<(String, String), StartError> {
+    let config = read_config(file)?;
+    let Some(keys) = read_keys(&config.cluster_key_file)? else {
+        let path = config.cluster_key_file.display();
+        return Err(StartError::Config(format!(
+            "{path}: there is no cluster key, and without it no call has a server; `trunkline run` makes one\n"
+        )));
+    };
+    let position = match backend {
+        None => config.frontends[0].backend,
+        Some(name) => config.backends.iter().position(|backend| backend.name == name).ok_or_else(|| {
+            let names: Vec<_> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
+            StartError::Config(format!("there is no backend \"{name}\"; the backends are {}\n", names.join(", ")))
+        })?,
+    };
+    let (host, states) = (host::ask(&config, 0), std::collections::HashMap::new());
+    let snapshot =
+        Snapshot::build(&Ingredients { config: &config, keys, host: &host, states: &states, workers: 1 }, None);
+    let key = snapshot.keys.call(call_id.as_bytes());
+    let found = explain(&snapshot, position, key, source)
+        .ok_or_else(|| StartError::Config("no server of this backend has a weight\n".into()))?;
+    let (server, backend) = (&snapshot.servers[found.server], &config.backends[position]);
+    let region_name =
+        |id: u32| backend.regions.iter().find(|region| region.id.0 == id).map_or("?", |region| region.name.as_str());
+    let mut why = format!("key {key:016x} of \"{call_id}\", with every server up\n");
+    if let Some(id) = found.preferred {
+        why += &format!(
+            "region {} because it prefers clients from {}\n",
+            region_name(id),
+            source.map_or(String::new(), |ip| ip.to_string())
+        );
+    } else if let Some(id) = found.by_weight {
+        let weights: Vec<_> =
+            backend.regions.iter().map(|region| format!("{} {}", region.name, region.weight)).collect();
+        why += &format!("region {} by weight ({})\n", region_name(id), weights.join(", "));
+    }
+    why += &format!("server {} at {}\n", server.name, server.address);
+    Ok((server.name.clone(), why))
+}
+
+fn hash_password() -> ExitCode {
+    let hashed = read_password().map_err(|error| error.to_string()).and_then(|password| {
+        Argon2::default()
+            .hash_password(password.as_bytes())
+            .map(|hash| hash.to_string())
+            .map_err(|error| error.to_string())
+    });
+    match hashed {
+        Ok(hash) => {
+            println!("{hash}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("no hash was made: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line from stdin; from a terminal without showing it.
+fn read_password() -> io::Result<String> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let stdin = io::stdin();
+    let mut password = String::new();
+    if stdin.is_terminal() {
+        eprint!("Password: ");
+        io::stderr().flush()?;
+        let shown = tcgetattr(&stdin)?;
+        let mut hidden = shown.clone();
+        hidden.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&stdin, SetArg::TCSANOW, &hidden)?;
+        let read = stdin.lock().read_line(&mut password);
+        tcsetattr(&stdin, SetArg::TCSANOW, &shown)?;
+        eprintln!();
+        read?;
+    } else {
+        stdin.lock().read_line(&mut password)?;
+    }
+    let password = password.trim_end_matches(['\r', '\n']).to_owned();
+    match password.is_empty() {
+        true => Err(io::Error::other("the password is empty; give it as one line on stdin")),
+        false => Ok(password),
+    }
+}

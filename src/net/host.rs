@@ -1,0 +1,46 @@
+//! What only this host can tell: its addresses, and which of them it uses towards whom.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use nix::ifaddrs::getifaddrs;
+
+use crate::config::{Addresses, Config};
+use crate::state::binds::Host;
+
+/// Addresses of documentation (RFC 5737, RFC 3849): nobody is there, but the routing table has an answer.
+const ANYBODY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const ANYBODY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// Asks the host, for every server of a configuration. `node` tells this process from another.
+pub fn ask(config: &Config, node: u16) -> Host {
+    let servers = config.backends.iter().flat_map(|backend| &backend.servers).map(|server| server.address.ip());
+    Host {
+        interfaces: interfaces(),
+        routes: servers.filter_map(|server| Some((server, towards(server)?))).collect(),
+        outside: Addresses { v4: towards(ANYBODY_V4), v6: towards(ANYBODY_V6) },
+        node,
+    }
+}
+
+fn interfaces() -> Vec<IpAddr> {
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let ip = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    addresses.filter_map(ip).collect()
+}
+
+/// The source address of the host's route to somebody. Connecting a datagram socket sends nothing.
+fn towards(ip: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(SocketAddr::new(ip, crate::sip::DEFAULT_PORT)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// Whether an address is one of this node's now: a VIP may be elsewhere.
+pub fn has(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}

@@ -1,0 +1,137 @@
+//! Opening the sockets of a bind, with every option that SIP over UDP needs.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::mmsg;
+use crate::state::binds::Bind;
+
+/// What is asked for as receive buffer. At full rate it holds some milliseconds: long enough for a worker that was
+/// descheduled once.
+const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+const SEND_BUFFER: usize = 4 * 1024 * 1024;
+
+/// A socket that could not be opened.
+#[derive(Debug)]
+pub struct OpenError {
+    address: SocketAddr,
+    step: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, step, error } = self;
+        write!(f, "udp://{address}: {step}: {error}")?;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(f, "; another process listens there: `ss -lnpu 'sport = :{}'` tells which", address.port())
+            }
+            io::ErrorKind::PermissionDenied => write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// The sockets of one bind, one for each worker.
+#[derive(Debug)]
+pub struct Opened {
+    pub sockets: Vec<Socket>,
+    /// What the kernel granted as receive buffer, bytes; it counts its own overhead in it.
+    pub receive_buffer: usize,
+}
+
+/// Opens one socket for each worker on the address of a bind.
+///
+/// # Errors
+/// Where an option or the address is refused, or another process has the address.
+pub fn open(bind: &Bind, workers: usize) -> Result<Opened, OpenError> {
+    let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first.
+    bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+    let sockets: Vec<_> = (0..workers).map(|_| one(bind)).collect::<Result<_, _>>()?;
+    if workers > 1 {
+        steer(&sockets[0], workers).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
+    }
+    let receive_buffer = sockets[0].recv_buffer_size().map_err(at("SO_RCVBUF"))?;
+    Ok(Opened { sockets, receive_buffer })
+}
+
+/// A socket that may be bound to an address that this node does not have (yet): a VIP on the standby.
+fn bare(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    Ok(socket)
+}
+
+fn one(bind: &Bind) -> Result<Socket, OpenError> {
+    let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    let socket = bare(bind.address).map_err(at("socket"))?;
+    socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
+    socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        // Without CAP_NET_ADMIN net.core.rmem_max is the limit.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(at("SO_RCVBUF"))?;
+    }
+    socket.set_send_buffer_size(SEND_BUFFER).map_err(at("SO_SNDBUF"))?;
+    mmsg::allow_fragments(socket.as_fd(), bind.address.is_ipv6()).map_err(at("IP_MTU_DISCOVER"))?;
+    let traffic_class = bind.dscp.map(|dscp| u32::from(dscp) << 2);
+    match bind.address {
+        SocketAddr::V4(_) => {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).map_err(io::Error::from).map_err(at("IP_RECVERR"))?;
+            if bind.is_wildcard() {
+                setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
+                    .map_err(io::Error::from)
+                    .map_err(at("IP_PKTINFO"))?;
+            }
+            traffic_class.map_or(Ok(()), |class| socket.set_tos_v4(class)).map_err(at("IP_TOS"))?;
+        }
+        SocketAddr::V6(_) => {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).map_err(io::Error::from).map_err(at("IPV6_RECVERR"))?;
+            if bind.is_wildcard() {
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+                    .map_err(io::Error::from)
+                    .map_err(at("IPV6_RECVPKTINFO"))?;
+            }
+            traffic_class.map_or(Ok(()), |class| socket.set_tclass_v6(class)).map_err(at("IPV6_TCLASS"))?;
+        }
+    }
+    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    Ok(socket)
+}
+
+/// Spreads responses over the group. All responses of a server share one 4-tuple, so the kernel's flow hash would pile
+/// them on one worker; any worker can finish any response. Requests keep the flow hash: a client's stay in order.
+fn steer(socket: &Socket, workers: usize) -> io::Result<()> {
+    use nix::libc::{
+        BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W, SKF_AD_OFF, SKF_AD_RANDOM,
+        sock_filter, sock_fprog,
+    };
+    const BPF_RET_A: u32 = 0x10;
+    let op = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        // The program sees the payload from its first byte on.
+        op(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
+        op(BPF_JMP | BPF_JEQ | BPF_K, 0, 3, u32::from_be_bytes(*b"SIP/")),
+        op(BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_RANDOM) as u32),
+        op(BPF_ALU | BPF_MOD | BPF_K, 0, 0, workers as u32),
+        op(BPF_RET | BPF_RET_A, 0, 0, 0),
+        // No socket has this number, and for that the kernel's answer is its flow hash.
+        op(BPF_RET | BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    setsockopt(socket, sockopt::AttachReusePortCbpf, &program).map_err(io::Error::from)
+}

@@ -1,0 +1,389 @@
+//! The trip of a batch: receive, decide, send. One engine per worker; a datagram never leaves its thread.
+//!
+//! ```text
+//! recvmmsg ── classify ── parse ── decide ── edit in place ── outbox of the socket it leaves by ── sendmmsg
+//! ```
+//! One recvmmsg and one sendmmsg per socket and batch, one clock reading per batch, the snapshot loaded once per batch.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use nix::time::{ClockId, clock_gettime};
+use socket2::Socket;
+use tokio::sync::Notify;
+
+use super::mmsg::{Arrival, BATCH, Inbox, Outbox, kernel_drops, take_error};
+use crate::proxy::{self, Hop, Memory, Received, Verdict};
+use crate::sip::datagram::{Datagram, classify, stun_answer};
+use crate::sip::edit::{Edits, HEADROOM};
+use crate::sip::{Flow, MAX_MESSAGE, Message, Transport};
+use crate::state::counters::FrontendCounters;
+use crate::state::server::Sign;
+use crate::state::{Reason, Shared, Snapshot, Time};
+
+/// A slot: headroom, the datagram, and room for what the head was or for an answer of our own. Slots are no multiple of
+/// a page apart, so that the first lines of a batch's messages do not all fall into one set of the cache.
+const DATA: usize = HEADROOM;
+const SPARE: usize = DATA + MAX_MESSAGE;
+const SLOT: usize = SPARE + MAX_MESSAGE;
+
+/// Errors that are taken from a socket's error queue at once; a queue that is left full makes the socket deaf.
+const ERRORS_AT_ONCE: usize = 256;
+
+/// CLOCK_MONOTONIC, in nanoseconds.
+pub fn clock() -> Time {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
+    Time(now.as_nanos() as u64)
+}
+
+/// One worker's data path.
+pub struct Engine {
+    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    lanes: Vec<Lane>,
+    tools: Tools,
+    inbox: Inbox,
+    /// What the kernel refused to send in this batch.
+    failed: Vec<Leaving>,
+    received: u64,
+    /// Wakes whoever keeps the health of servers.
+    woken: Arc<Notify>,
+}
+
+/// What deciding needs, apart from what it decides about.
+struct Tools {
+    memory: Memory,
+    edits: Edits,
+    arena: Box<[u8]>,
+}
+
+/// One socket and what is about to leave by it.
+struct Lane {
+    socket: Socket,
+    wildcard: bool,
+    outbox: Outbox,
+    /// One for each datagram in the outbox.
+    leaving: Vec<Leaving>,
+    kernel_drops: u32,
+}
+
+/// Why a datagram is in an outbox.
+struct Leaving {
+    /// `None` for an answer to STUN, which is counted already.
+    verdict: Option<Verdict>,
+    /// The slot, the bind and the flow that its cause came by.
+    slot: usize,
+    bind: usize,
+    flow: Flow,
+    /// How long the datagram was, and how much of its head was saved before the edit.
+    len: usize,
+    saved: usize,
+}
+
+fn slot(n: usize) -> Range<usize> {
+    n * SLOT + DATA..n * SLOT + SPARE
+}
+
+impl Engine {
+    /// For one worker: its own socket of each bind, in the order of the snapshot's binds.
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        shared: Arc<Shared>,
+        worker: usize,
+        sockets: Vec<Socket>,
+        woken: Arc<Notify>,
+    ) -> Self {
+        let mut snapshot = Cache::new(snapshot);
+        let binds = &snapshot.load().binds;
+        let lane = |(socket, bind): (Socket, &crate::state::binds::Bind)| Lane {
+            socket,
+            wildcard: bind.is_wildcard(),
+            outbox: Outbox::default(),
+            leaving: Vec::with_capacity(BATCH),
+            kernel_drops: 0,
+        };
+        Self {
+            lanes: sockets.into_iter().zip(binds).map(lane).collect(),
+            snapshot,
+            tools: Tools {
+                memory: Memory::new(shared, worker),
+                edits: Edits::default(),
+                arena: vec![0; BATCH * SLOT].into_boxed_slice(),
+            },
+            inbox: Inbox::default(),
+            failed: Vec::with_capacity(BATCH),
+            received: 0,
+            woken,
+        }
+    }
+
+    /// How many sockets there are; they are named by position.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// A second descriptor of a socket, to wait on.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub fn socket(&self, lane: usize) -> io::Result<Socket> {
+        self.lanes[lane].socket.try_clone()
+    }
+
+    /// Receives one batch from a socket, decides and sends. True where the socket was found empty.
+    pub fn batch(&mut self, lane: usize) -> bool {
+        let snapshot = Arc::clone(self.snapshot.load());
+        let shared = Arc::clone(&self.tools.memory.shared);
+        let own = shared.workers.of(self.tools.memory.worker);
+        own.generation.set(snapshot.generation);
+        own.receives.add(1);
+        let from = &self.lanes[lane];
+        let received = self.inbox.receive(from.socket.as_fd(), from.wildcard, &mut self.tools.arena, slot);
+        let count = match received {
+            Ok(count) => count,
+            Err(error) => {
+                // An ICMP error of an earlier send is told here; the queue behind it is still to be read.
+                let empty = error.kind() == io::ErrorKind::WouldBlock;
+                drain_errors(from.socket.as_fd(), &snapshot, &mut self.tools.memory);
+                self.wake();
+                return empty;
+            }
+        };
+        self.received += count as u64;
+        let now = clock();
+        for n in 0..count {
+            if let Some(arrival) = self.inbox.arrival(n) {
+                self.datagram(lane, n, arrival, now, &snapshot);
+            }
+        }
+        self.flush(&snapshot);
+        if !self.failed.is_empty() {
+            self.decide_failed_anew(now, &snapshot);
+        }
+        self.wake();
+        count < BATCH
+    }
+
+    fn flush(&mut self, snapshot: &Snapshot) {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.outbox.is_empty()) {
+            lane.flush(snapshot, &mut self.tools, &mut self.failed);
+        }
+    }
+
+    /// What the kernel refused goes elsewhere, is answered, or dropped by name. What it refuses again is dropped.
+    #[cold]
+    fn decide_failed_anew(&mut self, now: Time, snapshot: &Snapshot) {
+        let mut failed = std::mem::take(&mut self.failed);
+        for leaving in failed.drain(..) {
+            let Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved } = leaving else { continue };
+            let Verdict::Forward { passage, .. } = verdict else {
+                proxy::count(&Verdict::Drop(Reason::SendFailed), bind, snapshot, &self.tools.memory);
+                continue;
+            };
+            let Tools { memory, edits, arena } = &mut self.tools;
+            let (slots, spare) = arena.split_at_mut(n * SLOT + SPARE);
+            let data = slot(n);
+            slots[data.start..data.start + saved].copy_from_slice(&spare[..saved]);
+            let bytes = &slots[data.start..data.start + len];
+            let Ok(message) = Message::parse(bytes) else { continue };
+            let received = Received { bytes, message: &message, flow: &flow, bind };
+            let verdict = proxy::undelivered(received, passage, now, snapshot, memory, edits);
+            self.carry_out(verdict, &message, (bind, n, flow, len), snapshot);
+        }
+        self.failed = failed;
+        self.flush(snapshot);
+        for leaving in self.failed.drain(..) {
+            leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory);
+        }
+    }
+
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.tools.memory.sign_left) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// One datagram of the batch: to an outbox, or counted and forgotten.
+    fn datagram(&mut self, lane: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Snapshot) {
+        let bind = &snapshot.binds[lane];
+        let local = SocketAddr::new(arrival.local.unwrap_or(bind.address.ip()), bind.address.port());
+        let flow = Flow { transport: Transport::Udp, local, remote: arrival.remote };
+        let live = &snapshot.frontends[bind.frontend as usize].live;
+        let counters: &FrontendCounters = live.of(self.tools.memory.worker);
+        counters.received.add(1);
+        let data = slot(n);
+        let drop = |reason| counters.reasons.of(reason).add(1);
+        if arrival.truncated {
+            return drop(Reason::TooLong);
+        }
+        let Tools { memory, edits, arena } = &mut self.tools;
+        let (slots, spare) = arena.split_at_mut(data.end);
+        let bytes = &slots[data.start..data.start + arrival.len];
+        match classify(bytes) {
+            Datagram::KeepAlive => counters.keepalives.add(1),
+            Datagram::Junk => drop(Reason::Junk),
+            Datagram::StunBinding => {
+                counters.stun.add(1);
+                let len = stun_answer(bytes, flow.remote, spare);
+                let leaving = Leaving { verdict: None, slot: n, bind: lane, flow, len: arrival.len, saved: 0 };
+                let to = Hop { bind: lane, local, remote: flow.remote };
+                self.lanes[lane].push(to, data.end..data.end + len, leaving);
+            }
+            Datagram::Sip => match Message::parse(bytes) {
+                Err(_) => drop(Reason::NotSip),
+                Ok(message) => {
+                    let received = Received { bytes, message: &message, flow: &flow, bind: lane };
+                    let verdict = proxy::decide(received, now, snapshot, memory, edits);
+                    self.carry_out(verdict, &message, (lane, n, flow, arrival.len), snapshot);
+                }
+            },
+        }
+    }
+
+    /// Puts what a verdict says into an outbox; counts a drop.
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        message: &Message,
+        (bind, n, flow, len): (usize, usize, Flow, usize),
+        snapshot: &Snapshot,
+    ) {
+        match prepare(&verdict, message, n, len, &mut self.tools) {
+            Some((to, datagram, saved)) => {
+                let leaving = Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved };
+                self.lanes[to.bind].push(to, datagram, leaving);
+            }
+            None => {
+                let dropped = match verdict {
+                    Verdict::Drop(reason) => reason,
+                    _ => Reason::TooLarge,
+                };
+                proxy::count(&Verdict::Drop(dropped), bind, snapshot, &self.tools.memory);
+            }
+        }
+    }
+
+    /// How many datagrams this worker has received in all.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Forgets what a panic left half-done.
+    pub fn recover(&mut self) {
+        for lane in &mut self.lanes {
+            lane.outbox.clear();
+            lane.leaving.clear();
+        }
+        self.failed.clear();
+    }
+
+    /// Once a second: publishes the generation even where nothing comes in, and reads what the kernel dropped.
+    pub fn tick(&mut self) {
+        let generation = self.snapshot.load().generation;
+        let own = self.tools.memory.shared.workers.of(self.tools.memory.worker);
+        own.generation.set(generation);
+        for lane in &mut self.lanes {
+            if let Some(drops) = kernel_drops(lane.socket.as_fd()) {
+                own.kernel_drops.add(u64::from(drops.wrapping_sub(lane.kernel_drops)));
+                lane.kernel_drops = drops;
+            }
+        }
+    }
+}
+
+/// Makes the datagram of a verdict in the slot: where it goes, where it lies, how much of the head was saved. `None` for
+/// a drop, and for an answer that does not fit.
+fn prepare(
+    verdict: &Verdict,
+    message: &Message,
+    n: usize,
+    len: usize,
+    tools: &mut Tools,
+) -> Option<(Hop, Range<usize>, usize)> {
+    let base = n * SLOT;
+    let (buffer, spare) = tools.arena[base..base + SLOT].split_at_mut(SPARE);
+    match verdict {
+        Verdict::Drop(_) => None,
+        Verdict::Answer { to, answer, .. } => {
+            let request = &buffer[DATA..DATA + len];
+            let len = answer.write(request, message, &tools.edits, spare)?;
+            Some((*to, base + SPARE..base + SPARE + len, 0))
+        }
+        Verdict::Forward { to, end, .. } => {
+            let edited = tools.edits.apply(buffer, DATA..DATA + end, spare);
+            Some((*to, base + edited.message.start..base + edited.message.end, edited.saved))
+        }
+    }
+}
+
+/// Takes what is in a socket's error queue. An ICMP error about a server is a sign for its health.
+fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory) {
+    for _ in 0..ERRORS_AT_ONCE {
+        let Some((remote, _)) = take_error(socket) else { return };
+        memory.shared.workers.of(memory.worker).icmp.add(1);
+        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(remote)) {
+            memory.sign(&snapshot.servers[server].live, Sign::Unreachable);
+        }
+    }
+}
+
+impl Leaving {
+    fn count(&self, snapshot: &Snapshot, memory: &Memory) {
+        if let Some(verdict) = &self.verdict {
+            proxy::count(verdict, self.bind, snapshot, memory);
+        }
+    }
+
+    fn count_drop(&self, reason: Reason, snapshot: &Snapshot, memory: &Memory) {
+        if self.verdict.is_some() {
+            proxy::count(&Verdict::Drop(reason), self.bind, snapshot, memory);
+        }
+    }
+}
+
+impl Lane {
+    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving) {
+        let source: Option<IpAddr> = (self.wildcard && !to.local.ip().is_unspecified()).then(|| to.local.ip());
+        self.outbox.push(datagram, to.remote, source);
+        self.leaving.push(leaving);
+    }
+
+    /// Sends everything; what could not be sent is left in `failed`.
+    ///
+    /// After an ICMP error of an earlier send the kernel refuses the next datagram, whoever it is for: that one is sent
+    /// again once. A second error is its own, and the rest goes on behind it.
+    fn flush(&mut self, snapshot: &Snapshot, tools: &mut Tools, failed: &mut Vec<Leaving>) {
+        let (mut at, mut again) = (0, false);
+        let mut leaving = self.leaving.drain(..);
+        while at < self.outbox.len() {
+            tools.memory.shared.workers.of(tools.memory.worker).sends.add(1);
+            match self.outbox.send(self.socket.as_fd(), &tools.arena, at) {
+                Ok(sent) => {
+                    leaving.by_ref().take(sent).for_each(|leaving| leaving.count(snapshot, &tools.memory));
+                    (at, again) = (at + sent, false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Waiting for room would let the receive queue overflow instead; SIP retransmits.
+                    leaving
+                        .by_ref()
+                        .for_each(|leaving| leaving.count_drop(Reason::SendBlocked, snapshot, &tools.memory));
+                    break;
+                }
+                Err(_) if !again => {
+                    drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
+                    again = true;
+                }
+                Err(_) => {
+                    failed.extend(leaving.next());
+                    (at, again) = (at + 1, false);
+                }
+            }
+        }
+        drop(leaving);
+        self.outbox.clear();
+    }
+}
