@@ -53,16 +53,18 @@ impl Pins {
     /// the end of a dialog give it back.
     pub fn answered(&self, call: u64, server: NameHash, method: Method, status: u16, now: Time, expire: Duration) {
         match (method, status) {
-            (Method::Invite | Method::Subscribe | Method::Refer, 200..300) => {
-                // A call of another server stays there: two of them may answer where one forwards to the other.
-                if self.table.find(call, now).is_none_or(|pin| pin.server == server) {
-                    self.table.confirm(call, server, now, expire);
-                }
-            }
+            (Method::Invite | Method::Subscribe | Method::Refer, 200..300) => self.confirm(call, server, now, expire),
             (Method::Bye, 200..) => self.give_back(call, server, now, true),
             // A refused re-INVITE ends no call, so what is confirmed stays.
             (_, 300..) => self.give_back(call, server, now, false),
             _ => {}
+        }
+    }
+
+    /// A call of another server stays there: two of them answer where one forwards to the other.
+    fn confirm(&self, call: u64, server: NameHash, now: Time, expire: Duration) {
+        if self.table.find(call, now).is_none_or(|pin| pin.server == server) {
+            self.table.confirm(call, server, now, expire);
         }
     }
 

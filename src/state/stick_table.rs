@@ -45,7 +45,7 @@ impl StickTable {
     pub fn find(&self, key: u64, now: Time) -> Option<Stuck> {
         let entry = self.table.get(key)?;
         let alive = entry.value & EXPIRY > now.0 / TICK;
-        alive.then(|| Stuck {
+        alive.then_some(Stuck {
             entry,
             server: NameHash((entry.value >> 32) as u32),
             confirmed: entry.value & CONFIRMED != 0,

@@ -1,4 +1,5 @@
 //! Through real loopback sockets: what the kernel overwrites must be primed anew.
+#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
