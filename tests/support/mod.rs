@@ -2,3 +2,5 @@
 #![allow(dead_code, reason = "every test binary compiles all of it and uses a part")]
 
 pub mod core;
+pub mod generate;
+pub mod model;
