@@ -112,7 +112,7 @@ impl Via {
 fn protocol(bytes: &[u8], at: usize, end: usize) -> Option<(Span, usize)> {
     const PREFIX: &[u8] = b"SIP/2.0/";
     let at = match bytes[at..end].starts_with(PREFIX) {
-        true => at + PREFIX.len(),
+        true => skip_blanks(bytes, at + PREFIX.len(), end),
         false => spaced_protocol(bytes, at, end)?,
     };
     let stop = skip_token(bytes, at, end);
