@@ -150,7 +150,7 @@ impl Message {
         if again {
             // Behind the top via-parm only the position of the next one is of interest.
             if self.next_via.is_none() {
-                self.next_via = Some(trim(bytes, from, end));
+                self.next_via = next_value(bytes, from, end);
             }
             return;
         }
@@ -160,9 +160,7 @@ impl Message {
             None => self.fail(Fault::Via),
             Some((via, stop)) => {
                 self.via = Some(via);
-                if stop < value.end as usize {
-                    self.next_via = Some(trim(bytes, stop + 1, value.end as usize));
-                }
+                self.next_via = next_value(bytes, stop, value.end as usize);
             }
         }
     }
@@ -225,6 +223,15 @@ impl Message {
             _ => self.fail(Fault::ShortBody),
         }
     }
+}
+
+/// What stands behind commas and blanks; `None` where nothing does: an empty value is no via-parm.
+#[inline]
+fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
+    while at < end && (bytes[at] == b',' || is_blank(bytes[at])) {
+        at += 1;
+    }
+    (at < end).then(|| trim(bytes, at, end))
 }
 
 /// `end` without a carriage return before it.
