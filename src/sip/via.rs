@@ -34,7 +34,8 @@ impl Via {
     /// Reads the via-parm that begins at or behind `at`; also says where it ends: at a comma or at `end`.
     ///
     /// `None` where the grammar is broken in a way that routing would suffer from: protocol, sent-by, a branch,
-    /// `received` or `rport` written twice (two parsers could take different ones), or garbage behind it.
+    /// `received` or `rport` written twice (two parsers could take different ones), a parameter without name, or garbage
+    /// behind it.
     pub fn parse(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
         let start = skip_blanks(bytes, at, end);
         let (transport, at) = protocol(bytes, start, end)?;
@@ -64,6 +65,7 @@ impl Via {
     fn note(&mut self, bytes: &[u8], param: Param) -> Option<()> {
         let name = param.name.of(bytes);
         let twice = match name.len() {
+            0 => return None,
             1 if name.eq_ignore_ascii_case(WAY_PARAM) => std::mem::replace(&mut self.way, param.value).is_some(),
             1 if name.eq_ignore_ascii_case(TIME_PARAM) => std::mem::replace(&mut self.time, param.value).is_some(),
             5 if name.eq_ignore_ascii_case(b"rport") => self.rport.replace(param).is_some(),
