@@ -131,8 +131,12 @@ impl Message {
             Name::CallId => self.read_call_id(bytes, trim(bytes, from, end), again),
             Name::CSeq => self.read_cseq(bytes, trim(bytes, from, end), again),
             Name::ContentLength => self.read_content_length(bytes, trim(bytes, from, end), again),
-            Name::From if !again => (self.from, self.from_tag) = party(bytes, trim(bytes, from, end)),
-            Name::To if !again => (self.to, self.to_tag) = party(bytes, trim(bytes, from, end)),
+            Name::From if !again => {
+                (self.from, self.from_tag) = self.read_party(bytes, trim(bytes, from, end), Fault::From);
+            }
+            Name::To if !again => {
+                (self.to, self.to_tag) = self.read_party(bytes, trim(bytes, from, end), Fault::To);
+            }
             Name::MaxForwards if !again => {
                 let digits = trim(bytes, from, end);
                 match number(digits.of(bytes)).map(u8::try_from) {
@@ -161,6 +165,22 @@ impl Message {
             Some((via, stop)) => {
                 self.via = Some(via);
                 self.next_via = next_value(bytes, stop, value.end as usize);
+            }
+        }
+    }
+
+    /// From or To: the value and its tag. One that nobody can read is a fault; its value stays, for the answer copies it.
+    #[inline]
+    fn read_party(&mut self, bytes: &[u8], value: Span, fault: Fault) -> (Option<Span>, Option<Span>) {
+        match Address::parse(bytes, value) {
+            _ if value.is_empty() => (None, None),
+            Some(address) if !address.uri.is_empty() => {
+                let tag = address.param(bytes, b"tag").and_then(|tag| tag.value);
+                (Some(value), tag)
+            }
+            _ => {
+                self.fail(fault);
+                (Some(value), None)
             }
         }
     }
@@ -287,16 +307,4 @@ fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     }
     let name = Span::new(from, to);
     Some(CSeq { number, method: Method::parse(name.of(bytes)), name })
-}
-
-/// From or To: the value and its tag. A value that cannot be read is no value.
-#[inline]
-fn party(bytes: &[u8], value: Span) -> (Option<Span>, Option<Span>) {
-    match Address::parse(bytes, value) {
-        Some(address) if !address.uri.is_empty() => {
-            let tag = address.param(bytes, b"tag").and_then(|tag| tag.value);
-            (Some(value), tag)
-        }
-        _ => (None, None),
-    }
 }
