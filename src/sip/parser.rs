@@ -51,6 +51,10 @@ impl Message {
             line_count: 0,
             first: [0; Name::COUNT],
         };
+        // A line that continues the first one would continue ours, which are written between the two.
+        if let Some(b' ' | b'\t') = bytes.get(message.head as usize) {
+            message.fail(Fault::RequestLine);
+        }
         message.read_head(bytes);
         message.require_fields(bytes);
         message.measure_body(bytes);
