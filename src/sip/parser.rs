@@ -273,16 +273,18 @@ fn start_line(bytes: &[u8], at: usize, end: usize) -> Result<(StartLine, Option<
     if name_end == at || bytes[..end].get(name_end) != Some(&b' ') {
         return Err(NotSip);
     }
-    let version = line.iter().rposition(|&b| b == b' ').map_or(name_end, |n| at + n);
+    let whole = trim(bytes, name_end, end).end as usize;
+    let version = bytes[at..whole].iter().rposition(|&b| b == b' ').map_or(name_end, |n| at + n);
     let name = Span::new(at, name_end);
     let uri = Span::new((name_end + 1).min(version), version);
     let method = Method::parse(name.of(bytes));
-    let written = &bytes[version + 1..end];
+    let written = &bytes[version + 1..whole.max(version + 1)];
     let fault = match () {
         () if written.len() < 5 || !written[..4].eq_ignore_ascii_case(b"SIP/") => return Err(NotSip),
         () if !written.eq_ignore_ascii_case(b"SIP/2.0") => Some(Fault::Version),
         // Exactly one space between method, URI and version (RFC 3261 §7.1); RFC 4475 §3.1.2.8 to .11.
-        () if uri.is_empty() || uri.of(bytes).iter().any(|&b| is_blank(b) || b == b'<') => Some(Fault::RequestLine),
+        () if uri.is_empty() || whole < end => Some(Fault::RequestLine),
+        () if uri.of(bytes).iter().any(|&b| is_blank(b) || b == b'<') => Some(Fault::RequestLine),
         () => None,
     };
     Ok((StartLine::Request { method, name, uri }, fault))
