@@ -285,9 +285,19 @@ fn start_line(bytes: &[u8], at: usize, end: usize) -> Result<(StartLine, Option<
         // Exactly one space between method, URI and version (RFC 3261 §7.1); RFC 4475 §3.1.2.8 to .11.
         () if uri.is_empty() || whole < end => Some(Fault::RequestLine),
         () if uri.of(bytes).iter().any(|&b| is_blank(b) || b == b'<') => Some(Fault::RequestLine),
+        () if has_headers(uri.of(bytes)) => Some(Fault::RequestLine),
         () => None,
     };
     Ok((StartLine::Request { method, name, uri }, fault))
+}
+
+/// Whether a SIP URI carries headers, which no Request-URI may (RFC 3261 §19.1.1, RFC 4475 §3.1.2.12): a server could
+/// believe them, a Route for one. A user part may hold `?`.
+#[inline]
+fn has_headers(uri: &[u8]) -> bool {
+    let is_sip = |scheme: &[u8]| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let host = memchr(b'@', uri).map_or(0, |at| at + 1);
+    memchr(b'?', &uri[host..]).is_some() && (is_sip(b"sip:") || is_sip(b"sips:"))
 }
 
 /// `SIP/2.0 200 OK`: the status, 100 to 699.
