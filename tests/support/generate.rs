@@ -159,7 +159,7 @@ fn fields(dice: &mut Dice<'_>, wish: &Wish, method: &str) -> Made {
 }
 
 fn via(dice: &mut Dice<'_>) -> MadeVia {
-    let number = |dice: &mut Dice<'_>| dice.pick(&["7", "5060", "65535", ""]).to_owned();
+    let number = |dice: &mut Dice<'_>| dice.pick(&["7", "5060", "65535"]).to_owned();
     MadeVia {
         transport: dice.pick(&["UDP", "TCP", "TLS-SCTP", "udp", "X.y"]).to_owned(),
         host: dice.pick(&HOSTS).to_owned(),

@@ -3,4 +3,5 @@
 
 pub mod core;
 pub mod generate;
+pub mod lines;
 pub mod model;

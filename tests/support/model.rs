@@ -214,9 +214,9 @@ impl Reading {
 }
 
 /// One header line, its continuations included.
-struct Line {
-    start: usize,
-    end: usize,
+pub struct Line {
+    pub start: usize,
+    pub end: usize,
     /// Lower case.
     name: String,
     /// Unfolded, no blanks around it.
@@ -226,7 +226,7 @@ struct Line {
 }
 
 /// The header lines from `head` on, and where the body begins or what is wrong instead.
-fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fault>) {
+pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fault>) {
     let mut pieces = bytes[head..].split_inclusive(|b| *b == b'\n').peekable();
     let (mut lines, mut start) = (Vec::<Line>::new(), head);
     loop {
