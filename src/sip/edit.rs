@@ -63,7 +63,7 @@ impl Edits {
     }
 
     /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
-    /// must not overlap; of two at one position the earlier call stands first.
+    /// must not overlap; an insertion stands before what is cut at its place, of two insertions the earlier call's.
     #[inline]
     pub fn replace(&mut self, span: Span) -> &mut Self {
         if self.count == MAX_SPLICES {
@@ -71,7 +71,7 @@ impl Edits {
             return self;
         }
         let mut at = self.count;
-        while at > 0 && self.splices[at - 1].span.start > span.start {
+        while at > 0 && self.splices[at - 1].span.end > span.start {
             self.splices[at] = self.splices[at - 1];
             at -= 1;
         }
@@ -234,6 +234,19 @@ mod tests {
         let mut out = [0; 32];
         let len = edits.copy(b"abcXdef", Span::new(0, 7), &mut out).unwrap();
         assert_eq!(&out[..len], b"abcone,two,def");
+    }
+
+    #[test]
+    fn an_insertion_stands_before_what_is_cut_at_its_place() {
+        let mut edits = Edits::default();
+        edits.replace(Span::new(3, 5)).put(b"new,");
+        edits.insert(3).put(b"one,");
+        let mut buffer = [&[0; HEADROOM][..], b"abcXYdef"].concat();
+        let edited = edits.apply(&mut buffer, HEADROOM..HEADROOM + 8, &mut [0; 8]);
+        assert_eq!(&buffer[edited.message], b"abcone,new,def");
+        let mut out = [0; 32];
+        let len = edits.copy(b"abcXYdef", Span::new(0, 8), &mut out).unwrap();
+        assert_eq!(&out[..len], b"abcone,new,def");
     }
 
     #[test]
