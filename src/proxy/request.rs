@@ -161,8 +161,10 @@ impl Case<'_> {
         if !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
-        if let Some(name) = &frontend.config.source_header {
-            stamp::cut_source_header(self.edits, received.bytes, received.message, name);
+        if let Some(name) = &frontend.config.source_header
+            && !stamp::cut_source_header(self.edits, received.bytes, received.message, name)
+        {
+            return Err(Reason::Malformed);
         }
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {

@@ -121,11 +121,15 @@ pub fn source_header(edits: &mut Edits, prefix: &[u8], flow: &Flow) {
     edits.put(b";transport=").put(flow.transport.name().as_bytes()).put(b"\r\n");
 }
 
-/// Cuts every line of that header which somebody else wrote.
-pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) {
+/// Cuts every line of that header which somebody else wrote. False where one could hide from us: there are servers that
+/// take a lone carriage return for a line end (sofia-sip does).
+#[must_use]
+pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) -> bool {
     for line in message.lines_named(bytes, name.as_bytes()) {
         edits.replace(line);
     }
+    let head = &bytes[message.head as usize..message.body as usize];
+    memchr::memchr_iter(b'\r', head).all(|at| head.get(at + 1) == Some(&b'\n'))
 }
 
 /// The address of a URI's host or of its `maddr` (RFC 3261 §19.1.1): where a request to it would go. `None` for names.
