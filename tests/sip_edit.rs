@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
@@ -54,6 +55,18 @@ const OWN_ROUTES: [(&[&str], &[&str]); 5] = [
     ),
     (&["<sip:n.example;lr>"], &["<sip:n.example;lr>"]),
 ];
+
+thread_local! {
+    /// One node for all cases of a test: its tables are too large to be made anew each time. Each case is a second later.
+    static NODE: RefCell<Node> = RefCell::new(Node::new(CONFIG));
+}
+
+fn with_node<T>(run: impl FnOnce(&mut Node) -> T) -> T {
+    NODE.with_borrow_mut(|node| {
+        node.now.0 += 1_000_000_000;
+        run(node)
+    })
+}
 
 fn dice() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..300)
@@ -248,103 +261,113 @@ fn branch_of(sent: &[u8]) -> String {
     param(&text(&Pieces::of(sent).lines[0]), "branch").to_owned()
 }
 
+/// A client's request to the server, and its answer home.
+fn check_from_client(node: &mut Node, dice: &[u8], answers: &[u8]) -> Result<(), TestCaseError> {
+    let trip = trip(dice, &[]);
+    let (sent, way) = check_request_to_server(node, &trip)?;
+    let message = Message::parse(&sent).unwrap();
+    prop_assert_eq!(message.fault, None);
+    prop_assert_eq!(message.max_forwards.unwrap().1, trip.made.max_forwards.map_or(70, |hops| hops - 1));
+    let (response, expected) = answer(&mut Dice::new(answers), &sent);
+    let outcome = node.receive(addr(SERVER), addr(INSIDE), &response);
+    let Outcome::Sent { from, to, bytes, passage } = outcome else {
+        return Err(fail(&format!("{outcome:?}"), &response));
+    };
+    prop_assert_eq!((from, to), (trip.ours, way.remote));
+    let status = Message::parse(&response).unwrap().status().unwrap();
+    prop_assert_eq!(passage, Passage::ResponseToClient { server: 0, status });
+    prop_assert_eq!(text(&bytes), text(&expected));
+    Ok(())
+}
+
+/// A server's request to a client behind NAT, and its answer home.
+fn check_from_server(node: &mut Node, dice: &[u8], answers: &[u8]) -> Result<(), TestCaseError> {
+    let mut dice = Dice::new(dice);
+    let (client, ours) = dice.pick(&CLIENTS);
+    let (client, ours) = (addr(client), addr(ours));
+    let flow = Flow { transport: Transport::Udp, local: ours, remote: client };
+    let frontend = NameHash::of("sip");
+    let sealed = Sealed { stands_in: SealedIn::Path, server: NameHash::of("pbx/k"), frontend, flow, nat: true };
+    let mut token = [0; SEALED_LEN_MAX];
+    let len = sealed.seal(0, &node.keys, &mut token);
+    let mut lines = vec![("Route", format!("<sip:{}@{INSIDE};lr>", text(&token[..len])))];
+    lines.extend((0..dice.roll(2)).map(|_| ("X-Trunkline-Source", "sip:9.9.9.9:9".to_owned())));
+    let made = request(&mut dice, &Wish { methods: &[], least_hops: 1, lines, no_routes: true });
+    let outcome = node.receive(addr(SERVER), addr(INSIDE), &made.bytes);
+    let Outcome::Sent { from, to, bytes, passage } = outcome else {
+        return Err(fail(&format!("{outcome:?}"), &made.bytes));
+    };
+    prop_assert_eq!((from, to), (ours, client));
+    prop_assert_eq!(passage, Passage::RequestToClient { server: 0 });
+    let count = 1 + if wants_record_route(&made) { 2 } else { 0 } + usize::from(made.max_forwards.is_none());
+    let lines = inserted(&bytes, count, &naively_edited(&made, addr(SERVER), false, &[]))?;
+    let (branch, way) = own_via(&lines[0], node, &ours.to_string())?;
+    let remote = home(&made.vias[0], addr(SERVER), false);
+    prop_assert_eq!(branch.direction, Direction::ToClient);
+    prop_assert_eq!(way, Way { frontend, local: addr(INSIDE), remote, stick: None });
+    if wants_record_route(&made) {
+        let sealed = Sealed { stands_in: SealedIn::RecordRoute, ..sealed };
+        for (line, side) in lines[1..].iter().zip([ours.to_string(), INSIDE.to_owned()]) {
+            prop_assert_eq!(own_uri(line, "Record-Route", &made.call_id, node), (sealed, format!("@{side};lr>")));
+        }
+    }
+    let (response, expected) = answer(&mut Dice::new(answers), &bytes);
+    // The client may answer from anywhere.
+    let outcome = node.receive(SocketAddr::new(client.ip(), 9), ours, &response);
+    let Outcome::Sent { from, to, bytes, .. } = outcome else {
+        return Err(fail(&format!("{outcome:?}"), &response));
+    };
+    prop_assert_eq!((from, to), (addr(INSIDE), remote));
+    prop_assert_eq!(text(&bytes), text(&expected));
+    Ok(())
+}
+
+/// An INVITE, again, its CANCEL and the ACK to a failure of it; and requests that only look like them.
+fn check_branches(node: &mut Node, dice: &[u8]) -> Result<(), TestCaseError> {
+    let trip = trip(dice, &["INVITE"]);
+    let mut send = |bytes: &[u8]| match node.receive(trip.client, trip.ours, bytes) {
+        Outcome::Sent { bytes, .. } => Ok(bytes),
+        other => Err(fail(&format!("{other:?}"), bytes)),
+    };
+    let first = send(&trip.made.bytes)?;
+    prop_assert_eq!(&send(&trip.made.bytes)?, &first, "a retransmission in the same moment is the same");
+    let branch = branch_of(&first);
+    let cancel = sibling(&trip.made.bytes, "CANCEL", false);
+    prop_assert_eq!(branch_of(&send(&cancel)?), branch.clone());
+    let ack = sibling(&trip.made.bytes, "ACK", trip.made.to_tag.is_none());
+    prop_assert_eq!(branch_of(&send(&ack)?), branch.clone());
+    // Another Call-ID or CSeq is another transaction even under the same branch.
+    for name in [&["call-id", "i"][..], &["cseq"]] {
+        let mut other = Pieces::of(&trip.made.bytes);
+        for line in other.lines.iter_mut().filter(|line| is_named(line, name)) {
+            *line = with_value(line, |value| format!("1{value}"));
+        }
+        if Message::parse(&other.joined()).unwrap().fault.is_none() {
+            prop_assert_ne!(branch_of(&send(&other.joined())?), branch.clone());
+        }
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8192, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_client_s_request_reaches_the_server_changed_only_where_it_must_be_and_its_answer_comes_home(
         dice in dice(), answers in dice(),
     ) {
-        let mut node = Node::new(CONFIG);
-        let trip = trip(&dice, &[]);
-        let (sent, way) = check_request_to_server(&mut node, &trip)?;
-        let message = Message::parse(&sent).unwrap();
-        prop_assert_eq!(message.fault, None);
-        prop_assert_eq!(message.max_forwards.unwrap().1, trip.made.max_forwards.map_or(70, |hops| hops - 1));
-        let (response, expected) = answer(&mut Dice::new(&answers), &sent);
-        let outcome = node.receive(addr(SERVER), addr(INSIDE), &response);
-        let Outcome::Sent { from, to, bytes, passage } = outcome else {
-            return Err(fail(&format!("{outcome:?}"), &response));
-        };
-        prop_assert_eq!((from, to), (trip.ours, way.remote));
-        prop_assert_eq!(passage, Passage::ResponseToClient { server: 0, status: message_status(&response) });
-        prop_assert_eq!(text(&bytes), text(&expected));
+        with_node(|node| check_from_client(node, &dice, &answers))?;
     }
 
     #[test]
     fn a_server_s_request_reaches_the_client_s_flow_and_its_answer_comes_home(dice in dice(), answers in dice()) {
-        let mut node = Node::new(CONFIG);
-        let mut dice = Dice::new(&dice);
-        let (client, ours) = dice.pick(&CLIENTS);
-        let (client, ours) = (addr(client), addr(ours));
-        let flow = Flow { transport: Transport::Udp, local: ours, remote: client };
-        let frontend = NameHash::of("sip");
-        let sealed = Sealed { stands_in: SealedIn::Path, server: NameHash::of("pbx/k"), frontend, flow, nat: true };
-        let mut token = [0; SEALED_LEN_MAX];
-        let len = sealed.seal(0, &node.keys, &mut token);
-        let mut lines = vec![("Route", format!("<sip:{}@{INSIDE};lr>", text(&token[..len])))];
-        lines.extend((0..dice.roll(2)).map(|_| ("X-Trunkline-Source", "sip:9.9.9.9:9".to_owned())));
-        let made = request(&mut dice, &Wish { methods: &[], least_hops: 1, lines, no_routes: true });
-        let outcome = node.receive(addr(SERVER), addr(INSIDE), &made.bytes);
-        let Outcome::Sent { from, to, bytes, passage } = outcome else {
-            return Err(fail(&format!("{outcome:?}"), &made.bytes));
-        };
-        prop_assert_eq!((from, to), (ours, client));
-        prop_assert_eq!(passage, Passage::RequestToClient { server: 0 });
-        let count = 1 + if wants_record_route(&made) { 2 } else { 0 } + usize::from(made.max_forwards.is_none());
-        let lines = inserted(&bytes, count, &naively_edited(&made, addr(SERVER), false, &[]))?;
-        let (branch, way) = own_via(&lines[0], &node, &ours.to_string())?;
-        let remote = home(&made.vias[0], addr(SERVER), false);
-        prop_assert_eq!(branch.direction, Direction::ToClient);
-        prop_assert_eq!(way, Way { frontend, local: addr(INSIDE), remote, stick: None });
-        if wants_record_route(&made) {
-            let sealed = Sealed { stands_in: SealedIn::RecordRoute, ..sealed };
-            for (line, side) in lines[1..].iter().zip([ours.to_string(), INSIDE.to_owned()]) {
-                prop_assert_eq!(own_uri(line, "Record-Route", &made.call_id, &node), (sealed, format!("@{side};lr>")));
-            }
-        }
-        let (response, expected) = answer(&mut Dice::new(&answers), &bytes);
-        // The client may answer from anywhere.
-        let anywhere = SocketAddr::new(client.ip(), 9);
-        let outcome = node.receive(anywhere, ours, &response);
-        let Outcome::Sent { from, to, bytes, .. } = outcome else {
-            return Err(fail(&format!("{outcome:?}"), &response));
-        };
-        prop_assert_eq!((from, to), (addr(INSIDE), remote));
-        prop_assert_eq!(text(&bytes), text(&expected));
+        with_node(|node| check_from_server(node, &dice, &answers))?;
     }
 
     #[test]
     fn retransmission_cancel_and_ack_carry_their_invite_s_branch_whatever_via_it_has(dice in dice()) {
-        let mut node = Node::new(CONFIG);
-        let trip = trip(&dice, &["INVITE"]);
-        let mut send = |bytes: &[u8]| match node.receive(trip.client, trip.ours, bytes) {
-            Outcome::Sent { bytes, .. } => Ok(bytes),
-            other => Err(fail(&format!("{other:?}"), bytes)),
-        };
-        let first = send(&trip.made.bytes)?;
-        prop_assert_eq!(&send(&trip.made.bytes)?, &first, "a retransmission in the same moment is the same");
-        let branch = branch_of(&first);
-        let cancel = sibling(&trip.made.bytes, "CANCEL", false);
-        prop_assert_eq!(branch_of(&send(&cancel)?), branch.clone());
-        let ack = sibling(&trip.made.bytes, "ACK", trip.made.to_tag.is_none());
-        prop_assert_eq!(branch_of(&send(&ack)?), branch.clone());
-        // Another Call-ID or CSeq is another transaction even under the same branch.
-        for name in [&["call-id", "i"][..], &["cseq"]] {
-            let mut other = Pieces::of(&trip.made.bytes);
-            let lines: Vec<_> = (0..other.lines.len()).filter(|at| is_named(&other.lines[*at], name)).collect();
-            for at in lines {
-                other.lines[at] = with_value(&other.lines[at], |value| format!("1{value}"));
-            }
-            if Message::parse(&other.joined()).unwrap().fault.is_none() {
-                prop_assert_ne!(branch_of(&send(&other.joined())?), branch.clone());
-            }
-        }
+        with_node(|node| check_branches(node, &dice))?;
     }
-}
-
-fn message_status(response: &[u8]) -> u16 {
-    Message::parse(response).unwrap().status().unwrap()
 }
 
 const REQUEST: &str = "INVITE sip:100@example.org SIP/2.0\r\n{first}Via: SIP/2.0/UDP 198.51.100.7;branch=z9hG4bKa\r\n\
