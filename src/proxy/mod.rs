@@ -201,6 +201,7 @@ fn unspecified(like: SocketAddr) -> IpAddr {
 
 /// Whether a datagram may be sent there at all: not to broadcast, multicast, nowhere, or ourselves (RFC 4475 §3.3.10).
 fn may_send_to(address: SocketAddr, snapshot: &Snapshot) -> bool {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     let somebody = match address.ip() {
         // 0/8 is "this network", 240/4 is reserved and holds the broadcast address (RFC 1122 §3.2.1.3).
         IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 224..),

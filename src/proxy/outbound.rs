@@ -133,7 +133,8 @@ impl Case<'_> {
 
     /// Whether what a message says may be followed: a registered Contact must not turn us against the inside.
     fn allowed(&self, address: SocketAddr, frontend: usize) -> Result<SocketAddr, Reason> {
-        let ip = address.ip();
+        // ::ffff:127.0.0.1 is 127.0.0.1 to whoever receives it.
+        let ip = address.ip().to_canonical();
         let local_only = match ip {
             IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
