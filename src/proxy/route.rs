@@ -210,7 +210,8 @@ impl Reader<'_> {
         let ours = maddr
             .value
             .and_then(|value| crate::sip::text::parse_ip(value.of(self.bytes)))
-            .is_some_and(|ip| self.snapshot.is_own(SocketAddr::new(ip, uri.port_or_default())));
+            .map(|ip| SocketAddr::new(ip, uri.port_or_default()))
+            .is_some_and(|address| address == self.came_to || self.snapshot.is_own(address));
         if !ours {
             return;
         }
