@@ -42,9 +42,11 @@ impl Case<'_> {
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
             return Err(Reason::TooManyHops);
         }
-        // No extension that asks something of a proxy is known to us, so any tag is one too many. An ACK has nobody to
-        // tell it to.
-        if message.method() != Method::Ack && message.values(bytes, Name::ProxyRequire).next().is_some() {
+        // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
+        // be ignored (RFC 3261 §8.2.2.3).
+        if !matches!(message.method(), Method::Ack | Method::Cancel)
+            && message.values(bytes, Name::ProxyRequire).next().is_some()
+        {
             return Err(Reason::UnknownExtension);
         }
         self.admit_scheme()
