@@ -54,9 +54,13 @@ impl Answer {
                 out.put(CAPABILITIES)?;
             }
             Extra::Unsupported => {
+                // In one line: a header for each tag would make the answer many times as long as what it answers.
+                let mut before: &[u8] = b"Unsupported: ";
                 for tag in message.values(request, Name::ProxyRequire) {
-                    out.put(b"Unsupported: ")?.put(tag.span.of(request))?.put(b"\r\n")?;
+                    out.put(before)?.put(tag.span.of(request))?;
+                    before = b",";
                 }
+                out.put(b"\r\n")?;
             }
         }
         out.put(b"Content-Length: 0\r\n\r\n")?;
