@@ -33,8 +33,8 @@ impl Identity {
     /// `None` where the request lacks what identifies it: then it cannot be answered either.
     fn of(received: Received<'_>, from_server: bool, snapshot: &Snapshot) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
-        let (via, call_id, cseq) = (message.via?, message.call_id?, message.cseq?);
-        if message.from.is_none() || message.to.is_none() {
+        let (via, call_id) = (message.via?, message.call_id?);
+        if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
             return None;
         }
         let call = snapshot.keys.call(call_id.of(bytes));
@@ -43,7 +43,8 @@ impl Identity {
             branch: via.branch_id(bytes).unwrap_or_default(),
             sent_by: via.host.of(bytes),
             sent_by_port: via.sent_by_port(),
-            cseq: cseq.number,
+            // Without a number it is a fault, and only the tag of our answer hangs on this.
+            cseq: message.cseq.map_or(0, |cseq| cseq.number),
             from_tag: message.from_tag.map_or(&[], |tag| tag.of(bytes)),
             uri: message.request_uri()?.of(bytes),
         });

@@ -158,6 +158,8 @@ pub struct Message {
     pub via_line: Span,
     pub call_id: Option<Span>,
     pub cseq: Option<CSeq>,
+    /// The value of CSeq as it is written, readable or not: what an answer copies.
+    pub cseq_text: Option<Span>,
     /// The values of From and To, and their tags.
     pub from: Option<Span>,
     pub from_tag: Option<Span>,

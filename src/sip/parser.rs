@@ -39,6 +39,7 @@ impl Message {
             via_line: Span::default(),
             call_id: None,
             cseq: None,
+            cseq_text: None,
             from: None,
             from_tag: None,
             to: None,
@@ -199,6 +200,9 @@ impl Message {
     }
 
     fn read_cseq(&mut self, bytes: &[u8], value: Span, again: bool) {
+        if !again && !value.is_empty() {
+            self.cseq_text = Some(value);
+        }
         let Some(cseq) = cseq(bytes, value) else { return self.fail(Fault::CSeq) };
         match self.cseq {
             Some(first) if first.number != cseq.number || first.name.of(bytes) != cseq.name.of(bytes) => {

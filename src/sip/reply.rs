@@ -35,7 +35,7 @@ impl Answer {
     /// Writes the answer to `request` into `out`; `stamps` are the changes to its top Via (`received`, `rport`).
     /// `None` where it does not fit or the request lacks what an answer copies.
     pub fn write(&self, request: &[u8], message: &Message, stamps: &Edits, out: &mut [u8]) -> Option<usize> {
-        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq?);
+        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq_text?);
         let mut out = Out { bytes: out, len: 0 };
         out.put(b"SIP/2.0 ")?.put(Text::number(u32::from(self.status)).as_bytes())?;
         out.put(b" ")?.put(self.reason.as_bytes())?.put(b"\r\n")?;
@@ -47,7 +47,7 @@ impl Answer {
             out.put(b";tag=")?.put(&self.tag)?;
         }
         out.put(b"\r\nCall-ID: ")?.put(call_id.of(request))?.put(b"\r\nCSeq: ")?;
-        out.put(Text::number(cseq.number).as_bytes())?.put(b" ")?.put(cseq.name.of(request))?.put(b"\r\n")?;
+        out.put(cseq.of(request))?.put(b"\r\n")?;
         match self.extra {
             Extra::None => {}
             Extra::Capabilities => {

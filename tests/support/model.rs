@@ -22,6 +22,7 @@ pub struct Reading {
     pub next_via: Option<String>,
     pub call_id: Option<String>,
     pub cseq: Option<(u32, String)>,
+    pub cseq_text: Option<String>,
     pub from: Option<String>,
     pub from_tag: Option<String>,
     pub to: Option<String>,
@@ -90,6 +91,7 @@ impl Reading {
             next_via: message.next_via.map(of),
             call_id: message.call_id.map(of),
             cseq: message.cseq.map(|cseq| (cseq.number, of(cseq.name))),
+            cseq_text: message.cseq_text.map(of),
             from: message.from.map(of),
             from_tag: message.from_tag.map(of),
             to: message.to.map(of),
@@ -139,6 +141,9 @@ impl Reading {
     }
 
     fn read(&mut self, line: &Line) {
+        if line.name == "cseq" && line.first {
+            self.cseq_text = Some(line.value.clone()).filter(|value| !value.is_empty());
+        }
         match line.name.as_str() {
             "via" | "v" => self.read_via(line),
             "call-id" | "i" => match &self.call_id {
@@ -558,7 +563,9 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
     }
     let fields = [message.next_via, message.call_id, message.from, message.from_tag, message.to, message.to_tag];
     let cseq = message.cseq.map(|cseq| cseq.name);
-    for span in fields.into_iter().chain([cseq, message.max_forwards.map(|(digits, _)| digits)]).flatten() {
+    for span in
+        fields.into_iter().chain([cseq, message.cseq_text, message.max_forwards.map(|(digits, _)| digits)]).flatten()
+    {
         check(inside(span), "a field")?;
     }
     for (name, _) in LISTS {
