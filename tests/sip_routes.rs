@@ -294,6 +294,19 @@ fn a_strict_router_behind_us_gets_its_own_uri_and_the_real_one_at_the_end() {
     assert_eq!(routes(&sent), ["<sip:u@192.0.2.50>"]);
 }
 
+/// A URI parameter may hold what a token may not (RFC 3261 §25.1 `param-unreserved`).
+#[test]
+fn odd_parameters_before_it_do_not_hide_lr_or_maddr() {
+    let mut node = Node::new(CONFIG);
+    for odd in ["x=a/b", "x=$(y)&z+:[]", "a/b", "x=%2F", "x=", "x=a=b", "x=,y", "x=\"y"] {
+        let loose = format!("<sip:n.example;{odd};lr>");
+        assert_eq!(routes_left(&mut node, &[&loose]), [loose]);
+        let uri = format!("sip:1@example.org;{odd};maddr=203.0.113.10");
+        let sent = from_phone(&mut node, &request("INVITE", &uri, &[]), "requests_to_servers");
+        assert_eq!(request_uri(&sent), format!("sip:1@example.org;{odd}"));
+    }
+}
+
 #[test]
 fn an_maddr_that_is_ours_is_stripped_with_the_port_and_transport_it_stood_for() {
     let mut node = Node::new(CONFIG);
