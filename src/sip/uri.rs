@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::header::{Param, Params, number};
+use super::header::{Param, number};
 use super::message::Span;
 use super::{DEFAULT_PORT, text};
 
@@ -67,9 +67,20 @@ impl Uri {
         })
     }
 
-    /// A URI parameter, its name compared without case.
+    /// A URI parameter, its name compared without case. What is in the others is not judged: they may hold more than a
+    /// token does (RFC 3261 §25.1 `param-unreserved`).
     pub fn param(&self, bytes: &[u8], name: &[u8]) -> Option<Param> {
-        Params::new(bytes, self.params, self.end).named(name)
+        let mut at = self.params;
+        while at < self.end && bytes[at] == b';' {
+            let (start, rest) = (at + 1, &bytes[at + 1..self.end]);
+            at = memchr::memchr2(b';', b'?', rest).map_or(self.end, |n| start + n);
+            let stop = memchr::memchr(b'=', &bytes[start..at]).map_or(at, |n| start + n);
+            if bytes[start..stop].eq_ignore_ascii_case(name) {
+                let value = (stop < at).then(|| Span::new(stop + 1, at));
+                return Some(Param { name: Span::new(start, stop), value });
+            }
+        }
+        None
     }
 
     /// The host as an address; `None` for a name.
