@@ -211,7 +211,7 @@ fn what_can_be_answered_is_answered_and_the_rest_is_dropped_by_name() {
         ("From: <sip:bob@sip.example.ng>;tag=f1\r\n", ""),
         ("To: <sip:100@sip.example.ng>\r\n", ""),
         ("Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKa1;rport\r\n", ""),
-        ("SIP/2.0/UDP 198.51.100.7", "SIP/1.0/UDP 198.51.100.7"),
+        ("SIP/2.0/UDP 198.51.100.7", "HTTP/2.0/UDP 198.51.100.7"),
         ("branch=z9hG4bKa1", "branch=z9hG4bKa1;branch=z9hG4bKa1"),
     ] {
         let broken = with(&request("INVITE", URI, &[]), there, instead);

@@ -416,7 +416,7 @@ impl ViaReading {
         let protocol = cursor.token();
         let version = cursor.blanks().eat('/')?.blanks().token();
         let transport = cursor.blanks().eat('/')?.blanks().token();
-        if !protocol.eq_ignore_ascii_case("SIP") || version != "2.0" || transport.is_empty() || !cursor.at_blank() {
+        if !protocol.eq_ignore_ascii_case("SIP") || version.is_empty() || transport.is_empty() || !cursor.at_blank() {
             return None;
         }
         let host = cursor.blanks().host()?;
