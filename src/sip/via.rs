@@ -121,7 +121,8 @@ fn protocol(bytes: &[u8], at: usize, end: usize) -> Option<(Span, usize)> {
     (stop > at && stop < end && super::header::is_blank(bytes[stop])).then(|| (Span::new(at, stop), stop))
 }
 
-/// The protocol in other case or with blanks around its slashes: where the transport begins.
+/// The protocol in other case, of another version (who speaks it must get its 505), or with blanks around its slashes:
+/// where the transport begins.
 #[cold]
 fn spaced_protocol(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
     let stop = skip_token(bytes, at, end);
@@ -131,7 +132,7 @@ fn spaced_protocol(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
     let second = skip_blanks(bytes, version_stop, end);
     let right = bytes[at..stop].eq_ignore_ascii_case(b"SIP")
         && bytes[..end].get(slash) == Some(&b'/')
-        && &bytes[version.min(version_stop)..version_stop] == b"2.0"
+        && version < version_stop
         && bytes[..end].get(second) == Some(&b'/');
     right.then(|| skip_blanks(bytes, second + 1, end))
 }
@@ -219,7 +220,8 @@ mod tests {
             b"SIP/2.0/UDP a:",
             b"SIP/2.0/UDP",
             b"SIP/2.0/UDP ",
-            b"SIP/3.0/UDP a",
+            b"SIP//UDP a",
+            b"HTTP/2.0/UDP a",
             b"",
             b"SIP",
             b"SIP/",
