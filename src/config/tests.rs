@@ -268,6 +268,8 @@ fn a_generated_key_file_reads_back_and_a_broken_one_says_why() {
         ("route = \"07", "route = \"zz", "`route` is not 32 hexadecimal digits"),
         ("secret", "sceret", "[[seal]] has no `secret`"),
         ("[[seal]]", "[seal", "not TOML"),
+        ("seal_with = 1", "07070707070707070707070707070707 = \"route\"\nseal_with = 1", "unknown key in the key file"),
+        ("id = 1", "id = 1\n\"09090909090909090909090909090909\" = 1", "unknown key in [[seal]]"),
     ] {
         let Err(faults) = key::parse(&text.replace(from, to)) else { panic!("{to} was accepted") };
         let shown = faults.render_secret("cluster.key", &text.replace(from, to)).to_string();
