@@ -45,10 +45,10 @@ pub fn parse(text: &str) -> Result<Keys, Faults> {
             section.fault(section.at(), format!("two seal keys have the id {id}"), "give each its own");
         }
         seals.extend(secret.map(|secret| SealKey { id, secret }));
-        section.finish(&[]);
+        section.finish_unquoted();
     }
     let at = top.at();
-    top.finish(&[]);
+    top.finish_unquoted();
     let mut faults = faults.into_inner();
     let keys = route.and_then(|route| Keys::new(route, &seals, seal_with));
     if keys.is_none() && faults.is_empty() {

@@ -189,6 +189,15 @@ impl<'r, 't> Section<'r, 't> {
     /// Ends the section: every key that nobody asked for is a fault. `later` are keys of this product that this
     /// version has not yet.
     pub fn finish(self, later: &[&'static str]) {
+        self.finish_with(later, true);
+    }
+
+    /// Ends a section of a file with secrets: what stands where a key should be may be one, and is not shown.
+    pub fn finish_unquoted(self) {
+        self.finish_with(&[], false);
+    }
+
+    fn finish_with(&self, later: &[&'static str], quote: bool) {
         let known = self.known.borrow();
         for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let (name, at) = (key.get_ref().as_ref(), key.span().start);
@@ -204,7 +213,8 @@ impl<'r, 't> Section<'r, 't> {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("remove it; {} knows {}", self.title, known.join(", ")),
             };
-            self.fault(at, format!("unknown key `{name}` in {}", self.title), remedy);
+            let name = if quote { format!(" `{name}`") } else { String::new() };
+            self.fault(at, format!("unknown key{name} in {}", self.title), remedy);
         }
     }
 }
