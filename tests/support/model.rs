@@ -364,7 +364,6 @@ fn cseq(value: &str) -> Option<(u32, String)> {
 }
 
 /// From or To: its value and its tag; `Err` where something stands there and nobody can read it.
-#[expect(clippy::type_complexity, reason = "both are optional, and the error is the value too")]
 fn party(value: &str) -> Result<(Option<String>, Option<String>), String> {
     if value.is_empty() {
         return Ok((None, None));
