@@ -18,7 +18,7 @@ use model::Reading;
 use trunkline::proxy::Passage;
 use trunkline::sip::edit::HEADROOM;
 use trunkline::sip::token::{Branch, Direction};
-use trunkline::sip::{Fault, Message, Method, StartLine};
+use trunkline::sip::{Message, Method, StartLine};
 use trunkline::state::{Reason, Time};
 
 const CONFIG: &str = r#"
@@ -115,8 +115,8 @@ impl Case<'_> {
         assert_eq!(to.ip(), self.from.ip());
         assert!(answer.len() < self.bytes.len() + 400, "{} for {}", answer.len(), self.bytes.len());
         let read = Message::parse(answer).expect("an answer is SIP");
-        let same = |fault: Fault| self.message.fault == Some(fault) || reason == Some(Reason::Version);
-        assert!(read.fault.is_none_or(same), "{:?} of {}", read.fault, answer.escape_ascii());
+        // What is copied of a broken message may be what is broken.
+        assert!(read.fault.is_none() || self.message.fault.is_some(), "{}", answer.escape_ascii());
         if read.fault.is_none() {
             assert!(read.to_tag.is_some() || self.message.to_tag.is_some());
         }

@@ -370,15 +370,42 @@ fn party(value: &str) -> Result<(Option<String>, Option<String>), String> {
     }
     match address(value) {
         Some((uri, params)) if !uri.is_empty() => {
-            let tag = Cursor::new(&params).params().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"));
+            let tag = params_of(&params).into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"));
             Ok((Some(value.to_owned()), tag.and_then(|(_, value)| value)))
         }
         _ => Err(value.to_owned()),
     }
 }
 
-/// The URI of a name-addr or addr-spec, and the text of its parameters.
+/// What each semicolon outside of quotes begins, whatever else stands there.
+fn params_of(text: &str) -> Vec<(String, Option<String>)> {
+    let (mut params, mut rest) = (Vec::new(), text);
+    while let Some(c) = rest.chars().next() {
+        if c == ';' {
+            params.extend(Cursor::new(rest).params().into_iter().next());
+        }
+        let len = if c == '"' { quoted(rest).map_or(rest.len(), str::len) } else { c.len_utf8() };
+        rest = &rest[len..];
+    }
+    params
+}
+
+/// The URI of a name-addr or addr-spec, and the text of its parameters, whose quotes are closed.
 fn address(value: &str) -> Option<(String, String)> {
+    plain_address(value).filter(|(_, params)| closes_its_quotes(params))
+}
+
+fn closes_its_quotes(text: &str) -> bool {
+    match text.split_once('"') {
+        Some((before, _)) => match quoted(&text[before.len()..]) {
+            Some(string) => closes_its_quotes(&text[before.len() + string.len()..]),
+            None => false,
+        },
+        None => true,
+    }
+}
+
+fn plain_address(value: &str) -> Option<(String, String)> {
     let rest = if value.starts_with('"') { &value[quoted(value)?.len()..] } else { value };
     let trim = |text: &str| text.trim_matches([' ', '\t']).to_owned();
     match rest.split_once('<') {
