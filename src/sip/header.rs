@@ -212,12 +212,6 @@ impl<'a> Params<'a> {
     pub fn new(bytes: &'a [u8], at: usize, end: usize) -> Self {
         Self { bytes, at, end }
     }
-
-    /// The value of the first parameter of this name, compared without case.
-    pub fn named(mut self, name: &[u8]) -> Option<Param> {
-        let bytes = self.bytes;
-        self.find(|param| param.name.of(bytes).eq_ignore_ascii_case(name))
-    }
 }
 
 impl Iterator for Params<'_> {
@@ -314,24 +308,45 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads the address in `span`. Without `<>` the parameters belong to the header (RFC 3261 §20.10).
+    /// Reads the address in `span`. Without `<>` the parameters belong to the header (RFC 3261 §20.10). `None` where `<`
+    /// or a quote does not close.
     pub fn parse(bytes: &[u8], span: Span) -> Option<Self> {
         let (mut at, end) = (span.start as usize, span.end as usize);
         if at < end && bytes[at] == b'"' {
             at = skip_quoted(bytes, at, end)?;
         }
-        if let Some(open) = memchr::memchr(b'<', &bytes[at..end]) {
-            let open = at + open;
-            let close = open + memchr::memchr(b'>', &bytes[open..end])?;
-            return Some(Self { uri: trim(bytes, open + 1, close), params: close + 1, end });
+        let (uri, params) = match memchr::memchr(b'<', &bytes[at..end]) {
+            Some(open) => {
+                let open = at + open;
+                let close = open + memchr::memchr(b'>', &bytes[open..end])?;
+                (trim(bytes, open + 1, close), close + 1)
+            }
+            None => {
+                let params = memchr::memchr(b';', &bytes[at..end]).map_or(end, |semicolon| at + semicolon);
+                (trim(bytes, at, params), params)
+            }
+        };
+        let mut at = params;
+        while let Some(quote) = memchr::memchr(b'"', &bytes[at..end]) {
+            at = skip_quoted(bytes, at + quote, end)?;
         }
-        let params = memchr::memchr(b';', &bytes[at..end]).map_or(end, |semicolon| at + semicolon);
-        Some(Self { uri: trim(bytes, at, params), params, end })
+        Some(Self { uri, params, end })
     }
 
-    /// The value of a header parameter.
+    /// The value of a header parameter: what any semicolon outside of quotes begins. What is in the others is not judged.
     pub fn param(&self, bytes: &[u8], name: &[u8]) -> Option<Param> {
-        Params::new(bytes, self.params, self.end).named(name)
+        let mut at = self.params;
+        while at < self.end {
+            match bytes[at] {
+                b'"' => at = skip_quoted(bytes, at, self.end)?,
+                b';' => match Params::new(bytes, at, self.end).next() {
+                    Some(param) if param.name.of(bytes).eq_ignore_ascii_case(name) => return Some(param),
+                    _ => at += 1,
+                },
+                _ => at += 1,
+            }
+        }
+        None
     }
 }
 
