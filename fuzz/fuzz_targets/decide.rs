@@ -6,7 +6,7 @@
 #[path = "../../tests/support/core.rs"]
 mod core;
 #[allow(dead_code)]
-#[path = "../../tests/support/model.rs"]
+#[path = "../../tests/support/model/mod.rs"]
 mod model;
 
 use std::cell::RefCell;

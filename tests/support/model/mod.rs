@@ -2,8 +2,11 @@
 //! `Message::parse` must read every datagram as this one does. Bytes become characters one to one (Latin-1), so that a
 //! position means the same in both worlds.
 
+mod grammar;
+
 use std::net::{IpAddr, SocketAddr};
 
+use grammar::{Cursor, address, comma_separated, is_token, number, params_of};
 use trunkline::sip::header::Name;
 use trunkline::sip::message::MAX_HEADERS;
 use trunkline::sip::{Fault, MAX_MESSAGE, Message, Span, StartLine, Via};
@@ -272,40 +275,6 @@ fn list(lines: &[Line], spellings: &[&str]) -> (usize, Vec<String>) {
     (of_name.len(), of_name.iter().flat_map(|line| comma_separated(&line.value)).collect())
 }
 
-/// Splits at commas that stand outside of quoted strings and angle brackets.
-pub fn comma_separated(text: &str) -> Vec<String> {
-    let (mut values, mut value, mut angle, mut rest) = (Vec::new(), String::new(), false, text);
-    while let Some(c) = rest.chars().next() {
-        let piece = match c {
-            '"' if !angle => quoted(rest).unwrap_or(rest),
-            _ => &rest[..c.len_utf8()],
-        };
-        rest = &rest[piece.len()..];
-        angle = (angle || piece == "<") && piece != ">";
-        match piece {
-            "," if !angle => values.push(std::mem::take(&mut value)),
-            _ => value.push_str(piece),
-        }
-    }
-    values.push(value);
-    values.iter().map(|v| v.trim_matches([' ', '\t']).to_owned()).filter(|v| !v.is_empty()).collect()
-}
-
-/// The quoted string at the front, with its quotes.
-fn quoted(text: &str) -> Option<&str> {
-    let mut chars = text.char_indices().skip(1);
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some(&text[..=at]),
-            '\\' => {
-                chars.next();
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
 fn start_line(line: &str) -> Option<Reading> {
     let line = line.strip_suffix('\n')?;
     let line = line.strip_suffix('\r').unwrap_or(line);
@@ -341,21 +310,6 @@ fn has_headers(uri: &str) -> bool {
     is_sip && uri.split_once('@').map_or(uri, |(_, behind)| behind).contains('?')
 }
 
-pub fn is_token(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c)
-}
-
-/// Digits only, at most 2^32 - 1.
-fn number(text: &str) -> Option<u32> {
-    let significant = text.trim_start_matches('0');
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && significant.len() <= 10;
-    match significant {
-        _ if !digits => None,
-        "" => Some(0),
-        _ => significant.parse().ok(),
-    }
-}
-
 fn cseq(value: &str) -> Option<(u32, String)> {
     let (digits, method) = value.split_once([' ', '\t'])?;
     let method = method.trim_start_matches([' ', '\t']);
@@ -374,46 +328,6 @@ fn party(value: &str) -> Result<(Option<String>, Option<String>), String> {
             Ok((Some(value.to_owned()), tag.and_then(|(_, value)| value)))
         }
         _ => Err(value.to_owned()),
-    }
-}
-
-/// What each semicolon outside of quotes begins, whatever else stands there.
-fn params_of(text: &str) -> Vec<(String, Option<String>)> {
-    let (mut params, mut rest) = (Vec::new(), text);
-    while let Some(c) = rest.chars().next() {
-        if c == ';' {
-            params.extend(Cursor::new(rest).params().into_iter().next());
-        }
-        let len = if c == '"' { quoted(rest).map_or(rest.len(), str::len) } else { c.len_utf8() };
-        rest = &rest[len..];
-    }
-    params
-}
-
-/// The URI of a name-addr or addr-spec, and the text of its parameters, whose quotes are closed.
-fn address(value: &str) -> Option<(String, String)> {
-    plain_address(value).filter(|(_, params)| closes_its_quotes(params))
-}
-
-fn closes_its_quotes(text: &str) -> bool {
-    match text.split_once('"') {
-        Some((before, _)) => match quoted(&text[before.len()..]) {
-            Some(string) => closes_its_quotes(&text[before.len() + string.len()..]),
-            None => false,
-        },
-        None => true,
-    }
-}
-
-fn plain_address(value: &str) -> Option<(String, String)> {
-    let rest = if value.starts_with('"') { &value[quoted(value)?.len()..] } else { value };
-    let trim = |text: &str| text.trim_matches([' ', '\t']).to_owned();
-    match rest.split_once('<') {
-        Some((_, behind)) => behind.split_once('>').map(|(uri, params)| (trim(uri), params.to_owned())),
-        None => {
-            let at = rest.find(';').unwrap_or(rest.len());
-            Some((trim(&rest[..at]), rest[at..].to_owned()))
-        }
     }
 }
 
@@ -490,83 +404,6 @@ impl ViaReading {
             None => host.parse().ok()?,
         };
         Some(SocketAddr::new(ip, port))
-    }
-}
-
-/// A place in an unfolded text.
-#[derive(Clone)]
-struct Cursor<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(rest: &'a str) -> Self {
-        Self { rest }
-    }
-
-    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> String {
-        let end = self.rest.find(|c| !wanted(c)).unwrap_or(self.rest.len());
-        let (taken, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        taken.to_owned()
-    }
-
-    fn at_blank(&self) -> bool {
-        self.rest.starts_with([' ', '\t'])
-    }
-
-    fn blanks(&mut self) -> &mut Self {
-        self.take_while(|c| c == ' ' || c == '\t');
-        self
-    }
-
-    fn eat(&mut self, wanted: char) -> Option<&mut Self> {
-        self.rest = self.rest.strip_prefix(wanted)?;
-        Some(self)
-    }
-
-    fn token(&mut self) -> String {
-        self.take_while(is_token)
-    }
-
-    /// A name, an IPv4 address, or anything in brackets.
-    fn host(&mut self) -> Option<String> {
-        if self.rest.starts_with('[') {
-            let (host, rest) = self.rest.split_at(self.rest.find(']')? + 1);
-            self.rest = rest;
-            return Some(host.to_owned());
-        }
-        Some(self.token()).filter(|host| !host.is_empty())
-    }
-
-    /// The `;name` and `;name=value` from here on; stops in front of whatever is none.
-    fn params(&mut self) -> Vec<(String, Option<String>)> {
-        let mut params = Vec::new();
-        loop {
-            let mut ahead = self.clone();
-            if ahead.blanks().eat(';').is_none() {
-                return params;
-            }
-            let name = ahead.blanks().token();
-            *self = ahead.clone();
-            if ahead.blanks().eat('=').is_none() {
-                params.push((name, None));
-                continue;
-            }
-            ahead.blanks();
-            let value = match ahead.rest.starts_with('"') {
-                true => match quoted(ahead.rest) {
-                    Some(string) => {
-                        ahead.rest = &ahead.rest[string.len()..];
-                        string.to_owned()
-                    }
-                    None => return params,
-                },
-                false => ahead.take_while(|c| is_token(c) || "[]:".contains(c)),
-            };
-            *self = ahead;
-            params.push((name, Some(value)));
-        }
     }
 }
 
