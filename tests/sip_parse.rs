@@ -205,6 +205,8 @@ fn messages_that_were_misread_once_are_read_right() {
         message("").replace("UDP a", "UDP a,"),
         message("").replace("UDP a", "UDP a, ,SIP/2.0/UDP c"),
         message("").replace("UDP a", "UDP a;;"),
+        message("").replace("UDP a", "UDP [::1,SIP/2.0/UDP b]"),
+        message("").replace("UDP a", "UDP [::1 \"]"),
         message("").replace("t: <sip:b>", "t: \"<sip:b>"),
         message("").replace("f: <sip:a>", "f: <sip:a"),
         message("").replace("t: <sip:b>", "t: <sip:b>;x=a/b;tag=1"),

@@ -18,7 +18,7 @@ use model::Reading;
 use trunkline::proxy::Passage;
 use trunkline::sip::edit::HEADROOM;
 use trunkline::sip::token::{Branch, Direction};
-use trunkline::sip::{Message, Method, StartLine};
+use trunkline::sip::{Fault, Message, Method, StartLine};
 use trunkline::state::{Reason, Time};
 
 const CONFIG: &str = r#"
@@ -117,9 +117,9 @@ impl Case<'_> {
         let read = Message::parse(answer).expect("an answer is SIP");
         // What is copied of a broken message may be what is broken.
         assert!(read.fault.is_none() || self.message.fault.is_some(), "{}", answer.escape_ascii());
-        if read.fault.is_none() {
-            assert!(read.to_tag.is_some() || self.message.to_tag.is_some());
-        }
+        // A tag without value is none, and hides the one that we add.
+        let to = Reading::naive(self.bytes).and_then(|reading| reading.to).unwrap_or_default().to_ascii_lowercase();
+        assert!(read.fault.is_some() || read.to_tag.is_some() || to.contains("tag"), "{}", answer.escape_ascii());
         assert_eq!(read.status(), reason.map_or(Some(200), |reason| reason.answer().map(|(status, _)| status)));
     }
 
@@ -127,7 +127,14 @@ impl Case<'_> {
         assert_eq!(self.message.fault, None, "what is wrong is not passed on");
         assert!(sent.len() <= self.bytes.len() + HEADROOM);
         let read = Message::parse(sent).expect("it is SIP still");
-        assert_eq!(read.fault, None, "{}", sent.escape_ascii());
+        // Of a response the next Via is on top now, and nobody judged it where ours said the way.
+        let unjudged = self.message.status().is_some() && read.fault == Some(Fault::Via);
+        // Our own lines come on top of as many as are read at all.
+        let allowed = unjudged || read.fault == Some(Fault::TooManyHeaders);
+        assert!(read.fault.is_none() || allowed, "{:?} of {}", read.fault, sent.escape_ascii());
+        if read.fault == Some(Fault::TooManyHeaders) {
+            return;
+        }
         self.check_kept(sent);
         let is_server = SERVERS.iter().any(|server| addr(server) == to) || to.ip() == addr(SERVERS[0]).ip();
         match passage {

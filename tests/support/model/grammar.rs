@@ -125,12 +125,12 @@ impl<'a> Cursor<'a> {
         self.take_while(is_token)
     }
 
-    /// A name, an IPv4 address, or anything in brackets.
+    /// A name, an IPv4 address, or what an IPv6 address may hold in brackets.
     pub fn host(&mut self) -> Option<String> {
         if self.rest.starts_with('[') {
             let (host, rest) = self.rest.split_at(self.rest.find(']')? + 1);
             self.rest = rest;
-            return Some(host.to_owned());
+            return Some(host.to_owned()).filter(|host| host.chars().all(|c| is_token(c) || "[]:".contains(c)));
         }
         Some(self.token()).filter(|host| !host.is_empty())
     }
