@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::header::{Param, Params, number, skip_blanks, skip_token};
+use super::header::{Param, Params, number, skip_blanks, skip_token, skip_value};
 use super::message::Span;
 use super::{DEFAULT_PORT, text};
 
@@ -145,7 +145,8 @@ fn sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u16>, us
         b'[' => at + memchr::memchr(b']', &bytes[at..end])? + 1,
         _ => skip_token(bytes, at, end),
     };
-    if stop == at {
+    // A comma or a quote in the brackets would end the via-parm for others.
+    if stop == at || skip_value(bytes, at, stop) != stop {
         return None;
     }
     let host = Span::new(at, stop);
