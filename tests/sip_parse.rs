@@ -217,6 +217,7 @@ fn messages_that_were_misread_once_are_read_right() {
         message("").replace("SIP/2.0\r\nVia", "SIP/2.0\r\r\nVia"),
         message("").replace("b.example", "b.example?Subject=x"),
         message("").replace("a@b.example", "a?b=c@b.example"),
+        message("").replace("a@b.example", "a>;@b.example"),
     ] {
         assert_eq!(check_agreement(bytes.as_bytes()), Ok(()));
     }

@@ -307,6 +307,20 @@ fn odd_parameters_before_it_do_not_hide_lr_or_maddr() {
     }
 }
 
+/// What would become the Request-URI must be one.
+#[test]
+fn a_strict_route_that_is_no_request_uri_is_refused() {
+    let mut node = Node::new(CONFIG);
+    let d = token(&node.keys, CALL, &record_route("pbx/k"));
+    let ours = format!("sip:{d}@203.0.113.10:5060;lr");
+    for bad in ["sip:u;x y@n.example", "sip:u@n.example;x=y\r\n SIP/2.0", "sip:<u@n.example", "sip:n.example?Subject=x"]
+    {
+        let route = format!("Route: <{bad}>");
+        assert_eq!(from_phone(&mut node, &request("INVITE", URI, &[&route]), "malformed").status(), Some(400), "{bad}");
+        assert_eq!(from_phone(&mut node, &request("BYE", &ours, &[&route]), "malformed").status(), Some(400), "{bad}");
+    }
+}
+
 #[test]
 fn an_maddr_that_is_ours_is_stripped_with_the_port_and_transport_it_stood_for() {
     let mut node = Node::new(CONFIG);

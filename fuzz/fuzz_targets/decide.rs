@@ -38,6 +38,7 @@ bind = "udp://0.0.0.0:5070"
 inside = "10.0.1.10"
 backend = "pbx"
 send_to = ["10.9.0.0/16"]
+source_header = "X-Src"
 
 [[backend]]
 name = "pbx"

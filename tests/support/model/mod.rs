@@ -294,7 +294,7 @@ fn start_line(line: &str) -> Option<Reading> {
     if version.len() < 5 || !is_sip(version) {
         return None;
     }
-    let bad_uri = uri.is_empty() || uri.contains([' ', '\t', '\r', '<']) || has_headers(uri);
+    let bad_uri = uri.is_empty() || uri.contains([' ', '\t', '\r', '<', '>']) || has_headers(uri);
     let fault = match () {
         () if !version.eq_ignore_ascii_case("SIP/2.0") => Some(Fault::Version),
         () if bad_uri || trimmed != rest => Some(Fault::RequestLine),
