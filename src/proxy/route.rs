@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
 use crate::sip::message::Value;
+use crate::sip::parser::is_request_uri;
 use crate::sip::token::{Sealed, SealedIn, TokenError};
 use crate::sip::{Span, Uri};
 use crate::state::{Reason, Snapshot};
@@ -185,6 +186,10 @@ impl Reader<'_> {
             pushed = Some(request_uri);
             request_uri = next;
             values = &values[1..];
+        }
+        // It is written into the start line.
+        if !is_request_uri(request_uri.of(self.bytes)) {
+            return Err(Reason::Malformed);
         }
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));

@@ -287,12 +287,16 @@ fn start_line(bytes: &[u8], at: usize, end: usize) -> Result<(StartLine, Option<
         () if written.len() < 5 || !written[..4].eq_ignore_ascii_case(b"SIP/") => return Err(NotSip),
         () if !written.eq_ignore_ascii_case(b"SIP/2.0") => Some(Fault::Version),
         // Exactly one space between method, URI and version (RFC 3261 §7.1); RFC 4475 §3.1.2.8 to .11.
-        () if uri.is_empty() || whole < end => Some(Fault::RequestLine),
-        () if uri.of(bytes).iter().any(|&b| is_blank(b) || b == b'<') => Some(Fault::RequestLine),
-        () if has_headers(uri.of(bytes)) => Some(Fault::RequestLine),
+        () if whole < end || !is_request_uri(uri.of(bytes)) => Some(Fault::RequestLine),
         () => None,
     };
     Ok((StartLine::Request { method, name, uri }, fault))
+}
+
+/// Whether a text may stand as Request-URI: one word, not in brackets, without headers. Which URI it is, is not judged.
+#[inline]
+pub fn is_request_uri(uri: &[u8]) -> bool {
+    !uri.is_empty() && !uri.iter().any(|&b| is_blank(b) || matches!(b, b'<' | b'>')) && !has_headers(uri)
 }
 
 /// Whether a SIP URI carries headers, which no Request-URI may (RFC 3261 §19.1.1, RFC 4475 §3.1.2.12): a server could
