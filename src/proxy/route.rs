@@ -189,7 +189,7 @@ impl Reader<'_> {
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));
         }
-        for (index, line) in received.message.lines(Name::Route).enumerate() {
+        for (index, line) in received.message.lines(received.bytes, Name::Route).enumerate() {
             edits.replace(line);
             if index == 0 {
                 for value in values {

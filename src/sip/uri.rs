@@ -69,7 +69,9 @@ impl Uri {
 
     /// A URI parameter, its name compared without case.
     pub fn param(&self, bytes: &[u8], name: &[u8]) -> Option<Param> {
-        Params::new(bytes, self.params, self.end).named(name)
+        // Headers of the URI follow the parameters behind a question mark.
+        let end = memchr::memchr(b'?', &bytes[self.params..self.end]).map_or(self.end, |n| self.params + n);
+        Params::new(bytes, self.params, end).named(name)
     }
 
     /// The host as an address; `None` for a name.
