@@ -62,7 +62,13 @@ impl Case<'_> {
         {
             return Ok(following(server));
         }
-        self.balance(other_call.unwrap_or(identity.call), failed)
+        let choice = self.balance(other_call.unwrap_or(identity.call), failed)?;
+        if let Some(pin) = pin {
+            let server = &self.snapshot.servers[choice.server];
+            let expire = self.snapshot.backends[server.backend as usize].pin_expire();
+            self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+        }
+        Ok(choice)
     }
 
     /// The position of a server that keeps what is its own.
