@@ -343,7 +343,9 @@ impl World {
             2..4 => 2,
             _ => 1,
         };
-        (0..copies).map(|_| MS / 10 + self.rng.below(if self.rng.0 % 20 == 0 { 700 * MS } else { 20 * MS })).collect()
+        (0..copies)
+            .map(|_| MS / 10 + self.rng.below(if self.rng.0.is_multiple_of(20) { 700 * MS } else { 20 * MS }))
+            .collect()
     }
 
     /// What the active node does with a datagram, and whether the rules allow it.
