@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary compiles all of it and uses a part")]
 
 pub mod core;
+pub mod netns;
 pub mod process;
 #[cfg(feature = "io")]
 pub mod workers;
