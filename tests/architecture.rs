@@ -155,7 +155,7 @@ fn files_and_functions_keep_their_size() {
             let indent = line.len() - line.trim_start().len();
             let closes =
                 |line: &&str| line.len() - line.trim_start().len() == indent && line.trim_start().starts_with('}');
-            let length = lines[start..].iter().position(|line| closes(line)).unwrap_or(0) + 1;
+            let length = lines[start..].iter().position(closes).unwrap_or(0) + 1;
             if length > FUNCTION_EDGE {
                 breaches.push(format!("{}:{}: {length} lines: {}", source.name, start + 1, line.trim()));
             }

@@ -195,8 +195,6 @@ fn what_can_be_answered_is_answered_and_the_rest_is_dropped_by_name() {
         ("CSeq: 1 INVITE", "CSeq: 1 BYE", "CSeq Method Differs From Request-Line"),
         ("CSeq: 1 INVITE", "CSeq: 36893488147419103232 INVITE", "Missing Or Bad CSeq"),
         ("CSeq: 1 INVITE", "CSeq: one", "Missing Or Bad CSeq"),
-        ("<sip:100@sip.example.ng>", "\"open <sip:100@sip.example.ng>", "Missing Or Bad To"),
-        ("<sip:bob@sip.example.ng>", "<>", "Missing Or Bad From"),
         ("sip:100@example.org", "<sip:100@example.org>", "Bad Request-Line"),
         ("sip:100@example.org", "sip:100@example.org ;lr", "Bad Request-Line"),
     ] {

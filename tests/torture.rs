@@ -74,7 +74,7 @@ const CASES: [(&str, Fate, &str); 66] = [
     ("overflowing-request", BAD, "3.1.2.4"),
     ("overflowing-hops", BAD, "3.1.2.4"),
     ("overflowing-response", Drop("unanswerable"), "3.1.2.5"),
-    ("unbalanced-quote", BAD, "3.1.2.6"),
+    ("unbalanced-quote", Server, "3.1.2.6: of To only the tag is needed"),
     ("angled-request-uri", BAD, "3.1.2.7"),
     ("blanks-in-request-uri", BAD, "3.1.2.8"),
     ("blanks-in-start-line", BAD, "3.1.2.9"),

@@ -33,7 +33,8 @@ impl Case<'_> {
                 |part: &String| agent.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()));
             parts.iter().any(holds)
         };
-        !parts.is_empty() && self.received.message.lines(Name::UserAgent).any(|line| denied(line.of(bytes)))
+        !parts.is_empty()
+            && self.received.message.lines(self.received.bytes, Name::UserAgent).any(|line| denied(line.of(bytes)))
     }
 
     /// The checks that a readable request may still fail.

@@ -62,7 +62,13 @@ impl Case<'_> {
         {
             return Ok(following(server));
         }
-        self.balance(other_call.unwrap_or(identity.call), failed)
+        let choice = self.balance(other_call.unwrap_or(identity.call), failed)?;
+        if let Some(pin) = pin {
+            let server = &self.snapshot.servers[choice.server];
+            let expire = self.snapshot.backends[server.backend as usize].pin_expire();
+            self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+        }
+        Ok(choice)
     }
 
     /// The position of a server that keeps what is its own.
@@ -95,7 +101,7 @@ impl Case<'_> {
     /// The call that Replaces, Join or Target-Dialog names: it is the same server's business (RFC 3891 §3).
     fn other_call(&self) -> Option<u64> {
         let bytes = self.received.bytes;
-        let line = self.received.message.lines(Name::OtherCall).next()?;
+        let line = self.received.message.lines(self.received.bytes, Name::OtherCall).next()?;
         let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
         let end =
             memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);

@@ -45,7 +45,7 @@ impl Identity {
             sent_by_port: via.sent_by_port(),
             // Without a number it is a fault, and only the tag of our answer hangs on this.
             cseq: message.cseq.map_or(0, |cseq| cseq.number),
-            from_tag: message.from_tag.map_or(&[], |tag| tag.of(bytes)),
+            from_tag: message.from_tag(bytes).unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
         let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, received.flow.remote);
@@ -117,9 +117,9 @@ impl Case<'_> {
     fn is_ack_to_us(&self, identity: &Identity) -> bool {
         let message = self.received.message;
         message.method() == Method::Ack
-            && message.to_tag.is_some_and(|tag| {
-                tag.len() == TAG_LEN && tag.of(self.received.bytes) == self.snapshot.keys.tag(identity.transaction)
-            })
+            && message
+                .to_tag(self.received.bytes)
+                .is_some_and(|tag| tag.len() == TAG_LEN && tag == self.snapshot.keys.tag(identity.transaction))
     }
 
     /// Whether the Request-URI means us and nobody at us.
@@ -132,7 +132,7 @@ impl Case<'_> {
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
         let message = self.received.message;
-        message.to_tag.is_none() && !matches!(message.method(), Method::Ack | Method::Cancel)
+        message.to_tag(self.received.bytes).is_none() && !matches!(message.method(), Method::Ack | Method::Cancel)
     }
 
     /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
@@ -143,7 +143,7 @@ impl Case<'_> {
                 false
             }
             Method::Notify => true,
-            _ => message.to_tag.is_none(),
+            _ => message.to_tag(self.received.bytes).is_none(),
         }
     }
 

@@ -105,7 +105,7 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(Name::RetryAfter) {
+            for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
                 self.edits.replace(line);
             }
         }

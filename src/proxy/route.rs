@@ -188,13 +188,13 @@ impl Reader<'_> {
             values = &values[1..];
         }
         // It is written into the start line.
-        if !is_request_uri(request_uri.of(self.bytes)) {
+        if !is_request_uri(self.bytes, request_uri) {
             return Err(Reason::Malformed);
         }
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));
         }
-        for (index, line) in received.message.lines(Name::Route).enumerate() {
+        for (index, line) in received.message.lines(received.bytes, Name::Route).enumerate() {
             edits.replace(line);
             if index == 0 {
                 for value in values {

@@ -1,5 +1,7 @@
 //! Header names, compact forms, and the little grammar that values share (RFC 3261 §7.3, §20, §25.1).
 
+use wide::u8x32;
+
 use super::message::{Span, Value};
 
 /// The headers that routing reads. Everything else is [`Name::Other`] and passes unread.
@@ -29,60 +31,132 @@ impl Name {
     pub(super) const COUNT: usize = Self::OtherCall as usize + 1;
 }
 
-/// Spellings by first letter, long form and compact form (RFC 3261 §7.3.3). A line whose first letter has no entry is
-/// settled with one look.
-const SPELLINGS: [&[(&[u8], Name)]; 26] = {
-    let mut table: [&[(&[u8], Name)]; 26] = [&[]; 26];
-    table[letter(b'c')] = &[
-        (b"call-id", Name::CallId),
-        (b"cseq", Name::CSeq),
-        (b"contact", Name::Contact),
-        (b"content-length", Name::ContentLength),
-    ];
-    table[letter(b'f')] = &[(b"from", Name::From), (b"f", Name::From)];
-    table[letter(b'i')] = &[(b"i", Name::CallId)];
-    table[letter(b'j')] = &[(b"join", Name::OtherCall)];
-    table[letter(b'k')] = &[(b"k", Name::Supported)];
-    table[letter(b'l')] = &[(b"l", Name::ContentLength)];
-    table[letter(b'm')] = &[(b"max-forwards", Name::MaxForwards), (b"m", Name::Contact)];
-    table[letter(b'p')] = &[(b"proxy-require", Name::ProxyRequire)];
-    table[letter(b'r')] = &[
-        (b"route", Name::Route),
-        (b"record-route", Name::RecordRoute),
-        (b"retry-after", Name::RetryAfter),
-        (b"replaces", Name::OtherCall),
-    ];
-    table[letter(b's')] = &[(b"supported", Name::Supported)];
-    table[letter(b't')] = &[(b"to", Name::To), (b"t", Name::To), (b"target-dialog", Name::OtherCall)];
-    table[letter(b'u')] = &[(b"user-agent", Name::UserAgent)];
-    table[letter(b'v')] = &[(b"via", Name::Via), (b"v", Name::Via)];
-    table
-};
-
-const fn letter(lower: u8) -> usize {
-    (lower - b'a') as usize
+/// Up to eight bytes of a line's beginning, compared as one word; letters in any case.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    /// The bits that lower a letter's case, at the places of letters only: no other byte may pass for `-`.
+    fold: u64,
+    mask: u64,
+    word: u64,
 }
 
-/// Reads the name of a header line: which one, and where its value begins (just behind the colon). The offset means
-/// nothing for [`Name::Other`].
-#[inline]
-pub fn identify(line: &[u8]) -> (Name, usize) {
-    let Some(&first) = line.first() else { return (Name::Other, 0) };
-    let index = (first | 0x20).wrapping_sub(b'a') as usize;
-    let Some(spellings) = SPELLINGS.get(index) else { return (Name::Other, 0) };
-    for &(spelling, name) in *spellings {
-        // Rejects most lines by the one byte behind the name, before comparing any.
-        if let Some(b':' | b' ' | b'\t') = line.get(spelling.len())
-            && let Some(value) = value_after(line, spelling)
-        {
-            return (name, value);
+impl Start {
+    pub(super) const fn new(text: &[u8]) -> Self {
+        let mut start = Self { fold: 0, mask: 0, word: 0 };
+        let mut at = 0;
+        while at < text.len() {
+            start.word |= (text[at] as u64) << (8 * at);
+            start.mask |= 0xff << (8 * at);
+            if text[at].is_ascii_lowercase() {
+                start.fold |= 0x20 << (8 * at);
+            }
+            at += 1;
         }
+        start
     }
-    (Name::Other, 0)
+
+    #[inline(always)]
+    pub(super) const fn is(self, word: u64) -> bool {
+        (word | self.fold) & self.mask == self.word
+    }
+}
+
+/// `is!(word, "via:")`: whether the line begins so. A macro, because the masks must be constants.
+macro_rules! is {
+    ($word:expr, $text:literal) => {{
+        const START: $crate::sip::header::Start = $crate::sip::header::Start::new($text);
+        START.is($word)
+    }};
+}
+pub(super) use is;
+
+/// Reads the name of the header line at `at`: which one, and where its value begins (just behind the colon). The
+/// position means nothing for [`Name::Other`].
+///
+/// Hot path: a name with its colon directly behind it is one or two comparisons of a word.
+#[inline(always)]
+pub fn identify(bytes: &[u8], at: usize) -> (Name, usize) {
+    let Some(words) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) else {
+        return identify_slowly(bytes, at);
+    };
+    let word = |from: usize| u64::from_le_bytes(words[from..from + 8].try_into().unwrap_or_default());
+    let (first, second) = (word(0), word(8));
+    let (name, len) = match words[0] | 0x20 {
+        b'v' if is!(first, b"via:") => (Name::Via, 4),
+        b'v' if is!(first, b"v:") => (Name::Via, 2),
+        b'c' if is!(first, b"call-id:") => (Name::CallId, 8),
+        b'c' if is!(first, b"cseq:") => (Name::CSeq, 5),
+        b'c' if is!(first, b"contact:") => (Name::Contact, 8),
+        b'c' if is!(first, b"content-") && is!(second, b"length:") => (Name::ContentLength, 15),
+        b'f' if is!(first, b"from:") => (Name::From, 5),
+        b'f' if is!(first, b"f:") => (Name::From, 2),
+        b't' if is!(first, b"to:") => (Name::To, 3),
+        b't' if is!(first, b"t:") => (Name::To, 2),
+        b't' if is!(first, b"target-d") && is!(second, b"ialog:") => (Name::OtherCall, 14),
+        b'm' if is!(first, b"max-forw") && is!(second, b"ards:") => (Name::MaxForwards, 13),
+        b'm' if is!(first, b"m:") => (Name::Contact, 2),
+        b'i' if is!(first, b"i:") => (Name::CallId, 2),
+        b'l' if is!(first, b"l:") => (Name::ContentLength, 2),
+        b'k' if is!(first, b"k:") => (Name::Supported, 2),
+        b'j' if is!(first, b"join:") => (Name::OtherCall, 5),
+        b'r' if is!(first, b"route:") => (Name::Route, 6),
+        b'r' if is!(first, b"record-r") && is!(second, b"oute:") => (Name::RecordRoute, 13),
+        b'r' if is!(first, b"retry-af") && is!(second, b"ter:") => (Name::RetryAfter, 12),
+        b'r' if is!(first, b"replaces") && is!(second, b":") => (Name::OtherCall, 9),
+        b's' if is!(first, b"supporte") && is!(second, b"d:") => (Name::Supported, 10),
+        b'u' if is!(first, b"user-age") && is!(second, b"nt:") => (Name::UserAgent, 11),
+        b'p' if is!(first, b"proxy-re") && is!(second, b"quire:") => (Name::ProxyRequire, 14),
+        b'v' | b'c' | b'f' | b't' | b'm' | b'i' | b'l' | b'k' | b'j' | b'r' | b's' | b'u' | b'p' => {
+            return identify_slowly(bytes, at);
+        }
+        _ => return (Name::Other, at),
+    };
+    // What was compared holds no line end, so it lies within the line.
+    (name, at + len)
+}
+
+/// Long and compact forms (RFC 3261 §7.3.3).
+const NAMES: [(&[u8], Name); 24] = [
+    (b"via", Name::Via),
+    (b"v", Name::Via),
+    (b"call-id", Name::CallId),
+    (b"i", Name::CallId),
+    (b"cseq", Name::CSeq),
+    (b"from", Name::From),
+    (b"f", Name::From),
+    (b"to", Name::To),
+    (b"t", Name::To),
+    (b"contact", Name::Contact),
+    (b"m", Name::Contact),
+    (b"content-length", Name::ContentLength),
+    (b"l", Name::ContentLength),
+    (b"max-forwards", Name::MaxForwards),
+    (b"route", Name::Route),
+    (b"record-route", Name::RecordRoute),
+    (b"supported", Name::Supported),
+    (b"k", Name::Supported),
+    (b"proxy-require", Name::ProxyRequire),
+    (b"user-agent", Name::UserAgent),
+    (b"retry-after", Name::RetryAfter),
+    (b"replaces", Name::OtherCall),
+    (b"join", Name::OtherCall),
+    (b"target-dialog", Name::OtherCall),
+];
+
+/// The same for a line at the very end of a message, and for one with blanks before its colon (RFC 3261 §7.3.1).
+fn identify_slowly(bytes: &[u8], at: usize) -> (Name, usize) {
+    let line = &bytes[at..];
+    let far_from_the_end = line.len() >= 16;
+    let blank_before_colon =
+        || memchr::memchr(b':', line).is_some_and(|colon| colon > 0 && matches!(line[colon - 1], b' ' | b'\t'));
+    if far_from_the_end && !blank_before_colon() {
+        return (Name::Other, at);
+    }
+    let own = |(text, name): &(&[u8], Name)| Some((*name, at + value_after(line, text)?));
+    NAMES.iter().find_map(own).unwrap_or((Name::Other, at))
 }
 
 /// Where the value begins if the line's name is `name`, compared without case; blanks may stand before the colon.
-#[inline]
 pub fn value_after(line: &[u8], name: &[u8]) -> Option<usize> {
     if !line.get(..name.len())?.eq_ignore_ascii_case(name) {
         return None;
@@ -102,7 +176,18 @@ pub fn is_blank(byte: u8) -> bool {
 
 /// `start..end` without the blanks at both ends.
 #[inline]
-pub fn trim(bytes: &[u8], mut start: usize, mut end: usize) -> Span {
+pub fn trim(bytes: &[u8], start: usize, end: usize) -> Span {
+    // What nearly everybody writes: one space, the value, CRLF.
+    if let Some([b' ', first, .., last, b'\r', b'\n']) = bytes.get(start..end)
+        && !is_blank(*first)
+        && !is_blank(*last)
+    {
+        return Span::new(start + 1, end - 2);
+    }
+    trim_slowly(bytes, start, end)
+}
+
+fn trim_slowly(bytes: &[u8], mut start: usize, mut end: usize) -> Span {
     while start < end && is_blank(bytes[start]) {
         start += 1;
     }
@@ -114,7 +199,12 @@ pub fn trim(bytes: &[u8], mut start: usize, mut end: usize) -> Span {
 
 /// The first position at or behind `at` that is no blank, at most `end`.
 #[inline]
-pub fn skip_blanks(bytes: &[u8], mut at: usize, end: usize) -> usize {
+pub fn skip_blanks(bytes: &[u8], at: usize, end: usize) -> usize {
+    // Hardly ever is there one: the loop stays out of the way.
+    if at < end && bytes[at] <= b' ' { skip_blanks_slowly(bytes, at, end) } else { at }
+}
+
+fn skip_blanks_slowly(bytes: &[u8], mut at: usize, end: usize) -> usize {
     while at < end && is_blank(bytes[at]) {
         at += 1;
     }
@@ -135,61 +225,100 @@ pub fn skip_quoted(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
     None
 }
 
-/// Characters of `token` (RFC 3261 §25.1), and of `host` with `[`, `]` and `:` (RFC 5118 §4.5 wants them tolerated).
-const TOKEN: u8 = 1;
-const HOST: u8 = 2;
-const CLASS: [u8; 256] = {
-    let mut class = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let b = byte as u8;
-        if b.is_ascii_alphanumeric()
-            || matches!(b, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
-        {
-            class[byte] |= TOKEN;
+/// Whether a byte may be in a token (RFC 3261 §25.1).
+#[inline]
+pub fn is_token(byte: u8) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut token = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            token[byte] = b.is_ascii_alphanumeric()
+                || matches!(b, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+            byte += 1;
         }
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':') {
-            class[byte] |= HOST;
-        }
-        byte += 1;
-    }
-    class
-};
+        token
+    };
+    TOKEN[byte as usize]
+}
 
 /// Just behind the longest token at `at`.
 #[inline]
-pub fn skip_token(bytes: &[u8], mut at: usize, end: usize) -> usize {
-    while at < end && CLASS[bytes[at] as usize] & TOKEN != 0 {
-        at += 1;
-    }
-    at
+pub fn skip_token(bytes: &[u8], at: usize, end: usize) -> usize {
+    let rest = bytes.get(at..end).unwrap_or_default();
+    at + rest.iter().take_while(|byte| is_token(**byte)).count()
 }
 
-/// Just behind the longest run of a token's and a host's characters at `at`: what a parameter's value may be.
+/// Finds the characters that structure a header value: `;` `,` `=` `"`, blanks and controls. Looks at 32 bytes at once
+/// and remembers what it saw, so that each of them is found with a shift.
+pub struct Marks<'a> {
+    bytes: &'a [u8],
+    end: usize,
+    /// Where the 32 bytes begin that `seen` is about.
+    block: usize,
+    seen: u32,
+}
+
+impl<'a> Marks<'a> {
+    /// Marks from `at` up to `end`.
+    #[inline]
+    pub fn new(bytes: &'a [u8], at: usize, end: usize) -> Self {
+        Self { bytes, end, block: at, seen: Self::look(bytes, at) }
+    }
+
+    /// The first mark at or behind `at`, or the end. Positions must not go back.
+    #[inline]
+    pub fn next(&mut self, at: usize) -> usize {
+        let mut at = at;
+        while at < self.end {
+            if at >= self.block + 32 {
+                self.block = at;
+                self.seen = Self::look(self.bytes, at);
+            }
+            match self.seen >> (at - self.block) {
+                0 => at = self.block + 32,
+                marks => return (at + marks.trailing_zeros() as usize).min(self.end),
+            }
+        }
+        self.end
+    }
+
+    #[inline]
+    fn look(bytes: &[u8], at: usize) -> u32 {
+        match bytes.get(at..at + 32) {
+            Some(block) => Self::marks(block.try_into().unwrap_or([0; 32])),
+            None => Self::look_at_rest(&bytes[at.min(bytes.len())..]),
+        }
+    }
+
+    #[cold]
+    fn look_at_rest(rest: &[u8]) -> u32 {
+        let mut block = [0; 32];
+        block[..rest.len()].copy_from_slice(rest);
+        Self::marks(block)
+    }
+
+    #[inline]
+    fn marks(block: [u8; 32]) -> u32 {
+        let block = u8x32::new(block);
+        let is = |byte| block.simd_eq(u8x32::splat(byte));
+        let blank = block.simd_eq(block.min(u8x32::splat(b' ')));
+        (blank | is(b';') | is(b',') | is(b'=') | is(b'"')).to_bitmask()
+    }
+}
+
+/// A decimal number of digits only, no sign, that fits; leading zeros are allowed.
 #[inline]
-pub fn skip_value(bytes: &[u8], mut at: usize, end: usize) -> usize {
-    while at < end && CLASS[bytes[at] as usize] != 0 {
-        at += 1;
-    }
-    at
-}
-
-/// A decimal number of digits only, no sign, at most nine digits behind leading zeros.
 pub fn number(digits: &[u8]) -> Option<u32> {
-    if digits.is_empty() {
-        return None;
-    }
-    let mut value: u64 = 0;
-    for digit in digits {
-        if !digit.is_ascii_digit() {
+    let mut value = 0u64;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 || value > u64::from(u32::MAX) {
             return None;
         }
-        value = value * 10 + u64::from(digit - b'0');
-        if value > u64::from(u32::MAX) {
-            return None;
-        }
+        value = value * 10 + u64::from(digit);
     }
-    Some(value as u32)
+    if digits.is_empty() { None } else { u32::try_from(value).ok() }
 }
 
 /// One `;name` or `;name=value` of a parameter list.
@@ -200,9 +329,11 @@ pub struct Param {
     pub value: Option<Span>,
 }
 
-/// Walks the parameters of a value: begins at or before a `;`, ends at whatever is no parameter.
+/// Walks the parameters of a value: begins at or before a `;`, ends at whatever is no parameter. Names and values are
+/// what stands between the marks; what characters they are made of is the reader's business who uses them.
 pub struct Params<'a> {
     bytes: &'a [u8],
+    marks: Marks<'a>,
     /// Where the next parameter would begin; behind the last one when the walk is over.
     pub at: usize,
     end: usize,
@@ -210,14 +341,19 @@ pub struct Params<'a> {
 
 impl<'a> Params<'a> {
     pub fn new(bytes: &'a [u8], at: usize, end: usize) -> Self {
-        Self { bytes, at, end }
+        Self { bytes, marks: Marks::new(bytes, at, end), at, end }
+    }
+
+    /// Goes on from a walk over what stands before.
+    pub fn following(bytes: &'a [u8], marks: Marks<'a>, at: usize, end: usize) -> Self {
+        Self { bytes, marks, at, end }
     }
 }
 
 impl Iterator for Params<'_> {
     type Item = Param;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Param> {
         let (bytes, end) = (self.bytes, self.end);
         let at = skip_blanks(bytes, self.at, end);
@@ -225,7 +361,7 @@ impl Iterator for Params<'_> {
             return None;
         }
         let start = skip_blanks(bytes, at + 1, end);
-        let stop = skip_token(bytes, start, end);
+        let stop = self.marks.next(start);
         let name = Span::new(start, stop);
         let equals = skip_blanks(bytes, stop, end);
         if equals >= end || bytes[equals] != b'=' {
@@ -235,10 +371,22 @@ impl Iterator for Params<'_> {
         let from = skip_blanks(bytes, equals + 1, end);
         let to = match bytes[..end].get(from) {
             Some(b'"') => skip_quoted(bytes, from, end)?,
-            _ => skip_value(bytes, from, end),
+            // A value may hold `=`, as base64 does.
+            _ => self.value_end(from),
         };
         self.at = to;
         Some(Param { name, value: Some(Span::new(from, to)) })
+    }
+}
+
+impl Params<'_> {
+    #[inline]
+    fn value_end(&mut self, from: usize) -> usize {
+        let mut to = self.marks.next(from);
+        while to < self.end && self.bytes[to] == b'=' {
+            to = self.marks.next(to + 1);
+        }
+        to
     }
 }
 
@@ -369,10 +517,10 @@ mod tests {
             (b"To: x", Name::To),
             (b"Tox: x", Name::Other),
             (b"Via", Name::Other),
-            (b"", Name::Other),
+            (b"Call\rID: x", Name::Other),
             (b": x", Name::Other),
         ] {
-            assert_eq!(identify(line).0, want, "{}", String::from_utf8_lossy(line));
+            assert_eq!(identify(line, 0).0, want, "{}", String::from_utf8_lossy(line));
         }
     }
 

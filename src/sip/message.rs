@@ -1,7 +1,8 @@
 //! What routing needs to know of one SIP message, as positions in its bytes.
 
 use super::Via;
-use super::header::{Name, Values};
+use super::header::{Name, Values, identify, value_after};
+use super::lines::Lines;
 
 /// A half-open range of bytes in a message. Sixteen bits suffice: no message is longer than [`super::MAX_MESSAGE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,36 @@ pub enum Method {
 }
 
 impl Method {
+    /// The method that a request line begins with, and its length: those that are told apart, by one word.
+    #[inline]
+    pub(super) fn begin(bytes: &[u8], at: usize) -> Option<(Self, usize)> {
+        const fn word(text: &[u8; 8]) -> u64 {
+            u64::from_le_bytes(*text)
+        }
+        let read = u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?);
+        // Methods are case-sensitive (RFC 3261 §7.1); the space behind is compared too.
+        let is = |text: &[u8; 8], length: u32| {
+            let mask = u64::MAX >> (56 - 8 * length);
+            read & mask == word(text) & mask
+        };
+        match () {
+            () if is(b"INVITE  ", 6) => Some((Self::Invite, 6)),
+            () if is(b"ACK     ", 3) => Some((Self::Ack, 3)),
+            () if is(b"BYE     ", 3) => Some((Self::Bye, 3)),
+            () if is(b"OPTIONS ", 7) => Some((Self::Options, 7)),
+            () if is(b"CANCEL  ", 6) => Some((Self::Cancel, 6)),
+            () if is(b"NOTIFY  ", 6) => Some((Self::Notify, 6)),
+            () if is(b"REFER   ", 5) => Some((Self::Refer, 5)),
+            () if is(b"MESSAGE ", 7) => Some((Self::Message, 7)),
+            () if is(b"PUBLISH ", 7) => Some((Self::Publish, 7)),
+            () if read == word(b"REGISTER") => Some((Self::Register, 8)),
+            () => {
+                let rest = bytes.get(at..at + 9)?;
+                (rest == b"SUBSCRIBE").then_some((Self::Subscribe, 9))
+            }
+        }
+    }
+
     /// Reads a method; methods are case-sensitive (RFC 3261 §7.1).
     pub fn parse(text: &[u8]) -> Self {
         match text {
@@ -134,10 +165,6 @@ impl Fault {
     }
 }
 
-/// The most header lines of one message. A call through six proxies with history and identity headers has about
-/// sixty; beyond twice that it is an attack, and a fixed limit keeps the index below inside the struct.
-pub const MAX_HEADERS: usize = 128;
-
 /// Positions of the fields that route a message. Borrows nothing and owns nothing; valid for the bytes it was
 /// parsed from until they are edited.
 #[derive(Clone, Debug)]
@@ -160,22 +187,42 @@ pub struct Message {
     pub cseq: Option<CSeq>,
     /// The value of CSeq as it is written, readable or not: what an answer copies.
     pub cseq_text: Option<Span>,
-    /// The values of From and To, and their tags.
+    /// The values of From and To.
     pub from: Option<Span>,
-    pub from_tag: Option<Span>,
     pub to: Option<Span>,
-    pub to_tag: Option<Span>,
     /// The digits of Max-Forwards and their number.
     pub max_forwards: Option<(Span, u8)>,
     pub content_length: Option<u32>,
     /// The first thing that is wrong with it.
     pub fault: Option<Fault>,
-    /// Start of every header line, `line_count` of them, and behind the last the position of the empty line.
-    pub(super) lines: [u16; MAX_HEADERS + 1],
-    pub(super) names: [Name; MAX_HEADERS],
-    pub(super) line_count: u8,
+    pub(super) lines: Lines,
     /// The first line of each name, plus one; zero where there is none.
     pub(super) first: [u8; Name::COUNT],
+}
+
+impl Default for Message {
+    /// Nothing read yet.
+    fn default() -> Self {
+        Self {
+            start: StartLine::Response { status: 0 },
+            head: 0,
+            body: 0,
+            end: 0,
+            via: None,
+            next_via: None,
+            via_line: Span::default(),
+            call_id: None,
+            cseq: None,
+            cseq_text: None,
+            from: None,
+            to: None,
+            max_forwards: None,
+            content_length: None,
+            fault: None,
+            lines: Lines::default(),
+            first: [0; Name::COUNT],
+        }
+    }
 }
 
 impl Message {
@@ -210,29 +257,27 @@ impl Message {
     }
 
     /// The header lines of a name, first to last.
-    pub fn lines(&self, name: Name) -> impl Iterator<Item = Span> + use<'_> {
+    pub fn lines<'m>(&'m self, bytes: &'m [u8], name: Name) -> impl Iterator<Item = Span> + use<'m> {
         let from = match self.first[name as usize] {
-            0 => self.line_count as usize,
+            0 => self.lines.count(),
             first => first as usize - 1,
         };
-        (from..self.line_count as usize).filter(move |&i| self.names[i] == name).map(|i| self.line(i))
+        let lines = (from..self.lines.count()).map(|i| self.lines.get(i));
+        lines.filter(move |line| identify(bytes, line.start as usize).0 == name)
     }
 
     /// The comma-separated values of all headers of a name, first to last.
     pub fn values<'m>(&'m self, bytes: &'m [u8], name: Name) -> impl Iterator<Item = Value> + use<'m> {
-        self.lines(name).flat_map(move |line| Values::of_line(bytes, line))
+        self.lines(bytes, name).flat_map(move |line| Values::of_line(bytes, line))
     }
 
     /// The header lines whose name is `name`, compared without case; for names that only the configuration knows.
     pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Span> + use<'m> {
         let first = name.first().map_or(0, |b| b | 0x20);
-        (0..self.line_count as usize).map(|i| self.line(i)).filter(move |line| {
-            bytes[line.start as usize] | 0x20 == first && super::header::value_after(line.of(bytes), name).is_some()
+        let lines = (0..self.lines.count()).map(|i| self.lines.get(i));
+        lines.filter(move |line| {
+            bytes[line.start as usize] | 0x20 == first && value_after(line.of(bytes), name).is_some()
         })
-    }
-
-    fn line(&self, index: usize) -> Span {
-        Span { start: self.lines[index], end: self.lines[index + 1] }
     }
 }
 

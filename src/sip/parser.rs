@@ -1,12 +1,11 @@
 //! Bytes to [`Message`]: one walk over the head, a few fields read, nothing allocated.
 //!
-//! The walk goes from line end to line end at vector speed and looks at a line's first letter; only lines that route
-//! are read further. What routing does not need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
+//! Line ends are found at vector speed, a line is recognised by comparing its first word, and only lines that route are
+//! read further. What routing does not need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
-use memchr::memchr;
-
-use super::header::{self, Address, Name, is_blank, number, skip_blanks, skip_token, trim};
-use super::message::{CSeq, Fault, MAX_HEADERS, Message, Method, Span, StartLine};
+use super::header::{self, Address, Name, is_blank, is_token, number, skip_blanks, skip_token, trim};
+use super::lines::{LineEnds, has_blank};
+use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
 use super::via::Via;
 
 /// A datagram whose first line is neither a request's nor a status line: it cannot be answered and is dropped.
@@ -14,52 +13,50 @@ use super::via::Via;
 pub struct NotSip;
 
 impl Message {
-    /// Reads a datagram.
+    /// Reads a datagram into a new message.
+    ///
+    /// # Errors
+    /// Those of [`Message::read`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, NotSip> {
+        let mut message = Self::default();
+        message.read(bytes)?;
+        Ok(message)
+    }
+
+    /// Reads a datagram, in place of what this message was before.
     ///
     /// Hot path: no allocation. A message with a [`Fault`] still carries every field that could be read, for the
     /// answer that says so.
     ///
     /// # Errors
     /// [`NotSip`] if the first line is not SIP's, or the datagram is longer than [`super::MAX_MESSAGE`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, NotSip> {
-        if bytes.len() > super::MAX_MESSAGE {
-            return Err(NotSip);
-        }
-        // Empty lines before the start line are ignored (RFC 3261 §7.5).
-        let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).ok_or(NotSip)?;
-        let line_end = begin + memchr(b'\n', &bytes[begin..]).ok_or(NotSip)?;
-        let (start, fault) = start_line(bytes, begin, without_cr(bytes, begin, line_end))?;
-        let mut message = Self {
-            start,
-            head: line_end as u16 + 1,
-            body: bytes.len() as u16,
-            end: bytes.len() as u16,
-            via: None,
-            next_via: None,
-            via_line: Span::default(),
-            call_id: None,
-            cseq: None,
-            cseq_text: None,
-            from: None,
-            from_tag: None,
-            to: None,
-            to_tag: None,
-            max_forwards: None,
-            content_length: None,
-            fault,
-            lines: [0; MAX_HEADERS + 1],
-            names: [Name::Other; MAX_HEADERS],
-            line_count: 0,
-            first: [0; Name::COUNT],
-        };
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), NotSip> {
+        let begin = begin(bytes)?;
+        self.clear(bytes.len());
+        let mut ends = LineEnds::new(bytes, begin);
+        let head = ends.next().ok_or(NotSip)?;
+        self.head = head as u16;
+        self.read_start_line(bytes, begin, without_line_end(bytes, begin, head))?;
         // A line that continues the first one would continue ours, which are written between the two.
-        if let Some(b' ' | b'\t') = bytes.get(message.head as usize) {
-            message.fail(Fault::RequestLine);
+        if let Some(b' ' | b'\t') = bytes.get(head) {
+            self.fail(Fault::RequestLine);
         }
-        message.read_head(bytes);
-        message.require_fields(bytes);
-        message.measure_body(bytes);
-        Ok(message)
+        self.read_head(bytes, ends);
+        self.require_fields(bytes);
+        self.measure_body(bytes.len());
+        Ok(())
+    }
+
+    /// Forgets what was read before.
+    #[inline]
+    fn clear(&mut self, len: usize) {
+        (self.body, self.end) = (len as u16, len as u16);
+        (self.via, self.next_via) = (None, None);
+        (self.call_id, self.cseq, self.cseq_text) = (None, None, None);
+        (self.from, self.to) = (None, None);
+        (self.max_forwards, self.content_length, self.fault) = (None, None, None);
+        self.first = [0; Name::COUNT];
     }
 
     /// Notes a fault if it is the first.
@@ -68,103 +65,152 @@ impl Message {
         self.fault.get_or_insert(fault);
     }
 
-    /// Walks the header lines up to the empty one.
-    fn read_head(&mut self, bytes: &[u8]) {
-        let mut at = self.head as usize;
-        loop {
-            match bytes.get(at) {
-                Some(b'\n') => {
-                    self.body = at as u16 + 1;
-                    break;
-                }
-                Some(b'\r') if bytes.get(at + 1) == Some(&b'\n') => {
-                    self.body = at as u16 + 2;
-                    break;
-                }
-                Some(_) => {}
-                None => return self.head_without_end(at),
+    /// Reads the first line: a status line, or a request line, perhaps with something wrong.
+    #[inline]
+    fn read_start_line(&mut self, bytes: &[u8], at: usize, end: usize) -> Result<(), NotSip> {
+        let line = &bytes[at..end];
+        // The version may be in any case (RFC 3261 §7.1).
+        if let [b'S' | b's', _, _, b'/', ..] = line
+            && line[..4].eq_ignore_ascii_case(b"SIP/")
+        {
+            return self.read_status_line(line);
+        }
+        let (method, name_end) = match Method::begin(bytes, at) {
+            Some((method, length)) => (method, at + length),
+            None => (Method::Other, skip_token(bytes, at, end)),
+        };
+        if name_end == at || bytes[..end].get(name_end) != Some(&b' ') {
+            return Err(NotSip);
+        }
+        let version = match line.strip_suffix(b" SIP/2.0") {
+            Some(before) => at + before.len(),
+            None => at + self.odd_version(line)?,
+        };
+        let uri = Span::new((name_end + 1).min(version), version);
+        // Exactly one space between method, URI and version (RFC 3261 §7.1).
+        if !is_request_uri(bytes, uri) {
+            self.fail(Fault::RequestLine);
+        }
+        self.start = StartLine::Request { method, name: Span::new(at, name_end), uri };
+        Ok(())
+    }
+
+    /// A line that does not end as request lines do: another version or another case. Where the version's space is.
+    #[cold]
+    fn odd_version(&mut self, line: &[u8]) -> Result<usize, NotSip> {
+        let whole = line.iter().rposition(|byte| !is_blank(*byte)).map_or(line, |last| &line[..=last]);
+        let space = memchr::memrchr(b' ', whole).ok_or(NotSip)?;
+        let written = &whole[space + 1..];
+        match written.get(..4) {
+            Some(name) if name.eq_ignore_ascii_case(b"SIP/") && written.len() > 4 => {}
+            _ => return Err(NotSip),
+        }
+        if !written.eq_ignore_ascii_case(b"SIP/2.0") {
+            self.fail(Fault::Version);
+        } else if whole.len() < line.len() {
+            // Blanks behind the version (RFC 4475 §3.1.2.10).
+            self.fail(Fault::RequestLine);
+        }
+        Ok(space)
+    }
+
+    /// `SIP/2.0 200 OK`: the status is 100 to 699.
+    #[inline]
+    fn read_status_line(&mut self, line: &[u8]) -> Result<(), NotSip> {
+        let code = match line.split_at_checked(8) {
+            Some((version, rest)) if version.eq_ignore_ascii_case(b"SIP/2.0 ") => rest,
+            _ => return Err(NotSip),
+        };
+        let status = match code {
+            [a @ b'1'..=b'6', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] if rest.is_empty() || rest[0] == b' ' => {
+                u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0')
             }
-            let Some(mut end) = memchr(b'\n', &bytes[at..]).map(|n| at + n + 1) else {
-                return self.head_without_end(at);
+            _ => return Err(NotSip),
+        };
+        self.start = StartLine::Response { status };
+        Ok(())
+    }
+
+    /// Walks the header lines: each line end ends one and begins the next.
+    #[inline]
+    fn read_head(&mut self, bytes: &[u8], mut ends: LineEnds<'_>) {
+        let (mut start, mut count) = (self.head as usize, 0);
+        while let Some([first, ..]) = bytes.get(start..) {
+            if *first <= b' '
+                && let Some(body) = empty_line(bytes, start)
+            {
+                return self.end_head(count, start, body);
+            }
+            if !self.lines.begin(count, start) {
+                return self.end_head_with(Fault::TooManyHeaders, count, start);
+            }
+            count += 1;
+            let (name, from) = header::identify(bytes, start);
+            let Some(end) = line_end(bytes, &mut ends) else {
+                // The line that was begun last has no end.
+                return self.end_head_with(Fault::NoEndOfHead, count - 1, start);
             };
-            // A line that begins with a blank continues the one before (RFC 3261 §7.3.1).
-            while let Some(b' ' | b'\t') = bytes.get(end) {
-                match memchr(b'\n', &bytes[end..]) {
-                    Some(n) => end += n + 1,
-                    None => return self.head_without_end(at),
-                }
+            if name != Name::Other {
+                self.read_value(bytes, name, count, Span::new(start, end), from);
             }
-            if self.line_count as usize == MAX_HEADERS {
-                return self.too_many_headers(at);
-            }
-            self.read_line(bytes, at, end);
-            at = end;
+            start = end;
         }
-        self.lines[self.line_count as usize] = at as u16;
+        self.end_head_with(Fault::NoEndOfHead, count, start);
     }
 
-    #[cold]
-    fn head_without_end(&mut self, at: usize) {
-        self.lines[self.line_count as usize] = at as u16;
-        self.fail(Fault::NoEndOfHead);
-    }
-
-    #[cold]
-    fn too_many_headers(&mut self, at: usize) {
-        self.lines[self.line_count as usize] = at as u16;
-        self.fail(Fault::TooManyHeaders);
-    }
-
-    /// Notes one header line and reads its value if it routes.
     #[inline]
-    fn read_line(&mut self, bytes: &[u8], at: usize, end: usize) {
-        let (name, value) = header::identify(&bytes[at..end]);
-        let index = self.line_count as usize;
-        self.lines[index] = at as u16;
-        self.names[index] = name;
-        self.line_count += 1;
-        if name == Name::Other {
-            return;
-        }
-        let again = self.first[name as usize] != 0;
-        if !again {
-            self.first[name as usize] = self.line_count;
-        }
-        let from = at + value;
+    fn end_head(&mut self, lines: usize, end: usize, body: usize) {
+        self.lines.end(lines, end);
+        self.body = body as u16;
+    }
+
+    #[cold]
+    fn end_head_with(&mut self, fault: Fault, lines: usize, end: usize) {
+        self.lines.end(lines, end);
+        self.fail(fault);
+    }
+
+    /// Reads the value of a header line that routes, the `count`-th of all.
+    #[inline(always)]
+    fn read_value(&mut self, bytes: &[u8], name: Name, count: usize, line: Span, from: usize) {
+        let value = trim(bytes, from, line.end as usize);
         match name {
-            Name::Via => self.read_via(bytes, Span::new(at, end), from, again),
-            Name::CallId => self.read_call_id(bytes, trim(bytes, from, end), again),
-            Name::CSeq => self.read_cseq(bytes, trim(bytes, from, end), again),
-            Name::ContentLength => self.read_content_length(bytes, trim(bytes, from, end), again),
-            Name::From if !again => {
-                (self.from, self.from_tag) = self.read_party(bytes, trim(bytes, from, end), Fault::From);
-            }
-            Name::To if !again => {
-                (self.to, self.to_tag) = self.read_party(bytes, trim(bytes, from, end), Fault::To);
-            }
-            Name::MaxForwards if !again => {
-                let digits = trim(bytes, from, end);
-                match number(digits.of(bytes)).map(u8::try_from) {
-                    Some(Ok(hops)) => self.max_forwards = Some((digits, hops)),
-                    _ => self.fail(Fault::MaxForwards),
+            Name::CallId => self.read_call_id(bytes, value),
+            Name::CSeq => self.read_cseq(bytes, value),
+            Name::From => self.from = self.from.or(present(value)),
+            Name::To => self.to = self.to.or(present(value)),
+            Name::MaxForwards => self.read_max_forwards(bytes, value),
+            Name::ContentLength => self.read_content_length(bytes, value),
+            _ => {
+                let first = &mut self.first[name as usize];
+                let again = *first != 0;
+                if !again {
+                    *first = count as u8;
+                }
+                if name == Name::Via {
+                    self.read_via(bytes, line, value, again);
                 }
             }
-            _ => {}
         }
     }
 
     #[inline]
-    fn read_via(&mut self, bytes: &[u8], line: Span, from: usize, again: bool) {
-        let end = line.end as usize;
+    fn read_max_forwards(&mut self, bytes: &[u8], digits: Span) {
+        match number(digits.of(bytes)).map(u8::try_from) {
+            _ if self.max_forwards.is_some() => {}
+            Some(Ok(hops)) => self.max_forwards = Some((digits, hops)),
+            _ => self.fail(Fault::MaxForwards),
+        }
+    }
+
+    #[inline]
+    fn read_via(&mut self, bytes: &[u8], line: Span, value: Span, again: bool) {
         if again {
             // Behind the top via-parm only the position of the next one is of interest.
-            if self.next_via.is_none() {
-                self.next_via = next_value(bytes, from, end);
-            }
+            self.next_via = self.next_via.or_else(|| next_value(bytes, value.start as usize, value.end as usize));
             return;
         }
         self.via_line = line;
-        let value = trim(bytes, from, end);
         match Via::parse(bytes, value.start as usize, value.end as usize) {
             None => self.fail(Fault::Via),
             Some((via, stop)) => {
@@ -174,82 +220,85 @@ impl Message {
         }
     }
 
-    /// From or To: the value and its tag. One that nobody can read is a fault; its value stays, for the answer copies it.
     #[inline]
-    fn read_party(&mut self, bytes: &[u8], value: Span, fault: Fault) -> (Option<Span>, Option<Span>) {
-        match Address::parse(bytes, value) {
-            _ if value.is_empty() => (None, None),
-            Some(address) if !address.uri.is_empty() => {
-                let tag = address.param(bytes, b"tag").and_then(|tag| tag.value);
-                (Some(value), tag)
-            }
-            _ => {
-                self.fail(fault);
-                (Some(value), None)
-            }
-        }
-    }
-
-    fn read_call_id(&mut self, bytes: &[u8], value: Span, again: bool) {
+    fn read_call_id(&mut self, bytes: &[u8], value: Span) {
         match self.call_id {
+            None if value.is_empty() => self.fail(Fault::CallId),
+            None => self.call_id = Some(value),
             Some(first) if first.of(bytes) != value.of(bytes) => self.fail(Fault::DifferentCallIds),
-            _ if value.is_empty() => self.fail(Fault::CallId),
-            _ if !again => self.call_id = Some(value),
-            _ => {}
+            Some(_) => {}
         }
     }
 
-    fn read_cseq(&mut self, bytes: &[u8], value: Span, again: bool) {
-        if !again && !value.is_empty() {
-            self.cseq_text = Some(value);
-        }
+    #[inline]
+    fn read_cseq(&mut self, bytes: &[u8], value: Span) {
+        self.cseq_text = self.cseq_text.or(present(value));
         let Some(cseq) = cseq(bytes, value) else { return self.fail(Fault::CSeq) };
         match self.cseq {
+            None => self.cseq = Some(cseq),
             Some(first) if first.number != cseq.number || first.name.of(bytes) != cseq.name.of(bytes) => {
                 self.fail(Fault::DifferentCSeqs);
             }
-            _ if !again => self.cseq = Some(cseq),
-            _ => {}
+            Some(_) => {}
         }
     }
 
-    fn read_content_length(&mut self, bytes: &[u8], value: Span, again: bool) {
+    #[inline]
+    fn read_content_length(&mut self, bytes: &[u8], value: Span) {
         match (number(value.of(bytes)), self.content_length) {
             (None, _) => self.fail(Fault::ContentLength),
+            (Some(length), None) => self.content_length = Some(length),
             (Some(length), Some(first)) if length != first => self.fail(Fault::DifferentContentLengths),
-            (Some(length), _) if !again => self.content_length = Some(length),
-            _ => {}
+            (Some(_), Some(_)) => {}
         }
     }
 
     /// The fields that RFC 3261 §8.1.1 makes mandatory, so far as an answer or a route needs them.
+    #[inline]
     fn require_fields(&mut self, bytes: &[u8]) {
-        if self.fault.is_some() {
-            return;
+        if let (Some(_), Some(_), Some(cseq), Some(_), Some(_)) =
+            (self.via, self.call_id, self.cseq, self.from, self.to)
+        {
+            if let StartLine::Request { method, name, .. } = self.start
+                && (method != cseq.method || method == Method::Other && name.of(bytes) != cseq.name.of(bytes))
+            {
+                self.fail(Fault::MethodMismatch);
+            }
+        } else {
+            self.fail_for_missing();
         }
+    }
+
+    #[cold]
+    fn fail_for_missing(&mut self) {
         let missing = match () {
             () if self.via.is_none() => Fault::Via,
             () if self.call_id.is_none() => Fault::CallId,
             () if self.cseq.is_none() => Fault::CSeq,
             () if self.from.is_none() => Fault::From,
-            () if self.to.is_none() => Fault::To,
-            () => match (self.start, self.cseq) {
-                (StartLine::Request { name, .. }, Some(cseq)) if name.of(bytes) != cseq.name.of(bytes) => {
-                    Fault::MethodMismatch
-                }
-                _ => return,
-            },
+            () => Fault::To,
         };
         self.fail(missing);
     }
 
     /// Finds the message's end by Content-Length (RFC 3261 §18.3).
-    fn measure_body(&mut self, bytes: &[u8]) {
+    #[inline]
+    fn measure_body(&mut self, len: usize) {
         let Some(length) = self.content_length else { return };
         match self.body as usize + length as usize {
-            end if end <= bytes.len() => self.end = end as u16,
+            end if end <= len => self.end = end as u16,
             _ => self.fail(Fault::ShortBody),
         }
+    }
+}
+
+/// Where the start line begins: empty lines before it are ignored (RFC 3261 §7.5).
+#[inline]
+fn begin(bytes: &[u8]) -> Result<usize, NotSip> {
+    match bytes.first() {
+        Some(first) if *first > b' ' && bytes.len() <= super::MAX_MESSAGE => Ok(0),
+        _ if bytes.len() > super::MAX_MESSAGE => Err(NotSip),
+        _ => bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).ok_or(NotSip),
     }
 }
 
@@ -262,73 +311,100 @@ fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
     (at < end).then(|| trim(bytes, at, end))
 }
 
-/// `end` without a carriage return before it.
-fn without_cr(bytes: &[u8], start: usize, end: usize) -> usize {
-    if end > start && bytes[end - 1] == b'\r' { end - 1 } else { end }
-}
-
-/// Reads the first line in `at..end`: a status line, or a request line, perhaps with something wrong.
-fn start_line(bytes: &[u8], at: usize, end: usize) -> Result<(StartLine, Option<Fault>), NotSip> {
-    let line = &bytes[at..end];
-    if line.len() >= 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
-        return status_line(line).map(|status| (StartLine::Response { status }, None));
-    }
-    let name_end = skip_token(bytes, at, end);
-    if name_end == at || bytes[..end].get(name_end) != Some(&b' ') {
-        return Err(NotSip);
-    }
-    let whole = trim(bytes, name_end, end).end as usize;
-    let version = bytes[at..whole].iter().rposition(|&b| b == b' ').map_or(name_end, |n| at + n);
-    let name = Span::new(at, name_end);
-    let uri = Span::new((name_end + 1).min(version), version);
-    let method = Method::parse(name.of(bytes));
-    let written = &bytes[version + 1..whole.max(version + 1)];
-    let fault = match () {
-        () if written.len() < 5 || !written[..4].eq_ignore_ascii_case(b"SIP/") => return Err(NotSip),
-        () if !written.eq_ignore_ascii_case(b"SIP/2.0") => Some(Fault::Version),
-        // Exactly one space between method, URI and version (RFC 3261 §7.1); RFC 4475 §3.1.2.8 to .11.
-        () if whole < end || !is_request_uri(uri.of(bytes)) => Some(Fault::RequestLine),
-        () => None,
-    };
-    Ok((StartLine::Request { method, name, uri }, fault))
-}
-
 /// Whether a text may stand as Request-URI: one word, not in brackets, without headers. Which URI it is, is not judged.
 #[inline]
-pub fn is_request_uri(uri: &[u8]) -> bool {
-    !uri.is_empty() && !uri.iter().any(|&b| is_blank(b) || matches!(b, b'<' | b'>')) && !has_headers(uri)
+pub fn is_request_uri(bytes: &[u8], uri: Span) -> bool {
+    let text = uri.of(bytes);
+    let odd = memchr::memchr3(b'<', b'>', b'?', text).is_some();
+    !text.is_empty() && !has_blank(bytes, uri.start as usize, uri.end as usize) && !(odd && has_odd_mark(text))
 }
 
-/// Whether a SIP URI carries headers, which no Request-URI may (RFC 3261 §19.1.1, RFC 4475 §3.1.2.12): a server could
-/// believe them, a Route for one. A user part may hold `?`.
-#[inline]
-fn has_headers(uri: &[u8]) -> bool {
+/// Brackets (RFC 4475 §3.1.2.7), or headers of a SIP URI, which no Request-URI may carry (RFC 3261 §19.1.1, RFC 4475
+/// §3.1.2.11): a server could believe them, a Route for one. A user part may hold `?`.
+#[cold]
+fn has_odd_mark(uri: &[u8]) -> bool {
     let is_sip = |scheme: &[u8]| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    let host = memchr(b'@', uri).map_or(0, |at| at + 1);
-    memchr(b'?', &uri[host..]).is_some() && (is_sip(b"sip:") || is_sip(b"sips:"))
+    let host = memchr::memchr(b'@', uri).map_or(0, |at| at + 1);
+    let headers = memchr::memchr(b'?', &uri[host..]).is_some() && (is_sip(b"sip:") || is_sip(b"sips:"));
+    headers || memchr::memchr2(b'<', b'>', uri).is_some()
 }
 
-/// `SIP/2.0 200 OK`: the status, 100 to 699.
-fn status_line(line: &[u8]) -> Result<u16, NotSip> {
-    let rest = line.get(7..).filter(|_| line[..7].eq_ignore_ascii_case(b"SIP/2.0")).ok_or(NotSip)?;
-    match rest {
-        [b' ', a @ b'1'..=b'6', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] if rest.is_empty() || rest[0] == b' ' => {
-            Ok(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
+/// Where a line's text ends.
+#[inline]
+fn without_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
+    if end >= start + 2 && bytes[end - 2] == b'\r' { end - 2 } else { end - 1 }
+}
+
+/// Just behind the empty line at `at`, if there is one.
+fn empty_line(bytes: &[u8], at: usize) -> Option<usize> {
+    match &bytes[at..] {
+        [b'\r', b'\n', ..] => Some(at + 2),
+        [b'\n', ..] => Some(at + 1),
+        _ => None,
+    }
+}
+
+/// Where a line ends: one that begins with a blank continues the one before (RFC 3261 §7.3.1).
+#[inline(always)]
+fn line_end(bytes: &[u8], ends: &mut LineEnds<'_>) -> Option<usize> {
+    loop {
+        let end = ends.next()?;
+        if !matches!(bytes.get(end), Some(b' ' | b'\t')) {
+            return Some(end);
         }
-        _ => Err(NotSip),
     }
 }
 
 /// `number method`; the number is less than 2^31 (RFC 3261 §8.1.1.5).
+#[inline]
 fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     let (start, end) = (value.start as usize, value.end as usize);
     let stop = start + bytes[start..end].iter().take_while(|b| b.is_ascii_digit()).count();
     let number = number(&bytes[start..stop]).filter(|&n| n < 1 << 31)?;
     let from = skip_blanks(bytes, stop, end);
-    let to = skip_token(bytes, from, end);
-    if from == stop || to == from || to != end {
+    let name = Span::new(from, end);
+    let method = Method::parse(name.of(bytes));
+    if from == stop || from == end || method == Method::Other && skip_token(bytes, from, end) != end {
         return None;
     }
-    let name = Span::new(from, to);
-    Some(CSeq { number, method: Method::parse(name.of(bytes)), name })
+    Some(CSeq { number, method, name })
+}
+
+/// A value that is there.
+#[inline]
+fn present(value: Span) -> Option<Span> {
+    (!value.is_empty()).then_some(value)
+}
+
+impl Message {
+    /// The tag of From, which tells callers apart.
+    pub fn from_tag<'m>(&self, bytes: &'m [u8]) -> Option<&'m [u8]> {
+        tag(bytes, self.from?)
+    }
+
+    /// The tag of To: a request that has one is inside a dialog.
+    pub fn to_tag<'m>(&self, bytes: &'m [u8]) -> Option<&'m [u8]> {
+        tag(bytes, self.to?)
+    }
+}
+
+/// The tag in the value of From or To.
+#[inline]
+fn tag(bytes: &[u8], value: Span) -> Option<&[u8]> {
+    let text = value.of(bytes);
+    // What many write: a URI in brackets, nothing else or the tag alone behind it.
+    if let (Some(open), Some(close)) = (memchr::memchr(b'<', text), memchr::memchr(b'>', text))
+        && open < close
+        && memchr::memchr(b'"', text).is_none()
+    {
+        match &text[close + 1..] {
+            [] => return None,
+            [b';', b't', b'a', b'g', b'=', tag @ ..] if !tag.is_empty() && tag.iter().all(|b| is_token(*b)) => {
+                return Some(tag);
+            }
+            _ => {}
+        }
+    }
+    let address = Address::parse(bytes, value)?;
+    Some(address.param(bytes, b"tag")?.value?.of(bytes))
 }

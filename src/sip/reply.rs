@@ -39,11 +39,11 @@ impl Answer {
         let mut out = Out { bytes: out, len: 0 };
         out.put(b"SIP/2.0 ")?.put(Text::number(u32::from(self.status)).as_bytes())?;
         out.put(b" ")?.put(self.reason.as_bytes())?.put(b"\r\n")?;
-        for line in message.lines(Name::Via) {
+        for line in message.lines(request, Name::Via) {
             out.len += stamps.copy(request, line, &mut out.bytes[out.len..])?;
         }
         out.put(b"From: ")?.put(from.of(request))?.put(b"\r\nTo: ")?.put(to.of(request))?;
-        if message.to_tag.is_none() {
+        if message.to_tag(request).is_none() {
             out.put(b";tag=")?.put(&self.tag)?;
         }
         out.put(b"\r\nCall-ID: ")?.put(call_id.of(request))?.put(b"\r\nCSeq: ")?;

@@ -2,7 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::header::{Param, Params, number, skip_blanks, skip_token, skip_value};
+use memchr::memchr;
+
+use wide::u8x32;
+
+use super::header::is;
+use super::header::{Marks, Param, Params, is_blank, number, skip_blanks, skip_token};
 use super::message::Span;
 use super::{DEFAULT_PORT, text};
 
@@ -36,22 +41,81 @@ impl Via {
     /// `None` where the grammar is broken in a way that routing would suffer from: protocol, sent-by, a branch,
     /// `received` or `rport` written twice (two parsers could take different ones), a parameter without name, or garbage
     /// behind it.
+    #[inline]
     pub fn parse(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
-        let start = skip_blanks(bytes, at, end);
-        let (transport, at) = protocol(bytes, start, end)?;
-        let (host, port, at) = sent_by(bytes, at, end)?;
-        let mut via = Self {
-            parm: Span::new(start, at),
-            transport,
-            host,
-            port,
-            branch: None,
-            received: None,
-            rport: None,
-            way: None,
-            time: None,
+        match Self::parse_usual(bytes, at, end) {
+            Some(via) => Some((via, end)),
+            None => Self::parse_any(bytes, at, end),
+        }
+    }
+
+    /// What nearly everybody writes: one via-parm, no blank but the one before sent-by, no quotes, no brackets. `None`
+    /// says only that it is not that; what this reads, [`Via::parse_any`] reads alike.
+    #[inline]
+    fn parse_usual(bytes: &[u8], at: usize, end: usize) -> Option<Self> {
+        let [b'S', b'I', b'P', b'/', b'2', b'.', b'0', b'/', b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z', b' ', ..] =
+            bytes.get(at..end)?
+        else {
+            return None;
         };
-        let mut params = Params::new(bytes, at, end);
+        let host = at + 12;
+        let mut semicolons = [0u16; MAX_PARAMS + 1];
+        let (count, colons) = split(bytes, host, end, &mut semicolons)?;
+        semicolons[count] = end as u16;
+        let host_end = semicolons[0] as usize;
+        // The colons of the first 32 bytes are known: sent-by must lie in them and have one at most.
+        let colons = match host_end - host {
+            length @ 1..32 => colons & ((1 << length) - 1),
+            _ => return None,
+        };
+        let (name_end, port) = match colons {
+            0 => (host_end, None),
+            _ if colons & (colons - 1) != 0 => return None,
+            _ => {
+                let colon = host + colons.trailing_zeros() as usize;
+                (colon, Some(u16::try_from(number(&bytes[colon + 1..host_end])?).ok()?))
+            }
+        };
+        if name_end == host {
+            return None;
+        }
+        let mut via = Self::new(Span::new(at, end), Span::new(at + 8, at + 11), Span::new(host, name_end), port);
+        for pair in semicolons[..count + 1].windows(2) {
+            via.note_usual(bytes, pair[0] as usize + 1, pair[1] as usize)?;
+        }
+        Some(via)
+    }
+
+    /// Remembers the parameter in `start..end` if routing uses it. `None` where it was there before, or is too near to
+    /// the message's end to be looked at by words.
+    #[inline]
+    fn note_usual(&mut self, bytes: &[u8], start: usize, end: usize) -> Option<()> {
+        let word = u64::from_le_bytes(bytes.get(start..start + 8)?.try_into().ok()?);
+        let span = |from: usize| Span::new(from, end);
+        let twice = match bytes[start] | 0x20 {
+            b'b' if is!(word, b"branch=") => self.branch.replace(span(start + 7)).is_some(),
+            b'r' if is!(word, b"rport") && end == start + 5 => {
+                self.rport.replace(Param { name: span(start), value: None }).is_some()
+            }
+            b'w' if is!(word, b"w=") => self.way.replace(span(start + 2)).is_some(),
+            b's' if is!(word, b"s=") => self.time.replace(span(start + 2)).is_some(),
+            b'r' | b'b' | b'w' | b's' => return None,
+            _ => start == end,
+        };
+        (!twice).then_some(())
+    }
+
+    fn new(parm: Span, transport: Span, host: Span, port: Option<u16>) -> Self {
+        Self { parm, transport, host, port, branch: None, received: None, rport: None, way: None, time: None }
+    }
+
+    fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
+        let start = skip_blanks(bytes, at, end);
+        let mut marks = Marks::new(bytes, start, end);
+        let (transport, at) = protocol(bytes, start, end, &mut marks)?;
+        let (host, port, at) = sent_by(bytes, at, end, &mut marks)?;
+        let mut via = Self::new(Span::new(start, at), transport, host, port);
+        let mut params = Params::following(bytes, marks, at, end);
         for param in params.by_ref() {
             via.note(bytes, param)?;
         }
@@ -109,16 +173,48 @@ impl Via {
     }
 }
 
+/// Parameters of a usual Via; one with more is read the general way.
+const MAX_PARAMS: usize = 8;
+
+/// Finds the semicolons in `at..end`: how many, and which of the first 32 bytes are colons. `None` where a blank, a comma,
+/// a quote or a bracket is among them, or more than [`MAX_PARAMS`].
+#[inline]
+fn split(bytes: &[u8], at: usize, end: usize, semicolons: &mut [u16; MAX_PARAMS + 1]) -> Option<(usize, u32)> {
+    let (mut count, mut first_colons) = (0, 0);
+    let mut block = at;
+    while block < end {
+        let chunk = u8x32::new(bytes.get(block..block + 32)?.try_into().ok()?);
+        let inside = if end - block >= 32 { u32::MAX } else { (1 << (end - block)) - 1 };
+        // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
+        let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))) | chunk.simd_eq(u8x32::splat(b'['));
+        if odd.to_bitmask() & inside != 0 {
+            return None;
+        }
+        if block == at {
+            first_colons = chunk.simd_eq(u8x32::splat(b':')).to_bitmask();
+        }
+        let mut found = chunk.simd_eq(u8x32::splat(b';')).to_bitmask() & inside;
+        while found != 0 {
+            *semicolons.get_mut(count).filter(|_| count < MAX_PARAMS)? =
+                (block + found.trailing_zeros() as usize) as u16;
+            count += 1;
+            found &= found - 1;
+        }
+        block += 32;
+    }
+    (count > 0).then_some((count, first_colons))
+}
+
 /// `SIP / 2.0 / transport`, and just behind it.
 #[inline]
-fn protocol(bytes: &[u8], at: usize, end: usize) -> Option<(Span, usize)> {
+fn protocol(bytes: &[u8], at: usize, end: usize, marks: &mut Marks<'_>) -> Option<(Span, usize)> {
     const PREFIX: &[u8] = b"SIP/2.0/";
     let at = match bytes[at..end].starts_with(PREFIX) {
         true => skip_blanks(bytes, at + PREFIX.len(), end),
         false => spaced_protocol(bytes, at, end)?,
     };
-    let stop = skip_token(bytes, at, end);
-    (stop > at && stop < end && super::header::is_blank(bytes[stop])).then(|| (Span::new(at, stop), stop))
+    let stop = marks.next(at);
+    (stop > at && stop < end && is_blank(bytes[stop])).then(|| (Span::new(at, stop), stop))
 }
 
 /// The protocol in other case, of another version (who speaks it must get its 505), or with blanks around its slashes:
@@ -139,23 +235,23 @@ fn spaced_protocol(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
 
 /// `host [":" port]` with blanks around the colon, and just behind it.
 #[inline]
-fn sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u16>, usize)> {
+fn sent_by(bytes: &[u8], at: usize, end: usize, marks: &mut Marks<'_>) -> Option<(Span, Option<u16>, usize)> {
     let at = skip_blanks(bytes, at, end);
+    let mark = marks.next(at);
     let stop = match bytes[..end].get(at)? {
-        b'[' => at + memchr::memchr(b']', &bytes[at..end])? + 1,
-        _ => skip_token(bytes, at, end),
+        b'[' => at + memchr(b']', &bytes[at..mark])? + 1,
+        _ => memchr(b':', &bytes[at..mark]).map_or(mark, |colon| at + colon),
     };
-    // A comma or a quote in the brackets would end the via-parm for others.
-    if stop == at || skip_value(bytes, at, stop) != stop {
+    if stop == at {
         return None;
     }
     let host = Span::new(at, stop);
     let colon = skip_blanks(bytes, stop, end);
     if bytes[..end].get(colon) != Some(&b':') {
-        return Some((host, None, stop));
+        return (stop == mark).then_some((host, None, stop));
     }
     let from = skip_blanks(bytes, colon + 1, end);
-    let to = from + bytes[from..end].iter().take_while(|b| b.is_ascii_digit()).count();
+    let to = if from < mark { mark } else { marks.next(from) };
     let port = u16::try_from(number(&bytes[from..to])?).ok()?;
     Some((host, Some(port), to))
 }
@@ -229,6 +325,36 @@ mod tests {
             b"SIP /2.0",
         ] {
             assert_eq!(parse(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    proptest::proptest! {
+        /// The fast way has the general one as its twin.
+        #[test]
+        fn what_is_read_the_usual_way_is_read_alike_the_general_way(
+            host in "[a-z0-9.:\\[]{1,20}", port in "(:[0-9]{1,6})?",
+            params in proptest::collection::vec("(branch|BRANCH|rport|received|w|s|ttl|rportx|br)(=[a-zA-Z0-9.:=\\[\" ,;]{0,12})?", 0..10),
+            tail in "(, SIP/2.0/UDP b)?| |[ -~]{0,40}",
+        ) {
+            let params: Vec<_> = params.iter().map(|param| format!(";{param}")).collect();
+            let text = format!("SIP/2.0/UDP {host}{port}{}{tail}", params.concat());
+            let padded = format!("{text}\r\n{}", "x".repeat(64)).into_bytes();
+            let usual = Via::parse_usual(&padded, 0, text.len());
+            if let Some(usual) = usual {
+                proptest::prop_assert_eq!(Via::parse_any(&padded, 0, text.len()), Some((usual, text.len())));
+            }
+        }
+    }
+
+    #[test]
+    fn what_clients_and_we_write_is_usual() {
+        for text in [
+            "SIP/2.0/UDP 192.168.1.20:5060;branch=z9hG4bK-524287-1---7f3a9c1d5b2e4c60;rport",
+            "SIP/2.0/UDP pc33.atlanta.com;branch=z9hG4bK776asdhds",
+            "SIP/2.0/UDP 203.100.113.210:5060;branch=z9hG4bKccglerkai7opwivszgngvwrcswj7cdss4a;w=ccg4ch5rzmahccqtytddgzahpibdpde3pwawrwm2;s=aadqaaaaaaaaa",
+        ] {
+            let padded = format!("{text}\r\n{}", "x".repeat(64));
+            assert!(Via::parse_usual(padded.as_bytes(), 0, text.len()).is_some(), "{text}");
         }
     }
 

@@ -49,6 +49,15 @@ impl Pins {
         matches!(self.table.write(call, server, now, life), Inserted::Evicted(_))
     }
 
+    /// A call's server may not be sent to any more, and another one took over: from now on the call is that one's, so
+    /// that what follows (a CANCEL, an ACK) finds it whatever health does next.
+    pub fn moved(&self, call: u64, pin: Stuck, server: NameHash, now: Time, expire: Duration) {
+        match pin.confirmed {
+            true => self.table.confirm(call, server, now, expire),
+            false => self.table.write(call, server, now, TRANSACTION),
+        };
+    }
+
     /// A final response passed: a 2xx that makes a dialog confirms the pin, a failure of what was never confirmed and
     /// the end of a dialog give it back.
     pub fn answered(&self, call: u64, server: NameHash, method: Method, status: u16, now: Time, expire: Duration) {

@@ -6,3 +6,7 @@ pub mod core;
 pub mod generate;
 pub mod lines;
 pub mod model;
+pub mod netns;
+pub mod process;
+#[cfg(feature = "io")]
+pub mod workers;

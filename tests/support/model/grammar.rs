@@ -125,14 +125,21 @@ impl<'a> Cursor<'a> {
         self.take_while(is_token)
     }
 
-    /// A name, an IPv4 address, or what an IPv6 address may hold in brackets.
+    /// Up to what structures a value: a separator, a quote, a blank or a control character.
+    pub fn up_to_mark(&mut self) -> String {
+        self.take_while(|c| c > ' ' && !";,=\"".contains(c))
+    }
+
+    /// A name, an IPv4 address, or something in brackets.
     pub fn host(&mut self) -> Option<String> {
-        if self.rest.starts_with('[') {
-            let (host, rest) = self.rest.split_at(self.rest.find(']')? + 1);
-            self.rest = rest;
-            return Some(host.to_owned()).filter(|host| host.chars().all(|c| is_token(c) || "[]:".contains(c)));
-        }
-        Some(self.token()).filter(|host| !host.is_empty())
+        let text = self.clone().up_to_mark();
+        let end = match text.starts_with('[') {
+            true => text.find(']')? + 1,
+            false => text.find(':').unwrap_or(text.len()),
+        };
+        let (host, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(host.to_owned()).filter(|host| !host.is_empty())
     }
 
     /// The `;name` and `;name=value` from here on; stops in front of whatever is none.
@@ -143,7 +150,7 @@ impl<'a> Cursor<'a> {
             if ahead.blanks().eat(';').is_none() {
                 return params;
             }
-            let name = ahead.blanks().token();
+            let name = ahead.blanks().up_to_mark();
             *self = ahead.clone();
             if ahead.blanks().eat('=').is_none() {
                 params.push((name, None));
@@ -158,7 +165,8 @@ impl<'a> Cursor<'a> {
                     }
                     None => return params,
                 },
-                false => ahead.take_while(|c| is_token(c) || "[]:".contains(c)),
+                // A value may hold `=`, as base64 does.
+                false => ahead.take_while(|c| c > ' ' && !";,\"".contains(c)),
             };
             *self = ahead;
             params.push((name, Some(value)));

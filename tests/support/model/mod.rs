@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use grammar::{Cursor, address, comma_separated, is_token, number, params_of};
 use trunkline::sip::header::Name;
-use trunkline::sip::message::MAX_HEADERS;
 use trunkline::sip::{Fault, MAX_MESSAGE, Message, Span, StartLine, Via};
 
 /// What a parser read in a datagram, as text.
@@ -52,6 +51,9 @@ pub struct ViaReading {
     pub response_address: Option<SocketAddr>,
 }
 
+/// The most header lines of one message.
+const MAX_HEADERS: usize = 128;
+
 /// The headers whose values somebody walks through, with their spellings.
 pub const LISTS: [(Name, &[&str]); 7] = [
     (Name::Via, &["via", "v"]),
@@ -78,7 +80,7 @@ impl Reading {
     pub fn fast(bytes: &[u8], message: &Message) -> Self {
         let of = |span: Span| unfold(span.of(bytes));
         let list = |(name, _): &(Name, &[&str])| {
-            (message.lines(*name).count(), message.values(bytes, *name).map(|value| of(value.span)).collect())
+            (message.lines(bytes, *name).count(), message.values(bytes, *name).map(|value| of(value.span)).collect())
         };
         Self {
             request: match message.start {
@@ -96,9 +98,9 @@ impl Reading {
             cseq: message.cseq.map(|cseq| (cseq.number, of(cseq.name))),
             cseq_text: message.cseq_text.map(of),
             from: message.from.map(of),
-            from_tag: message.from_tag.map(of),
+            from_tag: message.from_tag(bytes).map(unfold),
             to: message.to.map(of),
-            to_tag: message.to_tag.map(of),
+            to_tag: message.to_tag(bytes).map(unfold),
             max_forwards: message.max_forwards.map(|(_, hops)| hops),
             content_length: message.content_length,
             fault: message.fault,
@@ -144,44 +146,36 @@ impl Reading {
     }
 
     fn read(&mut self, line: &Line) {
-        if line.name == "cseq" && line.first {
-            self.cseq_text = Some(line.value.clone()).filter(|value| !value.is_empty());
+        if line.name == "cseq" && !line.value.is_empty() {
+            self.cseq_text.get_or_insert(line.value.clone());
         }
         match line.name.as_str() {
             "via" | "v" => self.read_via(line),
             "call-id" | "i" => match &self.call_id {
+                None if line.value.is_empty() => self.fail(Fault::CallId),
+                None => self.call_id = Some(line.value.clone()),
                 Some(first) if *first != line.value => self.fail(Fault::DifferentCallIds),
-                _ if line.value.is_empty() => self.fail(Fault::CallId),
-                _ if line.first => self.call_id = Some(line.value.clone()),
-                _ => {}
+                Some(_) => {}
             },
             "cseq" => match (cseq(&line.value), &self.cseq) {
                 (None, _) => self.fail(Fault::CSeq),
+                (Some(cseq), None) => self.cseq = Some(cseq),
                 (Some(cseq), Some(first)) if cseq != *first => self.fail(Fault::DifferentCSeqs),
-                (Some(cseq), _) if line.first => self.cseq = Some(cseq),
-                _ => {}
+                (Some(_), Some(_)) => {}
             },
             "content-length" | "l" => match (number(&line.value), self.content_length) {
                 (None, _) => self.fail(Fault::ContentLength),
+                (Some(length), None) => self.content_length = Some(length),
                 (Some(length), Some(first)) if length != first => self.fail(Fault::DifferentContentLengths),
-                (length, _) if line.first => self.content_length = length,
-                _ => {}
+                (Some(_), Some(_)) => {}
             },
-            "from" | "f" if line.first => match party(&line.value) {
-                Ok((value, tag)) => (self.from, self.from_tag) = (value, tag),
-                Err(value) => {
-                    self.from = Some(value);
-                    self.fail(Fault::From);
-                }
-            },
-            "to" | "t" if line.first => match party(&line.value) {
-                Ok((value, tag)) => (self.to, self.to_tag) = (value, tag),
-                Err(value) => {
-                    self.to = Some(value);
-                    self.fail(Fault::To);
-                }
-            },
-            "max-forwards" if line.first => match number(&line.value).map(u8::try_from) {
+            "from" | "f" if self.from.is_none() && !line.value.is_empty() => {
+                (self.from, self.from_tag) = (Some(line.value.clone()), tag(&line.value));
+            }
+            "to" | "t" if self.to.is_none() && !line.value.is_empty() => {
+                (self.to, self.to_tag) = (Some(line.value.clone()), tag(&line.value));
+            }
+            "max-forwards" if self.max_forwards.is_none() => match number(&line.value).map(u8::try_from) {
                 Some(Ok(hops)) => self.max_forwards = Some(hops),
                 _ => self.fail(Fault::MaxForwards),
             },
@@ -242,15 +236,15 @@ pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fau
         if piece == b"\n" || piece == b"\r\n" {
             return (lines, Ok(start + piece.len()));
         }
+        if lines.len() == MAX_HEADERS {
+            return (lines, Err(Fault::TooManyHeaders));
+        }
         let mut end = start + piece.len();
         while let Some(more) = pieces.next_if(|next| next.starts_with(b" ") || next.starts_with(b"\t")) {
             end += more.len();
         }
         if !bytes[..end].ends_with(b"\n") {
             return (lines, Err(Fault::NoEndOfHead));
-        }
-        if lines.len() == MAX_HEADERS {
-            return (lines, Err(Fault::TooManyHeaders));
         }
         let whole = text(&bytes[start..end]);
         let (name, value) = whole.split_once(':').unwrap_or((&whole, ""));
@@ -294,7 +288,7 @@ fn start_line(line: &str) -> Option<Reading> {
     if version.len() < 5 || !is_sip(version) {
         return None;
     }
-    let bad_uri = uri.is_empty() || uri.contains([' ', '\t', '\r', '<', '>']) || has_headers(uri);
+    let bad_uri = uri.is_empty() || uri.contains(|c| c <= ' ' || "<>".contains(c)) || has_headers(uri);
     let fault = match () {
         () if !version.eq_ignore_ascii_case("SIP/2.0") => Some(Fault::Version),
         () if bad_uri || trimmed != rest => Some(Fault::RequestLine),
@@ -317,18 +311,10 @@ fn cseq(value: &str) -> Option<(u32, String)> {
     (!method.is_empty() && method.chars().all(is_token)).then(|| (number, method.to_owned()))
 }
 
-/// From or To: its value and its tag; `Err` where something stands there and nobody can read it.
-fn party(value: &str) -> Result<(Option<String>, Option<String>), String> {
-    if value.is_empty() {
-        return Ok((None, None));
-    }
-    match address(value) {
-        Some((uri, params)) if !uri.is_empty() => {
-            let tag = params_of(&params).into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"));
-            Ok((Some(value.to_owned()), tag.and_then(|(_, value)| value)))
-        }
-        _ => Err(value.to_owned()),
-    }
+/// The tag in the value of From or To; none where nobody can read it.
+fn tag(value: &str) -> Option<String> {
+    let (_, params) = address(value)?;
+    params_of(&params).into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"))?.1
 }
 
 impl ViaReading {
@@ -355,7 +341,7 @@ impl ViaReading {
         let before = cursor.rest.len();
         let protocol = cursor.token();
         let version = cursor.blanks().eat('/')?.blanks().token();
-        let transport = cursor.blanks().eat('/')?.blanks().token();
+        let transport = cursor.blanks().eat('/')?.blanks().up_to_mark();
         if !protocol.eq_ignore_ascii_case("SIP") || version.is_empty() || transport.is_empty() || !cursor.at_blank() {
             return None;
         }
@@ -364,8 +350,10 @@ impl ViaReading {
         let mut ahead = cursor.clone();
         if ahead.blanks().eat(':').is_some() {
             ahead.blanks();
-            via.port = Some(u16::try_from(number(&ahead.take_while(|c| c.is_ascii_digit()))?).ok()?);
+            via.port = Some(u16::try_from(number(&ahead.up_to_mark())?).ok()?);
             cursor = ahead;
+        } else if !cursor.up_to_mark().is_empty() {
+            return None;
         }
         for (name, value) in cursor.params() {
             via.note(&name.to_ascii_lowercase(), value)?;
@@ -424,7 +412,7 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
     for span in via {
         check(inside(span) && span.start >= message.via_line.start && span.end <= message.via_line.end, "Via")?;
     }
-    let fields = [message.next_via, message.call_id, message.from, message.from_tag, message.to, message.to_tag];
+    let fields = [message.next_via, message.call_id, message.from, message.to];
     let cseq = message.cseq.map(|cseq| cseq.name);
     for span in
         fields.into_iter().chain([cseq, message.cseq_text, message.max_forwards.map(|(digits, _)| digits)]).flatten()
@@ -433,7 +421,7 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
     }
     for (name, _) in LISTS {
         let mut last = head;
-        for line in message.lines(name) {
+        for line in message.lines(bytes, name) {
             check(inside(line) && line.start as usize >= last, "a line")?;
             last = line.end as usize;
         }

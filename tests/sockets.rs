@@ -1,0 +1,214 @@
+//! The real process and real sockets: steering over workers, source addresses, ICMP errors, sends that fail.
+#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
+
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use support::netns::Namespace;
+use support::process::{Balancer, program, wait_for};
+use support::workers::{bound, free_port, prepare};
+use trunkline::net::worker::Workers;
+
+fn request(method: &str, number: usize, extra: &str) -> Vec<u8> {
+    format!(
+        "{method} sip:100@sim.example SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2:5060;branch=z9hG4bK{number:x};rport\r\n\
+         From: <sip:a@sim.example>;tag={number:x}\r\nTo: <sip:100@sim.example>\r\nCall-ID: {number:x}@sockets\r\n\
+         CSeq: 1 {method}\r\n{extra}Content-Length: 0\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn answer(request: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(request).unwrap();
+    let copied = |line: &&str| {
+        ["Via:", "From:", "To:", "Call-ID:", "CSeq:", "Record-Route:"].iter().any(|name| line.starts_with(name))
+    };
+    let head: String = text.split_inclusive("\r\n").filter(copied).collect();
+    format!("SIP/2.0 200 OK\r\n{head}Content-Length: 0\r\n\r\n").into_bytes()
+}
+
+fn config(bind: &str, inside: &str, servers: &[String], check: &str) -> String {
+    let mut text = format!(
+        "[[frontend]]\nname = \"f\"\nbind = {bind}\n{inside}\nbackend = \"b\"\n[[backend]]\nname = \"b\"\ncheck = {check}\n"
+    );
+    for (number, server) in servers.iter().enumerate() {
+        text += &format!("[[backend.server]]\nname = \"s{number}\"\naddress = \"udp://{server}\"\n");
+    }
+    text
+}
+
+const UNCHECKED: &str = "{ type = \"none\" }";
+
+fn receive(socket: &UdpSocket, what: &str) -> (Vec<u8>, SocketAddr) {
+    let mut datagram = [0; 65_535];
+    let (length, from) = socket.recv_from(&mut datagram).unwrap_or_else(|error| panic!("{what}: {error}"));
+    (datagram[..length].to_vec(), from)
+}
+
+/// All responses of a server share one 4-tuple: without steering one worker would get them all.
+#[test]
+fn one_server_s_responses_are_spread_and_one_client_s_requests_are_not() {
+    const WORKERS: usize = 4;
+    let (server, client, port) = (bound("127.0.3.61:0"), bound("127.0.1.61:0"), free_port("127.0.2.61"));
+    let servers = [server.local_addr().unwrap().to_string()];
+    let config = config(&format!("\"udp://127.0.2.61:{port}\""), "inside = \"127.0.2.62\"", &servers, UNCHECKED);
+    let (setup, sockets) = prepare(&support::core::config(&config), WORKERS, 10_000);
+    let workers = Workers::start(&setup, sockets).unwrap();
+    let balancer = SocketAddr::new("127.0.2.61".parse().unwrap(), port);
+    for number in 0..400 {
+        client.send_to(&request("OPTIONS", number, ""), balancer).unwrap();
+        let (forwarded, via) = receive(&server, "the request");
+        server.send_to(&answer(&forwarded), via).unwrap();
+        receive(&client, "the response");
+    }
+    let snapshot = setup.snapshot.load();
+    let live = &snapshot.frontends[0].live;
+    let by_worker =
+        |counter: fn(&trunkline::state::counters::FrontendCounters) -> &trunkline::state::counters::Counter| {
+            (0..WORKERS).map(|worker| counter(live.of(worker)).get()).collect::<Vec<_>>()
+        };
+    let responses = by_worker(|counters| &counters.responses_to_clients);
+    let requests = by_worker(|counters| &counters.requests_to_servers);
+    workers.stop();
+    assert_eq!(responses.iter().sum::<u64>(), 400);
+    assert!(responses.iter().all(|count| *count > 50), "{responses:?}");
+    assert_eq!(requests.iter().filter(|count| **count > 0).count(), 1, "one flow, one worker: {requests:?}");
+}
+
+#[test]
+fn a_wildcard_answers_from_the_address_that_was_asked() {
+    for (family, wildcard, asked, server) in
+        [(4, "0.0.0.0", "127.0.2.77", "127.0.3.77:0"), (6, "[::]", "[::1]", "[::1]:0")]
+    {
+        let (server, port) = (bound(server), free_port(wildcard.trim_matches(['[', ']'])));
+        let client = bound(if family == 4 { "127.0.1.77:0" } else { "[::1]:0" });
+        let config =
+            config(&format!("\"udp://{wildcard}:{port}\""), "", &[server.local_addr().unwrap().to_string()], UNCHECKED);
+        let balancer = Balancer::start(4, &config);
+        let asked: SocketAddr = format!("{asked}:{port}").parse().unwrap();
+        client.send_to(&request("OPTIONS", 1, ""), asked).unwrap();
+        let (forwarded, via) = receive(&server, "the request");
+        let text = String::from_utf8(forwarded.clone()).unwrap();
+        assert!(
+            text.contains(&format!("\r\nVia: SIP/2.0/UDP {via};")),
+            "our Via names the address it came from\n{text}"
+        );
+        server.send_to(&answer(&forwarded), via).unwrap();
+        assert_eq!(receive(&client, "the response").1, asked);
+        // An answer of our own, and STUN, too.
+        let ours = String::from_utf8(request("OPTIONS", 2, "")).unwrap().replace("100@sim.example", &asked.to_string());
+        client.send_to(ours.as_bytes(), asked).unwrap();
+        let (own, from) = receive(&client, "our own answer");
+        assert!(own.starts_with(b"SIP/2.0 200 OK\r\n") && from == asked, "{}", String::from_utf8_lossy(&own));
+        client.send_to(b"\0\x01\0\0\x21\x12\xa4\x42abcdefghijkl", asked).unwrap();
+        let (stun, from) = receive(&client, "the STUN answer");
+        assert!(stun.starts_with(&[1, 1]) && from == asked);
+        balancer.stop();
+    }
+}
+
+/// The port of a socket that was closed: the kernel answers with ICMP.
+fn nobody(ip: &str) -> String {
+    UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_dead_server_is_suspected_by_icmp_and_retransmissions_go_to_the_other() {
+    let (alive, client, port) = (bound("127.0.3.81:0"), bound("127.0.1.81:0"), free_port("127.0.2.81"));
+    alive.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let servers = [nobody("127.0.3.82"), alive.local_addr().unwrap().to_string()];
+    let check = "{ interval = \"60s\", timeout = \"200ms\", fast_interval = \"200ms\" }";
+    let config = config(&format!("\"udp://127.0.2.81:{port}\""), "inside = \"127.0.2.82\"", &servers, check);
+    let mut balancer = Balancer::start(4, &config);
+    let to: SocketAddr = format!("127.0.2.81:{port}").parse().unwrap();
+    // Each call is sent until the living server has it, as a client would retransmit; half of them began at the dead one.
+    let mut datagram = [0; 4096];
+    for number in 0..40 {
+        let wanted = format!("Call-ID: {number:x}@sockets");
+        wait_for(&wanted, || {
+            client.send_to(&request("INVITE", number, ""), to).unwrap();
+            match alive.recv_from(&mut datagram) {
+                Ok((length, via)) => {
+                    let datagram = &datagram[..length];
+                    if datagram.starts_with(b"OPTIONS sip:127") {
+                        alive.send_to(&answer(datagram), via).unwrap();
+                    }
+                    String::from_utf8_lossy(datagram).contains(&wanted)
+                }
+                Err(_) => false,
+            }
+        });
+    }
+    let line = balancer.process.line_with("to=\"suspect\"");
+    assert!(line.contains("server=\"b/s0\"") && line.contains("ICMP"), "{line}");
+    let line = balancer.process.line_with("to=\"dead\"");
+    assert!(line.contains("server=\"b/s0\"") && line.contains("from=\"suspect\""), "{line}");
+    balancer.stop();
+}
+
+/// The kernel refuses to send to the first server at once: no route. The request goes to the other, nothing is lost.
+#[test]
+fn what_cannot_be_sent_goes_elsewhere_at_once() {
+    let namespace = Namespace::new(
+        "unreachable",
+        &[
+            "addr add 10.99.0.1/32 dev lo",
+            "addr add 10.99.0.2/32 dev lo",
+            "addr add 10.99.0.5/32 dev lo",
+            "route add unreachable 10.99.7.0/24",
+        ],
+    );
+    let config = config(
+        "\"udp://10.99.0.1:5060\"",
+        "inside = \"10.99.0.1\"",
+        &["10.99.7.7:5060".to_owned(), "10.99.0.2:5060".to_owned()],
+        UNCHECKED,
+    );
+    let balancer = Balancer::start_under(namespace.command(program()), 4, &config);
+    namespace.enter(|| {
+        let (server, client) = (bound("10.99.0.2:5060"), bound("10.99.0.5:0"));
+        for number in 0..200 {
+            client.send_to(&request("INVITE", number, ""), "10.99.0.1:5060").unwrap();
+            let (forwarded, via) = receive(&server, "the request, though its first server cannot be reached");
+            let text = String::from_utf8(forwarded.clone()).unwrap();
+            assert!(
+                text.contains(&format!("Call-ID: {number:x}@sockets")) && text.matches("Via:").count() == 2,
+                "{text}"
+            );
+            assert!(
+                text.contains("Max-Forwards: 70\r\n"),
+                "decided anew from the original, not from the edited one\n{text}"
+            );
+            server.send_to(&answer(&forwarded), via).unwrap();
+            receive(&client, "the response");
+        }
+    });
+    balancer.stop();
+}
+
+/// A datagram larger than the path's MTU is fragmented, not lost; what fits no datagram is refused.
+#[test]
+fn large_messages_pass_and_too_large_ones_are_told() {
+    let (server, client, port) = (bound("127.0.3.91:0"), bound("127.0.1.91:0"), free_port("127.0.2.91"));
+    let servers = [server.local_addr().unwrap().to_string()];
+    let config = config(&format!("\"udp://127.0.2.91:{port}\""), "inside = \"127.0.2.92\"", &servers, UNCHECKED);
+    let balancer = Balancer::start(4, &config);
+    let to: SocketAddr = format!("127.0.2.91:{port}").parse().unwrap();
+    for length in [1_400, 9_000, 60_000, 65_000] {
+        let padding = format!("X-Padding: {}\r\n", "x".repeat(length));
+        client.send_to(&request("MESSAGE", length, &padding), to).unwrap();
+        let (forwarded, _) = receive(&server, "a large message");
+        assert!(
+            forwarded.len() > length && forwarded.windows(padding.len()).any(|window| window == padding.as_bytes())
+        );
+    }
+    let padding = format!("X-Padding: {}\r\n", "x".repeat(65_507 - request("MESSAGE", 1, "").len() - 13));
+    let largest = request("MESSAGE", 1, &padding);
+    assert_eq!(largest.len(), 65_507, "the most that UDP carries");
+    client.send_to(&largest, to).unwrap();
+    let (refused, _) = receive(&client, "the refusal of what would not fit with our Via");
+    assert!(refused.starts_with(b"SIP/2.0 513 "), "{}", String::from_utf8_lossy(&refused[..60]));
+    balancer.stop();
+}

@@ -1,0 +1,131 @@
+//! Real processes: the balancer as an operator starts it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything may take that should take milliseconds, on a shared machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The program that is tested.
+pub fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_trunkline"))
+}
+
+/// Waits for a condition.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// A child that ends with the test.
+pub struct Process {
+    pub child: Child,
+    name: String,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Process {
+    /// Starts a command; its stderr is read as lines.
+    pub fn start(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}; tests/setup installs it"));
+        let stderr = child.stderr.take().unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, name, lines, seen: Vec::new() }
+    }
+
+    /// Waits for a line that holds this text, and returns it.
+    pub fn line_with(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("{}: no line with \"{text}\"; it said:\n{}", self.name, self.seen.join("\n"));
+    }
+
+    /// Everything that it has said so far.
+    pub fn said(&mut self) -> String {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.join("\n")
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Waits until it has ended, and returns its exit code and what it wrote to stdout.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let mut stdout = String::new();
+        if let Some(mut out) = self.child.stdout.take() {
+            out.read_to_string(&mut stdout).unwrap();
+        }
+        (self.child.wait().unwrap().code(), stdout)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running balancer with a configuration and a key of its own.
+pub struct Balancer {
+    pub process: Process,
+    pub folder: TempDir,
+}
+
+/// The configuration's head: workers, and a key file beside it.
+pub fn global(folder: &TempDir, workers: usize) -> String {
+    let key = folder.path().join("cluster.key");
+    format!("[global]\nworkers = {workers}\ncluster_key_file = \"{}\"\n", key.display())
+}
+
+impl Balancer {
+    /// Starts it and waits until it listens. The golden key is in the folder.
+    pub fn start(workers: usize, config: &str) -> Self {
+        Self::start_under(Command::new(program()), workers, config)
+    }
+
+    /// The same under another program, strace for instance: `command` is that one and its arguments.
+    pub fn start_under(mut command: Command, workers: usize, config: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let key = trunkline::config::key::generate(*b"golden route key", [0x11; 16]);
+        std::fs::write(folder.path().join("cluster.key"), key).unwrap();
+        let file = folder.path().join("trunkline.toml");
+        std::fs::write(&file, global(&folder, workers) + config).unwrap();
+        let mut process = Process::start(command.arg("run").arg("-c").arg(&file));
+        process.line_with("started");
+        Self { process, folder }
+    }
+
+    /// Tells it to stop, and checks that it does so in order.
+    pub fn stop(self) {
+        self.process.signal(nix::sys::signal::Signal::SIGTERM);
+        let (code, _) = self.process.end();
+        assert_eq!(code, Some(0), "SIGTERM ends it in order");
+    }
+}
