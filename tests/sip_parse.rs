@@ -218,6 +218,10 @@ fn messages_that_were_misread_once_are_read_right() {
         message("").replace("b.example", "b.example?Subject=x"),
         message("").replace("a@b.example", "a?b=c@b.example"),
         message("").replace("a@b.example", "a>;@b.example"),
+        message("").replace("BYE", "REGISTERED"),
+        message("").replace("BYE", "SUBSCRIBES"),
+        message("").replace("UDP a", "UDP a=b;rport"),
+        message("").replace("UDP a", "UDP a;=b;rport"),
     ] {
         assert_eq!(check_agreement(bytes.as_bytes()), Ok(()));
     }

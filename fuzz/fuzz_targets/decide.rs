@@ -118,9 +118,10 @@ impl Case<'_> {
         let read = Message::parse(answer).expect("an answer is SIP");
         // What is copied of a broken message may be what is broken.
         assert!(read.fault.is_none() || self.message.fault.is_some(), "{}", answer.escape_ascii());
-        // A tag without value is none, and hides the one that we add.
-        let to = Reading::naive(self.bytes).and_then(|reading| reading.to).unwrap_or_default().to_ascii_lowercase();
-        assert!(read.fault.is_some() || read.to_tag.is_some() || to.contains("tag"), "{}", answer.escape_ascii());
+        let to = |bytes: &[u8]| Reading::naive(bytes).and_then(|reading| reading.to).expect("To");
+        let (asked, answered) = (to(self.bytes), to(answer));
+        let tag = answered.strip_prefix(asked.as_str()).expect("To is copied");
+        assert_eq!(tag.starts_with(";tag="), self.message.to_tag(self.bytes).is_none(), "{answered}");
         assert_eq!(read.status(), reason.map_or(Some(200), |reason| reason.answer().map(|(status, _)| status)));
     }
 
