@@ -75,7 +75,7 @@ impl Message {
         {
             return self.read_status_line(line);
         }
-        let (method, name_end) = match Method::begin(bytes, at) {
+        let (method, name_end) = match Method::begin(bytes, at).filter(|(_, len)| bytes.get(at + len) == Some(&b' ')) {
             Some((method, length)) => (method, at + length),
             None => (Method::Other, skip_token(bytes, at, end)),
         };

@@ -76,7 +76,7 @@ impl Via {
                 (colon, Some(u16::try_from(number(&bytes[colon + 1..host_end])?).ok()?))
             }
         };
-        if name_end == host {
+        if name_end == host || memchr(b'=', &bytes[host..name_end]).is_some() {
             return None;
         }
         let mut via = Self::new(Span::new(at, end), Span::new(at + 8, at + 11), Span::new(host, name_end), port);
@@ -99,7 +99,7 @@ impl Via {
             }
             b'w' if is!(word, b"w=") => self.way.replace(span(start + 2)).is_some(),
             b's' if is!(word, b"s=") => self.time.replace(span(start + 2)).is_some(),
-            b'r' | b'b' | b'w' | b's' => return None,
+            b'r' | b'b' | b'w' | b's' | b'=' => return None,
             _ => start == end,
         };
         (!twice).then_some(())
