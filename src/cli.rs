@@ -10,9 +10,11 @@ use argon2::password_hash::PasswordHasher;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::Config;
 use crate::net::host;
 use crate::proxy::explain;
 use crate::run::{Balancer, StartError, read_config, read_keys, read_or_make_keys};
+use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::snapshot::Ingredients;
 
@@ -127,36 +129,36 @@ fn run(file: &std::path::Path, log: LogFormat) -> ExitCode {
         Err(error) => return fail(&StartError::Host(format!("cannot start a runtime: {error}\n"))),
     };
     runtime.block_on(async {
-        let mut balancer = match Balancer::start(config, keys) {
-            Ok(balancer) => balancer,
-            Err(error) => return fail(&error),
-        };
-        match until_told(&mut balancer).await {
-            Ok(why) => {
-                tracing::info!(signal = why, "stopping");
-                balancer.stop();
-                tracing::info!("stopped");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&StartError::Host(format!("cannot wait for signals: {error}\n"))),
+        match serve(config, keys).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
         }
     })
 }
 
-/// Serves until a signal says to stop, and says which.
-async fn until_told(balancer: &mut Balancer) -> io::Result<&'static str> {
-    let (mut term, mut int, mut hup) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-    let serve = balancer.serve();
-    tokio::pin!(serve);
-    loop {
-        tokio::select! {
-            () = &mut serve => {}
-            _ = term.recv() => return Ok("SIGTERM"),
-            _ = int.recv() => return Ok("SIGINT"),
-            _ = hup.recv() => tracing::warn!("this version cannot reload; restart to use a new configuration"),
+/// Balances until a signal says to stop.
+async fn serve(config: Config, keys: Keys) -> Result<(), StartError> {
+    // Before anything is opened: a signal that comes early must find somebody who listens.
+    let listen = |kind| signal(kind).map_err(|error| StartError::Host(format!("cannot wait for signals: {error}\n")));
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hup = listen(SignalKind::hangup())?;
+    let mut balancer = Balancer::start(config, keys)?;
+    let why = {
+        let serve = balancer.serve();
+        tokio::pin!(serve);
+        loop {
+            tokio::select! {
+                () = &mut serve => {}
+                _ = term.recv() => break "SIGTERM",
+                _ = int.recv() => break "SIGINT",
+                _ = hup.recv() => tracing::warn!("this version cannot reload; restart to use a new configuration"),
+            }
         }
-    }
+    };
+    tracing::info!(signal = why, "stopping");
+    balancer.stop();
+    tracing::info!("stopped");
+    Ok(())
 }
 
 fn check(file: &std::path::Path) -> ExitCode {

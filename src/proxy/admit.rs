@@ -1,5 +1,7 @@
 //! Cheap refusals first: who may not speak at all, and what ends here (RFC 3261 §16.3).
 
+use std::net::IpAddr;
+
 use crate::sip::header::Name;
 use crate::sip::{Method, Uri};
 use crate::state::Reason;
@@ -13,7 +15,11 @@ impl Case<'_> {
     /// Who is not even answered.
     pub(super) fn admit_source(&self, is_server: bool) -> Result<(), Reason> {
         let remote = self.received.flow.remote;
-        if !may_send_to(remote, self.snapshot) {
+        let one_host = match self.received.flow.local.ip() {
+            IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
+            IpAddr::V6(ip) => !ip.is_multicast(),
+        };
+        if !one_host || !may_send_to(remote, self.snapshot) {
             return Err(Reason::BadSource);
         }
         match () {
@@ -40,6 +46,9 @@ impl Case<'_> {
     /// The checks that a readable request may still fail.
     pub(super) fn admit_request(&self) -> Result<(), Reason> {
         let (bytes, message) = (self.received.bytes, self.received.message);
+        if bytes.len() > self.frontend().config.limits.max_message {
+            return Err(Reason::TooLarge);
+        }
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
             return Err(Reason::TooManyHops);
         }

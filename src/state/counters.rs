@@ -78,9 +78,9 @@ reasons! {
     Junk = "junk";
     /// The first line is not SIP's.
     NotSip = "not_sip";
-    /// Longer than the frontend's `max_message`.
+    /// A response longer than the frontend's `max_message`, or a datagram longer than any.
     TooLong = "too_long";
-    /// From an address that nothing can be sent to, or our own.
+    /// From an address that nothing can be sent to, or our own; or to a group or everybody, which is never answered.
     BadSource = "bad_source";
     /// From a network in `deny`.
     Denied = "denied";
@@ -102,11 +102,10 @@ reasons! {
     UnknownTarget = "unknown_target", 404 "Not Found";
     UnknownScheme = "unknown_scheme", 416 "Unsupported URI Scheme";
     UnknownExtension = "unknown_extension", 420 "Bad Extension";
-    FlowGone = "flow_gone", 430 "Flow Failed";
     TooManyHops = "too_many_hops", 483 "Too Many Hops";
     NoServer = "no_server", 503 "Service Unavailable";
     Version = "version", 505 "Version Not Supported";
-    /// Does not fit into a datagram, or into the headroom, with what must be added.
+    /// Longer than the frontend's `max_message`, or than a datagram with what must be added.
     TooLarge = "too_large", 513 "Message Too Large";
 
     // Responses that go nowhere (SIP.md 13-17).

@@ -1,0 +1,186 @@
+//! The command line as a person or a script uses it: what it prints, where, and with which exit code.
+#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::process::{Balancer, Process, global, program};
+use support::workers::free_port;
+use tempfile::TempDir;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn conf(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name).to_string_lossy().into_owned()
+}
+
+const GOOD: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://127.0.0.1:5060\"\nbackend = \"b\"\n\
+                    [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://127.0.0.2:5060\"\n";
+
+/// A folder with a configuration that has a key of its own.
+fn folder(config: &str) -> (TempDir, String) {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("trunkline.toml");
+    std::fs::write(&file, global(&folder, 1) + config).unwrap();
+    let key = trunkline::config::key::generate(*b"golden route key", [0x11; 16]);
+    std::fs::write(folder.path().join("cluster.key"), key).unwrap();
+    (folder, file.to_string_lossy().into_owned())
+}
+
+#[test]
+fn the_shipped_configurations_are_good() {
+    for name in ["trunkline.toml", "minimal.toml", "single-site.toml"] {
+        let output = run(&["check", "-c", &conf(name)]);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()), "{name}: {}", stderr(&output));
+        assert!(stderr(&output).contains("good"), "{}", stderr(&output));
+    }
+    let text = std::fs::read_to_string(conf("trunkline.toml")).unwrap();
+    let production = support::core::config(&text);
+    let weights: Vec<_> =
+        production.backends[0].regions.iter().map(|region| (region.name.as_str(), region.weight)).collect();
+    assert_eq!(weights, [("lagos", 70), ("abuja", 15), ("asaba", 15)]);
+    assert_eq!(production.backends[0].servers.len(), 5);
+}
+
+#[test]
+fn check_says_everything_that_is_wrong_and_run_will_not_start() {
+    let (_folder, file) = folder(&GOOD.replace("backend = \"b\"", "backend = \"bb\"\nwrokers = 1"));
+    let check = run(&["check", "-c", &file]);
+    let said = stderr(&check);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(
+        said.contains(&format!("{file}:7:11: error: there is no backend \"bb\""))
+            && said.contains("did you mean \"b\"?"),
+        "{said}"
+    );
+    assert!(said.contains("unknown key `wrokers`") && said.contains("2 errors"), "{said}");
+    let run = run(&["run", "-c", &file]);
+    assert_eq!((run.status.code(), stderr(&run).contains("2 errors")), (Some(78), true), "{}", stderr(&run));
+}
+
+#[test]
+fn a_missing_file_and_a_wrong_usage_are_told_apart() {
+    let missing = run(&["check", "-c", "/nowhere/trunkline.toml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("/nowhere/trunkline.toml: No such file"), "{}", stderr(&missing));
+    assert_eq!(run(&["run", "-c", "/nowhere/trunkline.toml"]).status.code(), Some(78));
+    assert_eq!(run(&["fly"]).status.code(), Some(2));
+    assert_eq!(run(&[]).status.code(), Some(2));
+    assert_eq!(stdout(&run(&["version"])), format!("trunkline {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn route_names_the_server_on_stdout_and_the_reasons_on_stderr() {
+    let text = std::fs::read_to_string(conf("trunkline.toml")).unwrap();
+    let (folder, file) = folder("");
+    let key = folder.path().join("cluster.key");
+    std::fs::write(&file, text.replace("/etc/trunkline/cluster.key", &key.to_string_lossy())).unwrap();
+    let output = run(&["route", "-c", &file, "--call-id", "a84b4c76e66710@pc33.atlanta.com"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // Golden, computed by an independent implementation: the same on every machine and in every version.
+    assert_eq!(stdout(&output), "opensips/lagos-2\n", "{}", stderr(&output));
+    assert!(stderr(&output).contains("region lagos by weight (lagos 70, abuja 15, asaba 15)"), "{}", stderr(&output));
+    let unknown = run(&["route", "-c", &file, "--call-id", "x", "--backend", "opensip"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("the backends are opensips"), "{}", stderr(&unknown));
+    std::fs::remove_file(key).unwrap();
+    let without_key = run(&["route", "-c", &file, "--call-id", "x"]);
+    assert!(stderr(&without_key).contains("there is no cluster key"), "{}", stderr(&without_key));
+}
+
+#[test]
+fn a_key_is_made_once_with_the_owner_s_eyes_only_and_a_broken_one_is_not_shown() {
+    use std::os::unix::fs::PermissionsExt;
+    let port = free_port("127.0.2.31");
+    let (folder, file) = folder(&GOOD.replace("127.0.0.1:5060", &format!("127.0.2.31:{port}")));
+    let key = folder.path().join("cluster.key");
+    std::fs::remove_file(&key).unwrap();
+    let mut fingerprints = Vec::new();
+    for _ in 0..2 {
+        let mut process = Process::start(Command::new(program()).args(["run", "-c", &file]));
+        fingerprints.push(process.line_with("started").split("key=").nth(1).unwrap().to_owned());
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(process.end().0, Some(0));
+    }
+    assert_eq!(fingerprints[0], fingerprints[1], "the second start finds the first one's key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&key).unwrap();
+    let secret =
+        text.lines().find_map(|line| line.strip_prefix("route = \"")).unwrap().trim_end_matches('"').to_owned();
+    std::fs::write(&key, text.replace("seal_with = 1", "seal_with = 9")).unwrap();
+    let broken = run(&["run", "-c", &file]);
+    assert_eq!(broken.status.code(), Some(78));
+    assert!(
+        stderr(&broken).contains("no [[seal]] has this id") && !stderr(&broken).contains(&secret),
+        "{}",
+        stderr(&broken)
+    );
+}
+
+#[test]
+fn an_address_in_use_is_told_with_the_way_to_find_who_has_it() {
+    let port = free_port("127.0.2.32");
+    let config = GOOD.replace("127.0.0.1:5060", &format!("127.0.2.32:{port}"));
+    let first = Balancer::start(2, &config);
+    let (_folder, file) = folder(&config);
+    let second = run(&["run", "-c", &file]);
+    assert_eq!(second.status.code(), Some(1), "two would share the calls in silence: SO_REUSEPORT lets them");
+    assert!(stderr(&second).contains("another process listens there: `ss -lnpu"), "{}", stderr(&second));
+    first.stop();
+}
+
+#[test]
+fn the_log_is_text_without_colour_for_a_pipe_and_json_on_request() {
+    let port = free_port("127.0.2.33");
+    let (_folder, file) = folder(&GOOD.replace("127.0.0.1:5060", &format!("127.0.2.33:{port}")));
+    for (arguments, wanted) in [
+        (&["run", "-c", &file][..], "INFO started workers=1"),
+        (&["run", "--log", "json", "-c", &file], "\"message\":\"started\""),
+    ] {
+        let mut process = Process::start(Command::new(program()).args(arguments));
+        let line = process.line_with("started");
+        assert!(line.contains(wanted) && !line.contains('\u{1b}'), "{line}");
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        process.line_with("stopped");
+        assert_eq!(process.end().0, Some(0));
+    }
+}
+
+#[test]
+fn a_password_becomes_a_hash_that_verifies_and_is_not_shown() {
+    use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
+    let hash = |input: &str| {
+        let mut child = Command::new(program())
+            .arg("hash-password")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = hash("correct horse\n");
+    let text = stdout(&output);
+    let parsed = PasswordHash::new(text.trim()).unwrap();
+    assert!(
+        text.starts_with("$argon2id$") && argon2::Argon2::default().verify_password(b"correct horse", &parsed).is_ok()
+    );
+    assert!(!stderr(&output).contains("horse"));
+    let empty = hash("\n");
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(stderr(&empty).contains("the password is empty"), "{}", stderr(&empty));
+}
