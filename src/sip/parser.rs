@@ -315,8 +315,8 @@ fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
 #[inline]
 pub fn is_request_uri(bytes: &[u8], uri: Span) -> bool {
     let text = uri.of(bytes);
-    let odd = memchr::memchr3(b'<', b'>', b'?', text).is_some();
-    !text.is_empty() && !has_blank(bytes, uri.start as usize, uri.end as usize) && !(odd && has_odd_mark(text))
+    let one_word = !text.is_empty() && !has_blank(bytes, uri.start as usize, uri.end as usize);
+    one_word && (memchr::memchr3(b'<', b'>', b'?', text).is_none() || !has_odd_mark(text))
 }
 
 /// Brackets (RFC 4475 §3.1.2.7), or headers of a SIP URI, which no Request-URI may carry (RFC 3261 §19.1.1, RFC 4475
