@@ -7,7 +7,7 @@ mod scene;
 use std::hint::black_box;
 
 use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
-use scene::{Scene, invite};
+use scene::{Loaded, Scene, invite};
 use trunkline::sip::Message;
 
 /// Instructions that one benchmark may take.
@@ -17,45 +17,50 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 
 /// The first search of a process asks the processor what it can; that is not the message's.
 #[inline(never)]
-fn warm_invite() -> Vec<u8> {
+fn warm_invite() -> (Vec<u8>, Box<Message>) {
     let bytes = invite();
-    assert!(Message::parse(&bytes).is_ok());
-    bytes
+    let mut message = Box::<Message>::default();
+    assert!(message.read(&bytes).is_ok());
+    (bytes, message)
 }
 
 #[library_benchmark(config = at_most(1_500))]
 #[bench::invite_of_900_bytes(warm_invite())]
-fn parse(bytes: Vec<u8>) -> u16 {
-    black_box(Message::parse(black_box(&bytes))).map_or(0, |message| message.end)
+fn parse((bytes, mut message): (Vec<u8>, Box<Message>)) -> Box<Message> {
+    black_box(message.read(black_box(&bytes))).ok();
+    message
 }
 
-fn request(servers: usize, calls: u64) -> (Scene, usize, trunkline::sip::Flow) {
-    let mut scene = Scene::new(servers, calls);
-    let (len, flow) = scene.load_request();
-    (scene, len, flow)
+fn request(servers: usize, calls: u64) -> (Box<Scene>, Loaded) {
+    let mut scene = Box::new(Scene::new(servers, calls));
+    let loaded = scene.load_request();
+    (scene, loaded)
 }
 
-fn response(servers: usize, calls: u64) -> (Scene, usize, trunkline::sip::Flow) {
-    let mut scene = Scene::new(servers, calls);
-    let (len, flow) = scene.load_response();
-    (scene, len, flow)
+fn response(servers: usize, calls: u64, status_line: &str) -> (Box<Scene>, Loaded) {
+    let mut scene = Box::new(Scene::new(servers, calls));
+    let loaded = scene.load_response(status_line);
+    (scene, loaded)
 }
 
+// The INVITE of a new call.
 #[library_benchmark(config = at_most(4_000))]
 #[bench::three_servers_one_thousand_calls(request(3, 1_000))]
 #[bench::three_servers_one_million_calls(request(3, 1_000_000))]
 #[bench::one_thousand_servers(request(1_000, 1_000))]
-fn whole_request((mut scene, len, flow): (Scene, usize, trunkline::sip::Flow)) -> Scene {
-    black_box(scene.pass(black_box(len), black_box(&flow), 0));
+fn whole_request((mut scene, loaded): (Box<Scene>, Loaded)) -> Box<Scene> {
+    black_box(scene.pass(black_box(&loaded)));
     scene
 }
 
+// 200 confirms the call's pin; 180 leaves it as it is.
 #[library_benchmark(config = at_most(2_000))]
-#[bench::three_servers_one_thousand_calls(response(3, 1_000))]
-#[bench::three_servers_one_million_calls(response(3, 1_000_000))]
-#[bench::one_thousand_servers(response(1_000, 1_000))]
-fn whole_response((mut scene, len, flow): (Scene, usize, trunkline::sip::Flow)) -> Scene {
-    black_box(scene.pass(black_box(len), black_box(&flow), 1));
+#[bench::three_servers_one_thousand_calls(response(3, 1_000, "SIP/2.0 200 OK"))]
+#[bench::three_servers_one_million_calls(response(3, 1_000_000, "SIP/2.0 200 OK"))]
+#[bench::one_thousand_servers(response(1_000, 1_000, "SIP/2.0 200 OK"))]
+#[bench::ringing(response(3, 1_000, "SIP/2.0 180 Ringing"))]
+fn whole_response((mut scene, loaded): (Box<Scene>, Loaded)) -> Box<Scene> {
+    black_box(scene.pass(black_box(&loaded)));
     scene
 }
 

@@ -9,7 +9,7 @@ use trunkline::config::{Config, key};
 use trunkline::proxy::{Memory, Received, Verdict, decide};
 use trunkline::sip::datagram::{Datagram, classify};
 use trunkline::sip::edit::{Edits, HEADROOM};
-use trunkline::sip::token::Keys;
+use trunkline::sip::token::{Branch, Keys};
 use trunkline::sip::{Flow, MAX_MESSAGE, Message, Method, Transport};
 use trunkline::state::binds::Host;
 use trunkline::state::snapshot::Ingredients;
@@ -44,17 +44,32 @@ pub fn invite() -> Vec<u8> {
     padded.into_bytes()
 }
 
-/// A node and the messages of one call through it.
+/// A node and the messages that pass through it.
 pub struct Scene {
     pub snapshot: Snapshot,
     memory: Memory,
+    message: Message,
     edits: Edits,
     buffer: Vec<u8>,
     saved: Vec<u8>,
     request: Vec<u8>,
-    response: Vec<u8>,
-    client: SocketAddr,
+    /// A request as it reached its server, for the responses to it.
+    forwarded: Vec<u8>,
+    /// How many calls were made: each has a Call-ID of its own.
+    calls: u32,
 }
+
+/// A received message that lies in the scene's buffer.
+pub struct Loaded {
+    pub len: usize,
+    pub flow: Flow,
+    /// Position of the bind that it came to.
+    pub bind: usize,
+}
+
+const CLIENT: &str = "198.51.100.7:31234";
+const OUTSIDE: &str = "203.0.113.10:5060";
+const INSIDE: &str = "10.0.1.10:5060";
 
 /// A configuration with so many servers in three regions.
 pub fn config(servers: usize) -> Config {
@@ -107,40 +122,48 @@ impl Scene {
         let mut scene = Self {
             memory: Memory::new(Arc::new(shared), 0),
             snapshot,
+            message: Message::default(),
             edits: Edits::default(),
             buffer: vec![0; HEADROOM + MAX_MESSAGE],
             saved: vec![0; MAX_MESSAGE],
             request: invite(),
-            response: Vec::new(),
-            client: "198.51.100.7:31234".parse().unwrap(),
+            forwarded: Vec::new(),
+            calls: 0,
         };
-        let (at, _) = scene.pass_request();
-        scene.response = answer(&scene.buffer[at], b"SIP/2.0 200 OK");
+        let request = scene.load_request();
+        let (at, _) = scene.pass(&request);
+        scene.forwarded = scene.buffer[at].to_vec();
         scene
     }
 
-    /// The INVITE's way to its server; returns where it lies now and where it goes.
-    pub fn pass_request(&mut self) -> (std::ops::Range<usize>, SocketAddr) {
-        let len = self.request.len();
-        self.buffer[HEADROOM..HEADROOM + len].copy_from_slice(&self.request);
-        let flow = Flow { transport: Transport::Udp, local: "203.0.113.10:5060".parse().unwrap(), remote: self.client };
-        self.pass(len, &flow, 0)
+    /// The INVITE of a new call, which no pin knows: the dearest request that is usual.
+    pub fn load_request(&mut self) -> Loaded {
+        let id = self.request.windows(4).position(|window| window == b"YmQ3").unwrap_or_default() - 4;
+        let digits = format!("{:08x}", self.calls);
+        self.buffer[HEADROOM..HEADROOM + self.request.len()].copy_from_slice(&self.request);
+        self.buffer[HEADROOM + id..HEADROOM + id + digits.len()].copy_from_slice(digits.as_bytes());
+        self.calls += 1;
+        Loaded { len: self.request.len(), flow: flow(OUTSIDE, CLIENT.parse().unwrap()), bind: 0 }
     }
 
-    /// The server that the response is from.
-    fn sender(&self, message: &Message) -> SocketAddr {
-        let token = message.via.unwrap().branch_id(&self.response).unwrap().to_vec();
-        let (branch, _) = trunkline::sip::token::Branch::open(&token, &self.snapshot.keys).unwrap();
-        self.snapshot.servers[self.snapshot.server(branch.server).unwrap()].address
+    /// A response of the server that the first call went to.
+    pub fn load_response(&mut self, status_line: &str) -> Loaded {
+        let response = answer(&self.forwarded, status_line);
+        self.buffer[HEADROOM..HEADROOM + response.len()].copy_from_slice(&response);
+        let message = Message::parse(&response).unwrap();
+        let token = message.via.unwrap().branch_id(&response).unwrap();
+        let (branch, _) = Branch::open(token, &self.snapshot.keys).unwrap();
+        let server = &self.snapshot.servers[self.snapshot.server(branch.server).unwrap()];
+        Loaded { len: response.len(), flow: flow(INSIDE, server.address), bind: 1 }
     }
 
     /// What the data path does with a datagram that was received, up to the bytes that leave. This is what is measured.
     #[inline(never)]
-    pub fn pass(&mut self, len: usize, flow: &Flow, bind: usize) -> (std::ops::Range<usize>, SocketAddr) {
-        let bytes = &self.buffer[HEADROOM..HEADROOM + len];
+    pub fn pass(&mut self, loaded: &Loaded) -> (std::ops::Range<usize>, SocketAddr) {
+        let bytes = &self.buffer[HEADROOM..HEADROOM + loaded.len];
         assert!(classify(bytes) == Datagram::Sip);
-        let message = Message::parse(bytes).unwrap();
-        let received = Received { bytes, message: &message, flow, bind };
+        self.message.read(bytes).unwrap();
+        let received = Received { bytes, message: &self.message, flow: &loaded.flow, bind: loaded.bind };
         match decide(received, NOW, &self.snapshot, &mut self.memory, &mut self.edits) {
             Verdict::Forward { to, end, .. } => {
                 let edited = self.edits.apply(&mut self.buffer, HEADROOM..HEADROOM + end, &mut self.saved);
@@ -149,27 +172,16 @@ impl Scene {
             other => panic!("not forwarded: {other:?}"),
         }
     }
+}
 
-    /// The flows and lengths of the request and of the response, with the buffer loaded: for whoever wants to call
-    /// [`Scene::pass`] alone.
-    pub fn load_request(&mut self) -> (usize, Flow) {
-        let len = self.request.len();
-        self.buffer[HEADROOM..HEADROOM + len].copy_from_slice(&self.request);
-        (len, Flow { transport: Transport::Udp, local: "203.0.113.10:5060".parse().unwrap(), remote: self.client })
-    }
-
-    pub fn load_response(&mut self) -> (usize, Flow) {
-        let len = self.response.len();
-        self.buffer[HEADROOM..HEADROOM + len].copy_from_slice(&self.response);
-        let server = self.sender(&Message::parse(&self.response).unwrap());
-        (len, Flow { transport: Transport::Udp, local: "10.0.1.10:5060".parse().unwrap(), remote: server })
-    }
+fn flow(local: &str, remote: SocketAddr) -> Flow {
+    Flow { transport: Transport::Udp, local: local.parse().unwrap(), remote }
 }
 
 /// A response to a request as a server makes it: the headers that RFC 3261 §8.2.6.2 wants copied, and its own.
-pub fn answer(request: &[u8], status_line: &[u8]) -> Vec<u8> {
+pub fn answer(request: &[u8], status_line: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(request);
-    let mut out = status_line.to_vec();
+    let mut out = status_line.as_bytes().to_vec();
     out.extend_from_slice(b"\r\n");
     for line in text.split("\r\n").take_while(|line| !line.is_empty()) {
         let name = line.split(':').next().unwrap_or_default();

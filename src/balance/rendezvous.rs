@@ -114,28 +114,55 @@ impl Table {
         challengers: impl Iterator<Item = usize>,
         scorer: &Scorer,
     ) {
-        let mut best = (u64::MAX, u32::MAX, NOBODY);
-        // Of two with one hash the heavier wins, of two with one weight the higher hash: no score needed to know.
-        let (mut best_hash, mut best_weight) = (0, 0);
-        let mut enter = |at: usize, known: Option<u64>| {
-            let candidate = self.candidates[at];
-            let hash = if known.is_some() { 0 } else { scorer.hash(row, candidate.id) };
-            if known.is_none() && hash < best_hash && candidate.weight <= best_weight {
-                return;
-            }
-            let score = known.unwrap_or_else(|| score(hash, candidate.weight));
-            if (score, candidate.id) < (best.0, best.1) {
-                best = (score, candidate.id, at as u16);
-                (best_hash, best_weight) = (hash, candidate.weight);
-            }
-        };
+        let mut best = Best::NOBODY;
         if let Some((at, known)) = holder {
-            enter(at, known);
+            let candidate = self.candidates[at];
+            match known {
+                Some(score) => best.take(score, candidate, at, 0),
+                None => best.enter(scorer.hash(row, candidate.id), candidate, at),
+            }
         }
         for at in challengers {
-            enter(at, None);
+            let candidate = self.candidates[at];
+            best.enter(scorer.hash(row, candidate.id), candidate, at);
         }
-        (self.scores[row], self.winners[row]) = (best.0, best.2);
+        (self.scores[row], self.winners[row]) = (best.score, best.at);
+    }
+}
+
+/// The best candidate of a row so far.
+struct Best {
+    score: u64,
+    id: u32,
+    at: u16,
+    weight: u32,
+    /// A candidate that is no heavier and whose hash lies below this cannot win: no score is needed to know. Zero where
+    /// the hash of the best is not known.
+    hash: u64,
+}
+
+impl Best {
+    const NOBODY: Self = Self { score: u64::MAX, id: u32::MAX, at: NOBODY, weight: 0, hash: 0 };
+
+    #[inline]
+    fn enter(&mut self, hash: u64, candidate: Candidate, at: usize) {
+        if hash < self.hash && candidate.weight <= self.weight {
+            return;
+        }
+        self.contend(hash, candidate, at);
+    }
+
+    /// Hardly ever called: the best of so many candidates changes only about ln(so many) times.
+    #[inline(never)]
+    fn contend(&mut self, hash: u64, candidate: Candidate, at: usize) {
+        let score = score(hash, candidate.weight);
+        if (score, candidate.id) < (self.score, self.id) {
+            self.take(score, candidate, at, hash);
+        }
+    }
+
+    fn take(&mut self, score: u64, candidate: Candidate, at: usize, hash: u64) {
+        *self = Self { score, id: candidate.id, at: at as u16, weight: candidate.weight, hash };
     }
 }
 
@@ -153,9 +180,8 @@ impl Scorer {
 
     #[inline]
     fn hash(&self, row: usize, id: u32) -> u64 {
-        let mut hasher = self.hasher;
-        hasher.write(&((row as u64) << 32 | u64::from(id)).to_be_bytes());
-        hasher.finish()
+        // Goes on from where the domain was hashed; in one piece, which is a third of what a stream costs.
+        self.hasher.hash(&((row as u64) << 32 | u64::from(id)).to_be_bytes())
     }
 }
 
@@ -185,7 +211,8 @@ fn log2(u: u64) -> u64 {
     let step = (mantissa >> 56) as usize & 127;
     // mantissa / (1 + step/128) - 1, in units of 2^-63.
     let base = 128 + step as u64;
-    let quotient = ((u128::from(mantissa) << 7) / u128::from(base)) as u64;
+    // (mantissa << 7) / base in two steps of 64 bits: the first division leaves a rest below 256.
+    let quotient = ((mantissa / base) << 7) + ((mantissa % base) << 7) / base;
     let x = quotient - (1 << 63);
     (u64::from(exponent) << LOG_BITS) + LOG_STEPS[step] + series(x)
 }
@@ -193,18 +220,17 @@ fn log2(u: u64) -> u64 {
 /// `log2(1 + x)` for a small `x` in units of 2^-63: (x - x²/2 + x³/3 - ...) / ln 2, with 48 fractional bits.
 const fn series(x: u64) -> u64 {
     const LOG2_E: u128 = 0x1_7154_7652_b82f_e177; // log2(e) in units of 2^-64
-    let x = x as u128;
     let mut power = x;
-    let mut sum = x as i128;
+    let mut sum = x;
     let mut term = 2;
     while term <= 7 {
-        power = (power * x) >> 63;
-        let part = (power / term as u128) as i128;
-        sum += if term % 2 == 0 { -part } else { part };
+        power = ((power as u128 * x as u128) >> 63) as u64;
+        // The first term is the largest by far: the sum never falls below zero.
+        sum = if term % 2 == 0 { sum - power / term } else { sum + power / term };
         term += 1;
     }
     // 2^-63 times 2^-64 down to 2^-48.
-    (((sum as u128 >> 15) * (LOG2_E >> 16)) >> 48) as u64
+    (((sum >> 15) as u128 * (LOG2_E >> 16)) >> 48) as u64
 }
 
 /// `log2(1 + step/128)` with 48 fractional bits, each from the one before it by the series.

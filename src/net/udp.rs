@@ -56,6 +56,8 @@ pub struct Engine {
 /// What deciding needs, apart from what it decides about.
 struct Tools {
     memory: Memory,
+    /// The message on the table. Reused: its line index alone is longer than what is read of most messages.
+    message: Message,
     edits: Edits,
     arena: Box<[u8]>,
 }
@@ -110,6 +112,7 @@ impl Engine {
             snapshot,
             tools: Tools {
                 memory: Memory::new(shared, worker),
+                message: Message::default(),
                 edits: Edits::default(),
                 arena: vec![0; BATCH * SLOT].into_boxed_slice(),
             },
@@ -183,15 +186,15 @@ impl Engine {
                 proxy::count(&Verdict::Drop(Reason::SendFailed), bind, snapshot, &self.tools.memory);
                 continue;
             };
-            let Tools { memory, edits, arena } = &mut self.tools;
+            let Tools { memory, message, edits, arena } = &mut self.tools;
             let (slots, spare) = arena.split_at_mut(n * SLOT + SPARE);
             let data = slot(n);
             slots[data.start..data.start + saved].copy_from_slice(&spare[..saved]);
             let bytes = &slots[data.start..data.start + len];
-            let Ok(message) = Message::parse(bytes) else { continue };
-            let received = Received { bytes, message: &message, flow: &flow, bind };
+            let Ok(()) = message.read(bytes) else { continue };
+            let received = Received { bytes, message, flow: &flow, bind };
             let verdict = proxy::undelivered(received, passage, now, snapshot, memory, edits);
-            self.carry_out(verdict, &message, (bind, n, flow, len), snapshot);
+            self.carry_out(verdict, (bind, n, flow, len), snapshot);
         }
         self.failed = failed;
         self.flush(snapshot);
@@ -219,7 +222,7 @@ impl Engine {
         if arrival.truncated {
             return drop(Reason::TooLong);
         }
-        let Tools { memory, edits, arena } = &mut self.tools;
+        let Tools { memory, message, edits, arena } = &mut self.tools;
         let (slots, spare) = arena.split_at_mut(data.end);
         let bytes = &slots[data.start..data.start + arrival.len];
         match classify(bytes) {
@@ -232,26 +235,20 @@ impl Engine {
                 let to = Hop { bind: lane, local, remote: flow.remote };
                 self.lanes[lane].push(to, data.end..data.end + len, leaving);
             }
-            Datagram::Sip => match Message::parse(bytes) {
+            Datagram::Sip => match message.read(bytes) {
                 Err(_) => drop(Reason::NotSip),
-                Ok(message) => {
-                    let received = Received { bytes, message: &message, flow: &flow, bind: lane };
+                Ok(()) => {
+                    let received = Received { bytes, message, flow: &flow, bind: lane };
                     let verdict = proxy::decide(received, now, snapshot, memory, edits);
-                    self.carry_out(verdict, &message, (lane, n, flow, arrival.len), snapshot);
+                    self.carry_out(verdict, (lane, n, flow, arrival.len), snapshot);
                 }
             },
         }
     }
 
-    /// Puts what a verdict says into an outbox; counts a drop.
-    fn carry_out(
-        &mut self,
-        verdict: Verdict,
-        message: &Message,
-        (bind, n, flow, len): (usize, usize, Flow, usize),
-        snapshot: &Snapshot,
-    ) {
-        match prepare(&verdict, message, n, len, &mut self.tools) {
+    /// Puts what a verdict about the message on the table says into an outbox; counts a drop.
+    fn carry_out(&mut self, verdict: Verdict, (bind, n, flow, len): (usize, usize, Flow, usize), snapshot: &Snapshot) {
+        match prepare(&verdict, n, len, &mut self.tools) {
             Some((to, datagram, saved)) => {
                 let leaving = Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved };
                 self.lanes[to.bind].push(to, datagram, leaving);
@@ -296,20 +293,14 @@ impl Engine {
 
 /// Makes the datagram of a verdict in the slot: where it goes, where it lies, how much of the head was saved. `None` for
 /// a drop, and for an answer that does not fit.
-fn prepare(
-    verdict: &Verdict,
-    message: &Message,
-    n: usize,
-    len: usize,
-    tools: &mut Tools,
-) -> Option<(Hop, Range<usize>, usize)> {
+fn prepare(verdict: &Verdict, n: usize, len: usize, tools: &mut Tools) -> Option<(Hop, Range<usize>, usize)> {
     let base = n * SLOT;
     let (buffer, spare) = tools.arena[base..base + SLOT].split_at_mut(SPARE);
     match verdict {
         Verdict::Drop(_) => None,
         Verdict::Answer { to, answer, .. } => {
             let request = &buffer[DATA..DATA + len];
-            let len = answer.write(request, message, &tools.edits, spare)?;
+            let len = answer.write(request, &tools.message, &tools.edits, spare)?;
             Some((*to, base + SPARE..base + SPARE + len, 0))
         }
         Verdict::Forward { to, end, .. } => {
