@@ -47,7 +47,10 @@ impl Call {
             return None;
         }
         let Some(mut request) = self.request.take_if(|request| request.is_answered_by(branch, method)) else {
-            self.repeat_ack(branch, status, turn);
+            // Not for the answer to a CANCEL, which has its INVITE's branch and may come late.
+            if method == Method::Invite && status >= 200 {
+                self.repeat_ack(branch, turn);
+            }
             return None;
         };
         let took = turn.now.since(request.meant);
@@ -137,10 +140,9 @@ impl Call {
     }
 
     /// A final answer to an INVITE came again, so its ACK was lost. Other answers that come again say nothing new.
-    fn repeat_ack(&self, branch: u64, status: u16, turn: &mut Turn<'_>) {
+    fn repeat_ack(&self, branch: u64, turn: &mut Turn<'_>) {
         if let Some(ack) = &self.ack
             && ack.invite == branch
-            && status >= 200
         {
             turn.send_again(ack.to, &ack.bytes);
         }

@@ -21,7 +21,8 @@ pub struct Held<X> {
 /// A table of calls with one alarm clock. Alarms are not taken back: one that comes too early is set anew.
 #[derive(Debug)]
 pub struct Calls<X> {
-    held: Map<u64, Held<X>>,
+    /// Boxed: when the table grows, it moves pointers, not calls, and nobody waits for it.
+    held: Map<u64, Box<Held<X>>>,
     alarms: BinaryHeap<Reverse<(Time, u64)>>,
     limit: usize,
     /// Those that have not ended.
@@ -58,7 +59,7 @@ impl<X> Calls<X> {
     pub fn insert(&mut self, key: u64, call: Call, extra: X) -> bool {
         let Entry::Vacant(entry) = self.held.entry(key) else { return false };
         self.open += usize::from(!call.is_over());
-        entry.insert(Held { call, extra, armed: NEVER });
+        entry.insert(Box::new(Held { call, extra, armed: NEVER }));
         self.arm(key);
         true
     }
@@ -70,12 +71,12 @@ impl<X> Calls<X> {
 
     /// Looks at a call.
     pub fn get(&self, key: u64) -> Option<&Held<X>> {
-        self.held.get(&key)
+        self.held.get(&key).map(Box::as_ref)
     }
 
     /// All calls, ended ones included, in no order.
     pub fn all(&self) -> impl Iterator<Item = &Held<X>> {
-        self.held.values()
+        self.held.values().map(Box::as_ref)
     }
 
     /// Lets a call act, and sets its alarm and its place in the count afterwards.

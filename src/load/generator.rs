@@ -145,6 +145,7 @@ struct Run {
     /// What a bad network lets pass of one socket's datagrams.
     passed: Outgoing,
     begin: Time,
+    last_start: Time,
     /// The last datagram that came.
     heard: Time,
     published: Time,
@@ -170,6 +171,7 @@ impl Run {
             leaving: Lossy::new(weather, !seed),
             passed: Outgoing::default(),
             begin,
+            last_start: begin,
             heard: begin,
             published: begin,
             options,
@@ -218,6 +220,7 @@ impl Run {
                 return;
             }
             self.crowd.start(meant, now);
+            self.last_start = now;
         }
     }
 
@@ -289,6 +292,7 @@ impl Run {
         damage.add(self.leaving.damage);
         let report = CallReport {
             elapsed: now.since(self.begin),
+            starting: self.last_start.since(self.begin) + Duration::from_secs_f64(1.0 / self.options.rate),
             rate: self.options.rate,
             traffic: self.crowd.traffic(),
             damage,

@@ -96,6 +96,8 @@ impl fmt::Display for Quantiles {
 pub struct CallReport {
     /// Since the first start.
     pub elapsed: Duration,
+    /// From the first start to just behind the last one.
+    pub starting: Duration,
     /// The asked rate, starts per second.
     pub rate: f64,
     /// By scenario, in the order of [`Scenario::ALL`].
@@ -153,6 +155,14 @@ impl CallReport {
         total
     }
 
+    /// Starts per second while there were starts.
+    pub fn achieved(&self) -> f64 {
+        match self.starting.as_secs_f64() {
+            seconds if seconds > 0.0 => self.total().started as f64 / seconds,
+            _ => 0.0,
+        }
+    }
+
     /// The books of one scenario.
     pub fn scenario(&self, scenario: Scenario) -> &Ledger {
         &self.scenarios[scenario as usize]
@@ -167,6 +177,7 @@ impl CallReport {
 
     fn write(&self, object: &mut Object) {
         object.text("kind", "call").decimal("elapsed_s", self.elapsed.as_secs_f64()).decimal("rate", self.rate);
+        object.decimal("achieved", self.achieved());
         self.total().write(object);
         object.number("open", self.open).number("not_started", self.not_started).truth("balances", self.balances());
         object.object("scenarios", |object| {
@@ -200,9 +211,12 @@ impl CallReport {
 impl fmt::Display for CallReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
-        let seconds = self.elapsed.as_secs_f64();
-        let achieved = if seconds > 0.0 { total.started as f64 / seconds } else { 0.0 };
-        writeln!(f, "{} started in {seconds:.1} s ({achieved:.0}/s, asked {:.0}/s)", total.started, self.rate)?;
+        let (started, seconds, asked) = (total.started, self.elapsed.as_secs_f64(), self.rate);
+        writeln!(
+            f,
+            "{started} started at {:.0}/s (asked {asked:.0}/s), all over after {seconds:.1} s",
+            self.achieved()
+        )?;
         write_header(f)?;
         for scenario in Scenario::ALL.into_iter().filter(|scenario| self.scenario(*scenario).started > 0) {
             write_row(f, scenario.word(), self.scenario(scenario))?;
