@@ -88,8 +88,10 @@ impl Dialog {
         self.routes.clear();
         let values: Vec<_> = message.values(bytes, Name::RecordRoute).collect();
         values.iter().rev().for_each(|value| write_route(value.span.of(bytes), &mut self.routes));
+        let asked = self.target.clone();
         self.refresh(bytes, message);
-        let target = Uri::parse(&self.target, Span::new(0, self.target.len()));
+        // Who answers under the URI that was called is reached as it was reached: it may be behind NAT.
+        let target = Uri::parse(&self.target, Span::new(0, self.target.len())).filter(|_| self.target != asked);
         let direct = target.and_then(|uri| address_of(&self.target, &uri));
         self.next_hop = first_hop(&self.routes).or(direct).unwrap_or(self.next_hop);
     }

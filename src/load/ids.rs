@@ -23,7 +23,12 @@ impl Ids {
     pub fn new() -> Result<Self, String> {
         let mut run = [0; 4];
         getrandom::fill(&mut run).map_err(|error| format!("no random number for the Call-IDs of this run: {error}"))?;
-        Ok(Self { run: u32::from_ne_bytes(run), next: 0 })
+        Ok(Self::of_run(u32::from_ne_bytes(run)))
+    }
+
+    /// Numbers of a run with a number of its own: for runs that shall be repeatable.
+    pub fn of_run(run: u32) -> Self {
+        Self { run, next: 0 }
     }
 
     /// The next number; after 2^32 they repeat.
