@@ -102,3 +102,28 @@ impl<T: Clone> Lossy<T> {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Time = Time(5_000_000_000);
+
+    #[test]
+    fn the_same_seed_gives_the_same_weather() {
+        let weather = Weather { lose: 0.1, duplicate: 0.1, reorder: 0.1 };
+        let fates = |seed| {
+            let mut lossy = Lossy::new(weather, seed);
+            let fates: Vec<_> = (0..2000).map(|n| lossy.pass(T0, || n)).collect();
+            (fates, lossy.damage)
+        };
+        assert_eq!(fates(3), fates(3));
+        assert_ne!(fates(3), fates(4));
+        let damage = fates(3).1;
+        let near = |count: u64, want: u64| count.abs_diff(want) < 60;
+        assert!(near(damage.lost, 200) && near(damage.duplicated, 180) && near(damage.delayed, 162), "{damage:?}");
+        let mut late = Lossy::new(Weather { reorder: 1.0, ..Weather::default() }, 1);
+        assert_eq!((late.pass(T0, || 'x'), late.released(T0 + LONGEST_DELAY)), (0, Some('x')));
+        assert!(!late.is_holding());
+    }
+}

@@ -286,3 +286,24 @@ impl Mix {
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mix_keeps_its_weights_exactly_and_mixes() {
+        let mix = Mix::parse("call=70, cancel=25,phone=5").unwrap();
+        for round in 0..3 {
+            let picks: Vec<_> = (round * 100..(round + 1) * 100).map(|n| mix.pick(n)).collect();
+            let count = |scenario| picks.iter().filter(|pick| **pick == scenario).count();
+            assert_eq!((count(Scenario::Call), count(Scenario::Cancel), count(Scenario::Phone)), (70, 25, 5));
+            assert!(picks[..40].contains(&Scenario::Phone), "the rare ones do not come last");
+        }
+        for (wrong, taught) in
+            [("", "no scenario has a weight"), ("call=0", "no scenario"), ("ring", "there are"), ("call=x", "a number")]
+        {
+            assert!(Mix::parse(wrong).unwrap_err().contains(taught), "{wrong}");
+        }
+    }
+}

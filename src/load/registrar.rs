@@ -180,3 +180,52 @@ fn answer_lines(contact: &[u8], seconds: u32, paths: &[&[u8]]) -> Vec<u8> {
     lines.extend_from_slice(b"Supported: path\r\n");
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Time = Time(5_000_000_000);
+
+    fn at(millis: u64) -> Time {
+        T0 + Duration::from_millis(millis)
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn register(registrar: &mut Registrar, user: &str, extra: &str, now: Time) -> Result<Option<u64>, u16> {
+        let text = format!(
+            "REGISTER sip:h SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.9;branch=z9hG4bK2\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bK1\nFrom: <sip:{user}@h>;tag=1\nTo: <sip:{user}@h>\nCall-ID: r\nCSeq: 1 REGISTER\n{extra}\nContent-Length: 0"
+        );
+        let bytes = format!("{text}\n\n").replace('\n', "\r\n").into_bytes();
+        let message = Message::parse(&bytes).unwrap();
+        let asked = Asked { bytes: &bytes, message: &message, source: addr("192.0.2.9:5060") };
+        registrar.register(asked, now).map(|registered| registered.key)
+    }
+
+    #[test]
+    fn the_registrar_keeps_contact_and_path_for_as_long_as_was_said() {
+        let mut registrar = Registrar::new(2);
+        let contact = "Contact: <sip:bob@192.168.1.20:5062>;expires=60";
+        let path = "Path: <sip:p1@192.0.2.9:5070;lr>, <sip:p2@192.0.2.8;lr>\nSupported: path";
+        assert_eq!(register(&mut registrar, "bob", "", T0), Err(400), "without Contact there is nothing to store");
+        let unsupported = format!("{contact}\n{}", path.replace("Supported: path", "Supported: other"));
+        assert_eq!(register(&mut registrar, "bob", &unsupported, T0), Err(420));
+        let bob = register(&mut registrar, "bob", &format!("{contact}\n{path}"), T0).unwrap().unwrap();
+        let binding = registrar.get(bob, at(59_000)).unwrap();
+        assert_eq!(binding.contact, b"sip:bob@192.168.1.20:5062");
+        assert_eq!(binding.routes, b"Route: <sip:p1@192.0.2.9:5070;lr>\r\nRoute: <sip:p2@192.0.2.8;lr>\r\n");
+        assert_eq!((binding.next_hop, binding.aor.as_str()), (addr("192.0.2.9:5070"), "sip:bob@h"));
+        assert!(registrar.get(bob, at(61_000)).is_none(), "expired");
+
+        let ann =
+            register(&mut registrar, "ann", "Contact: <sip:ann@192.168.1.21>\nExpires: 3000", T0).unwrap().unwrap();
+        assert_eq!(register(&mut registrar, "eve", contact, T0), Err(503), "full");
+        assert_eq!([registrar.next(T0), registrar.next(T0), registrar.next(T0)], [Some(bob), Some(ann), Some(bob)]);
+        assert_eq!([registrar.next(at(61_000)), registrar.next(at(61_000))], [Some(ann), Some(ann)], "bob is dropped");
+        assert_eq!(register(&mut registrar, "ann", "Contact: <sip:ann@192.168.1.21>\nExpires: 0", T0), Ok(None));
+        assert_eq!((registrar.next(T0), registrar.len()), (None, 0));
+    }
+}
