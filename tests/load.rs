@@ -85,6 +85,12 @@ fn every_scenario_completes_between_clients_and_a_server() {
         let report = assert_clean(&mut sim, 900);
         assert!(Scenario::ALL.iter().all(|scenario| report.scenario(*scenario).answered == 100), "{report}");
         assert_eq!(report.traffic.retransmitted, 0, "nothing was lost, so nothing was sent twice");
+        // A final answer to each request but ACK; 180 to the calls that are cancelled, or 100 to every call.
+        let counters = &sim.view("a").counters;
+        let requests: u64 = counters.requests.iter().map(|count| count.get()).sum();
+        let provisional = if trying { 500 } else { 100 };
+        assert_eq!(counters.responses.get(), requests - counters.requests_of("ACK") + provisional, "{report}");
+        assert_eq!((counters.requests_of("INVITE"), counters.new_calls.get()), (600, 500));
     }
 }
 
@@ -228,6 +234,19 @@ fn over_sockets_every_scenario_survives_bad_weather() {
     assert!(answered.succeeded(), "{answered}");
 }
 
+#[test]
+fn the_clients_stay_until_the_servers_have_heard_everything() {
+    let timers = Timers::from_t1(Duration::from_millis(40));
+    let answerer = answerer(&["a"], timers);
+    let options = options(answerer.servers()[0].address, Mix::only(Scenario::ServerBye), 100, timers);
+    let weather = Weather { lose: 0.2, ..Weather::default() };
+    let report = call(GeneratorOptions { weather, rate: 5000.0, ..options });
+    assert!(report.succeeded(), "{report}");
+    // The last thing in a call is the 200 to the server's BYE: where it got lost, the BYE comes again.
+    let answered = answerer.stop().unwrap();
+    assert!(answered.succeeded() && answered.totals().0.answered == 100, "{answered}");
+}
+
 /// A client by hand.
 struct Hand(UdpSocket);
 
@@ -291,12 +310,17 @@ fn a_request_that_reaches_the_wrong_server_is_refused_and_counted_as_misdirected
 
     let ended = hand.ask(right.address, &hand.in_dialog("BYE", 2, &accepted));
     assert!(ended.starts_with("SIP/2.0 200 OK"), "{ended}");
+    // The right call with somebody else's To tag is another dialog.
+    let other = String::from_utf8(hand.in_dialog("BYE", 9, &accepted)).unwrap().replace("\r\nCall-ID", "0\r\nCall-ID");
+    let refused = hand.ask(right.address, other.as_bytes());
+    assert!(refused.starts_with("SIP/2.0 481 "), "{refused}");
+    assert_eq!(right.counters.misdirected.get(), 1);
     // It comes again: answered alike, counted as a retransmission, and no misdirected request.
     let again = hand.ask(right.address, &hand.in_dialog("BYE", 2, &accepted));
     assert_eq!(again, ended);
-    assert_eq!((right.counters.misdirected.get(), right.counters.retransmissions.get()), (0, 1));
+    assert_eq!((right.counters.misdirected.get(), right.counters.retransmissions.get()), (1, 1));
     let report = answerer.stop().unwrap();
-    assert_eq!(report.misdirected(), 3);
+    assert_eq!(report.misdirected(), 4);
     assert!(!report.succeeded() && report.balances(), "{report}");
 }
 
@@ -318,8 +342,8 @@ fn calls_to_a_silent_server_are_lost_and_counted_as_lost() {
     let total = report.total();
     assert_eq!((total.started, total.lost, total.answered), (90, 90, 0), "{report}");
     assert!(report.balances() && !report.succeeded());
-    // An INVITE is sent 7 times, another request 11 times (T2 = 8 * T1): RFC 3261 §17.1.
-    assert_eq!(report.traffic.sent, 50 * 7 + 40 * 11, "{report}");
+    // At most 7 times for an INVITE and 11 for another request (T2 = 8 * T1, RFC 3261 §17.1): on a busy machine fewer.
+    assert!(report.traffic.retransmitted >= 90 && report.traffic.sent <= 50 * 7 + 40 * 11, "{report}");
     assert_eq!(answerer.servers()[0].counters.new_calls.get(), 0);
 }
 

@@ -286,6 +286,10 @@ fn a_reinvite_or_a_bye_that_overtakes_the_ack_counts_as_one() {
     assert!(ok.len() == 1 && ok[0].contains("CSeq: 2 INVITE"), "{ok:?}");
     request(&mut call, &mut desk, at(20), &reinvite);
     assert_eq!(sent(&mut desk), ok, "the re-INVITE again gets the same answer");
+    let ack = inside(&call, "ACK", 2);
+    request(&mut call, &mut desk, at(25), &ack);
+    request(&mut call, &mut desk, at(26), &reinvite);
+    assert_eq!(sent(&mut desk), [""; 0], "acknowledged: what comes again is late");
     let bye = inside(&call, "BYE", 3);
     assert_eq!(request(&mut call, &mut desk, at(30), &bye), Some(End::Answered));
     let first = sent(&mut desk);
@@ -489,6 +493,14 @@ fn what_comes_from_a_stranger_or_to_another_socket_is_counted_and_changes_nothin
     assert_eq!(crowd.books.misdirected, 2);
     let answers = String::from_utf8(crowd.outgoing(0).memory().to_vec()).unwrap();
     assert!(answers.contains("SIP/2.0 481 "), "{answers}");
+    // A request for a dialog that the client at another socket has.
+    let line = |name: &str| invite.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    let from = line("From:").replace("From:", "To:");
+    let bye = INVITE.replace("INVITE", "BYE").replace("To: <sip:u@h>", &from).replace("Call-ID: c", &line("Call-ID:"));
+    crowd.receive(1, &wire(&bye), addr("192.0.2.9:5060"), at(40));
+    assert_eq!((crowd.books.misdirected, crowd.open()), (3, 1));
+    crowd.receive(0, &wire(&bye), addr("192.0.2.9:5060"), at(50));
+    assert_eq!((crowd.books.misdirected, crowd.open()), (3, 0), "at its own socket it ends the call");
 }
 
 #[test]
