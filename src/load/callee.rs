@@ -27,11 +27,12 @@ pub(super) struct Ringing {
 impl Ringing {
     fn new(plan: &Plan, turn: &Turn<'_>) -> Self {
         let after = |delay: Option<_>| delay.map_or(NEVER, |delay| turn.now + delay);
-        let answer = plan.answer_after.unwrap_or_default();
+        // A phone rings before it is answered.
+        let answer_after = plan.answer_after.map(|after| after.max(plan.ring_after.unwrap_or_default()));
         Self {
             ring_at: after(plan.ring_after),
-            answer_at: after(plan.answer_after),
-            until: turn.now + answer + turn.timers.patience * 2,
+            answer_at: after(answer_after),
+            until: turn.now + answer_after.unwrap_or_default() + turn.timers.patience * 2,
             rung: false,
         }
     }
@@ -75,14 +76,14 @@ impl Call {
     /// Rings and answers when it is time; gives up a call that nobody ends.
     pub(super) fn ring_or_answer(&mut self, turn: &mut Turn<'_>) -> Option<End> {
         let Stage::Ringing(mut ringing) = self.stage else { return None };
-        if ringing.answer_at <= turn.now {
-            self.answer_invite(200, turn);
-            return None;
-        }
         if ringing.ring_at <= turn.now {
             (ringing.ring_at, ringing.rung) = (NEVER, true);
             self.stage = Stage::Ringing(ringing);
             self.respond_to_invite(180, turn);
+        }
+        if ringing.answer_at <= turn.now {
+            self.answer_invite(200, turn);
+            return None;
         }
         if ringing.until <= turn.now { self.end(End::Lost, turn) } else { None }
     }

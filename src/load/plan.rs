@@ -136,7 +136,7 @@ pub struct Plan {
     pub bye_within: Duration,
     /// Called: from the INVITE to the 180; `None` never rings.
     pub ring_after: Option<Duration>,
-    /// Called: from the INVITE to the 200; `None` never answers.
+    /// Called: from the INVITE to the 200, not before the 180; `None` never answers.
     pub answer_after: Option<Duration>,
     /// Called: a 100 is sent at once.
     pub trying: bool,
