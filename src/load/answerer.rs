@@ -1,0 +1,246 @@
+//! The thread of the answering servers: one or many, each on its own address.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::ids::Ids;
+use super::json::Object;
+use super::ledger::Ledger;
+use super::outgoing::Desk;
+use super::plan::Timers;
+use super::report::{write_header, write_reasons, write_row, write_verdict};
+use super::server::{Manner, Server};
+use super::socket::{Port, Reader, Writer, wait};
+use super::view::{Behaviour, ServerView};
+use crate::net::udp::clock;
+use crate::state::Time;
+
+/// Which servers, and how they answer.
+#[derive(Clone, Debug, Default)]
+pub struct AnswererOptions {
+    /// Name and address of each; port 0 takes a free one. At most [`MAX_SERVERS`], names differ.
+    pub servers: Vec<(String, SocketAddr)>,
+    pub manner: Manner,
+    pub timers: Timers,
+}
+
+/// The most servers of one answerer: each is a descriptor, and a process has 1,024 by default.
+pub const MAX_SERVERS: usize = 512;
+
+/// Batches from one socket before the others have their turn.
+const BATCHES_IN_A_ROW: usize = 4;
+
+/// How often what other threads see is renewed, and how soon an order is obeyed.
+const PUBLISH: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// The running servers.
+pub struct Answerer {
+    servers: Vec<Arc<ServerView>>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Answerer {
+    /// Opens the sockets and starts answering in a thread of its own.
+    ///
+    /// # Errors
+    /// What is wrong with the options, or what the system refused.
+    pub fn start(options: &AnswererOptions) -> Result<Self, String> {
+        check_names(&options.servers)?;
+        let (mut places, mut servers) = (Vec::new(), Vec::new());
+        for (name, address) in &options.servers {
+            let port = Port::open(*address).map_err(|error| format!("server {name}: {error}"))?;
+            let view = Arc::new(ServerView::new(name.clone(), port.address));
+            let desk = Desk::new(options.timers, Ids::new()?, 1);
+            let server = Server::new(Arc::clone(&view), options.manner, desk, clock());
+            places.push(Place { server, port: Some(port) });
+            servers.push(view);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (views, stopped) = (servers.clone(), Arc::clone(&stop));
+        // What the batched system calls work on stays in the thread that made it.
+        let run = move || Run::new(places, views, stopped).serve();
+        let thread = std::thread::Builder::new().name("load-answer".into()).spawn(run);
+        let thread = thread.map_err(|error| format!("cannot start a thread for the servers: {error}"))?;
+        Ok(Self { servers, stop, thread })
+    }
+
+    /// All servers, in the order of the options.
+    pub fn servers(&self) -> &[Arc<ServerView>] {
+        &self.servers
+    }
+
+    /// The server with this name.
+    pub fn server(&self, name: &str) -> Option<&Arc<ServerView>> {
+        self.servers.iter().find(|server| server.name == name)
+    }
+
+    /// Ends the servers.
+    ///
+    /// # Errors
+    /// Where the thread did not end in order.
+    pub fn stop(self) -> Result<AnswerReport, String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "the thread of the servers panicked; this is a bug, please report it")?;
+        Ok(AnswerReport { servers: self.servers })
+    }
+}
+
+fn check_names(servers: &[(String, SocketAddr)]) -> Result<(), String> {
+    if !(1..=MAX_SERVERS).contains(&servers.len()) {
+        return Err(format!("{} servers: name from 1 to {MAX_SERVERS}, each as NAME=ADDRESS:PORT", servers.len()));
+    }
+    let twice = servers.iter().enumerate().find(|(n, (name, _))| servers[..*n].iter().any(|(other, _)| other == name));
+    match twice {
+        Some((_, (name, _))) => Err(format!("two servers have the name {name}: the counts are kept by name")),
+        None => Ok(()),
+    }
+}
+
+/// A server and its socket; none while the server is closed.
+struct Place {
+    server: Server,
+    port: Option<Port>,
+}
+
+/// What the thread owns.
+struct Run {
+    places: Vec<Place>,
+    views: Vec<Arc<ServerView>>,
+    stop: Arc<AtomicBool>,
+    reader: Reader,
+    writer: Writer,
+    published: Time,
+}
+
+impl Run {
+    fn new(places: Vec<Place>, views: Vec<Arc<ServerView>>, stop: Arc<AtomicBool>) -> Self {
+        Self { places, views, stop, reader: Reader::default(), writer: Writer::default(), published: clock() }
+    }
+
+    fn serve(mut self) {
+        let mut ready = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            self.open_and_close();
+            let now = clock();
+            let mut due = now + LONGEST_WAIT;
+            for Place { server, port } in &mut self.places {
+                server.on_time(now);
+                if let Some(port) = port {
+                    self.writer.send(port, server.outgoing());
+                }
+                due = due.min(server.due());
+            }
+            wait(self.places.iter().map(|place| place.port.as_ref()), due.since(now), &mut ready);
+            self.receive(&ready);
+            if now.since(self.published) >= PUBLISH {
+                self.published = now;
+                self.places.iter().for_each(|place| place.server.publish());
+            }
+        }
+        self.places.iter_mut().for_each(|place| place.server.close());
+    }
+
+    /// Sockets follow the behaviour of their servers. One that cannot be opened again is tried until it can.
+    fn open_and_close(&mut self) {
+        for (Place { port, .. }, view) in self.places.iter_mut().zip(&self.views) {
+            match (view.behaviour() == Behaviour::Closed, port.is_some()) {
+                (true, true) => *port = None,
+                (false, false) => *port = Port::open(view.address).ok(),
+                _ => {}
+            }
+        }
+    }
+
+    fn receive(&mut self, ready: &[usize]) {
+        for &at in ready {
+            let Place { server, port: Some(port) } = &mut self.places[at] else { continue };
+            for _ in 0..BATCHES_IN_A_ROW {
+                let count = self.reader.receive(port);
+                let now = clock();
+                for (bytes, source) in (0..count).filter_map(|n| self.reader.datagram(n)) {
+                    server.receive(bytes, source, now);
+                }
+                self.writer.send(port, server.outgoing());
+                if count == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What the servers report at the end.
+#[derive(Clone, Debug)]
+pub struct AnswerReport {
+    pub servers: Vec<Arc<ServerView>>,
+}
+
+impl AnswerReport {
+    /// Requests for calls that the server which got them does not have, all servers together.
+    pub fn misdirected(&self) -> u64 {
+        self.servers.iter().map(|server| server.counters.misdirected.get()).sum()
+    }
+
+    /// The books of calls that came and of calls to phones, all servers together.
+    pub fn totals(&self) -> (Ledger, Ledger) {
+        let (mut incoming, mut call_backs) = (Ledger::default(), Ledger::default());
+        for books in self.servers.iter().map(|server| server.books()) {
+            incoming.add(&books.incoming);
+            call_backs.add(&books.call_backs);
+        }
+        (incoming, call_backs)
+    }
+
+    /// Whether the books balance, no request came to the wrong server, no call that came was stranded or given up, and
+    /// every phone that was called answered. Cancelled calls and those that the end cut off are no failures.
+    pub fn succeeded(&self) -> bool {
+        let (incoming, call_backs) = self.totals();
+        let kept = incoming.lost + incoming.stranded_total() + call_backs.failed() == 0;
+        self.balances() && self.misdirected() == 0 && kept
+    }
+
+    /// Whether every call is in exactly one column.
+    pub fn balances(&self) -> bool {
+        let (incoming, call_backs) = self.totals();
+        incoming.balances() && call_backs.balances()
+    }
+
+    pub(super) fn write(&self, object: &mut Object) {
+        let (incoming, call_backs) = self.totals();
+        object.text("kind", "answer").truth("balances", self.balances()).number("misdirected", self.misdirected());
+        object.object("incoming", |object| incoming.write(object));
+        object.object("call_backs", |object| call_backs.write(object));
+        object.object("servers", |object| {
+            for server in &self.servers {
+                object.object(&server.name, |object| server.write(object));
+            }
+        });
+    }
+}
+
+impl fmt::Display for AnswerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_header(f)?;
+        for server in &self.servers {
+            let books = server.books();
+            write_row(f, &server.name, &books.incoming)?;
+            if books.call_backs.started > 0 {
+                write_row(f, "  to phones", &books.call_backs)?;
+            }
+        }
+        let (incoming, call_backs) = self.totals();
+        write_reasons(f, &incoming)?;
+        write_reasons(f, &call_backs)?;
+        let sum = |of: fn(&ServerView) -> u64| self.servers.iter().map(|server| of(server)).sum::<u64>();
+        let again = sum(|server| server.counters.retransmissions.get());
+        let malformed = sum(|server| server.counters.malformed.get());
+        writeln!(f, "{} misdirected, {again} retransmissions seen, {malformed} malformed", self.misdirected())?;
+        write_verdict(f, self.balances(), self.succeeded())
+    }
+}

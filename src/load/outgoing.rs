@@ -1,0 +1,134 @@
+//! What a state machine wants to send by one socket, until the loop around it sends it.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::compose::{Asked, Local, Response};
+use super::ids::Ids;
+use super::plan::Timers;
+use crate::state::Time;
+
+/// Datagrams in the order they shall leave, one behind the other in one piece of memory. Bounded by whoever fills it:
+/// one batch of arrivals or timers makes a few datagrams each.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    memory: Vec<u8>,
+    datagrams: Vec<(Range<usize>, SocketAddr)>,
+}
+
+impl Outgoing {
+    /// Queues one datagram.
+    pub fn push(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let start = self.memory.len();
+        self.memory.extend_from_slice(bytes);
+        self.datagrams.push((start..self.memory.len(), to));
+    }
+
+    /// The bytes that the ranges of [`Outgoing::datagrams`] lie in.
+    pub fn memory(&self) -> &[u8] {
+        &self.memory
+    }
+
+    /// Where each datagram lies and where it goes, first to last.
+    pub fn datagrams(&self) -> &[(Range<usize>, SocketAddr)] {
+        &self.datagrams
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.memory.clear();
+        self.datagrams.clear();
+    }
+}
+
+/// Messages on the wire, injected losses not considered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages that a state machine sent, retransmissions included.
+    pub sent: u64,
+    /// Those of `sent` that had been sent before.
+    pub retransmitted: u64,
+    /// Those of `sent` that are responses.
+    pub responses: u64,
+    /// Datagrams that could be read as SIP.
+    pub received: u64,
+}
+
+/// What the calls of one owner share: where they write to, and what is counted of it.
+#[derive(Debug)]
+pub struct Desk {
+    pub timers: Timers,
+    pub ids: Ids,
+    /// One for each socket.
+    pub outgoing: Vec<Outgoing>,
+    pub traffic: Traffic,
+    scratch: Vec<u8>,
+}
+
+impl Desk {
+    /// A desk for this many sockets.
+    pub fn new(timers: Timers, ids: Ids, sockets: usize) -> Self {
+        let outgoing = (0..sockets).map(|_| Outgoing::default()).collect();
+        Self { timers, ids, outgoing, traffic: Traffic::default(), scratch: Vec::new() }
+    }
+
+    /// Lends it to a call on this socket.
+    pub fn turn(&mut self, socket: usize, now: Time) -> Turn<'_> {
+        Turn {
+            now,
+            timers: &self.timers,
+            ids: &mut self.ids,
+            out: &mut self.outgoing[socket],
+            traffic: &mut self.traffic,
+            scratch: &mut self.scratch,
+        }
+    }
+}
+
+/// What a call is lent while it acts: the time, and where its messages go.
+pub struct Turn<'a> {
+    /// The time of the batch.
+    pub now: Time,
+    pub timers: &'a Timers,
+    pub ids: &'a mut Ids,
+    /// The messages of the call's own socket.
+    pub out: &'a mut Outgoing,
+    pub traffic: &'a mut Traffic,
+    /// Where messages are written before they are queued; reused.
+    pub scratch: &'a mut Vec<u8>,
+}
+
+impl Turn<'_> {
+    /// Sends a message for the first time.
+    pub fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        self.traffic.sent += 1;
+        self.out.push(to, bytes);
+    }
+
+    /// Sends a response that was written into the scratch memory.
+    pub fn respond(&mut self, to: SocketAddr) {
+        self.traffic.sent += 1;
+        self.traffic.responses += 1;
+        self.out.push(to, self.scratch);
+    }
+
+    /// Answers a request without remembering anything: the same answer each time it comes. What cannot be answered
+    /// (RFC 3261 §8.2.6 copies fields that it lacks) is not.
+    pub fn answer(&mut self, response: &Response<'_>, request: Asked<'_>, local: &Local) {
+        self.scratch.clear();
+        if let Some(to) = response.write(request, local, self.scratch) {
+            self.respond(to);
+        }
+    }
+
+    /// Sends a message that was sent before.
+    pub fn send_again(&mut self, to: SocketAddr, bytes: &[u8]) {
+        self.traffic.retransmitted += 1;
+        self.send(to, bytes);
+    }
+}
