@@ -1,5 +1,4 @@
 //! The command line as a person or a script uses it: what it prints, where, and with which exit code.
-#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 mod support;
 

@@ -1,5 +1,4 @@
 //! The real process and real sockets: steering over workers, source addresses, ICMP errors, sends that fail.
-#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 mod support;
 

@@ -1,5 +1,4 @@
 //! System calls per message: counts, not times. A burst that is queued goes through in whole batches both ways.
-#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 mod support;
 

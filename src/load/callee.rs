@@ -57,7 +57,7 @@ impl Call {
 
     /// Whether a request belongs to this dialog: its To tag is ours. Before there is a dialog it has none.
     pub fn owns(&self, bytes: &[u8], message: &Message) -> bool {
-        message.to_tag.is_none_or(|tag| tag.of(bytes) == self.dialog.local_tag)
+        message.to_tag(bytes).is_none_or(|tag| tag == self.dialog.local_tag)
     }
 
     /// A request that this call owns.
@@ -66,7 +66,7 @@ impl Call {
             Method::Ack => return self.on_ack(asked.message, turn),
             Method::Bye => return self.on_bye(asked, turn),
             Method::Cancel => self.on_cancel(asked, turn),
-            Method::Invite if asked.message.to_tag.is_none() => self.on_invite_again(asked.message, turn),
+            Method::Invite if asked.message.to_tag(asked.bytes).is_none() => self.on_invite_again(asked.message, turn),
             Method::Invite => self.on_reinvite(asked, turn),
             _ => self.respond(200, asked, turn),
         }

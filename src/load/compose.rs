@@ -136,17 +136,17 @@ impl Response<'_> {
         let via = message.via?;
         let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq?);
         let _ = write!(out, "SIP/2.0 {} {}\r\n", self.status, reason(self.status));
-        for (n, line) in message.lines(Name::Via).enumerate() {
+        for (n, line) in message.lines(request, Name::Via).enumerate() {
             match n {
                 0 => stamp(request, line.of(request), line.start as usize, &via, source, out),
                 _ => out.extend_from_slice(line.of(request)),
             }
         }
         if self.dialog {
-            message.lines(Name::RecordRoute).for_each(|line| out.extend_from_slice(line.of(request)));
+            message.lines(request, Name::RecordRoute).for_each(|line| out.extend_from_slice(line.of(request)));
         }
         put(out, &[b"From: ", from.of(request), b"\r\nTo: ", to.of(request)]);
-        if message.to_tag.is_none() && self.status > 100 {
+        if message.to_tag(request).is_none() && self.status > 100 {
             put(out, &[b";tag=", &self.tag]);
         }
         put(out, &[b"\r\nCall-ID: ", call_id.of(request), b"\r\nCSeq: "]);

@@ -265,7 +265,7 @@ impl Crowd {
         if owned == Some(true) {
             return self.act(key, now, |held, turn| held.call.on_request(asked, turn));
         }
-        let fresh = owned.is_none() && asked.message.to_tag.is_none();
+        let fresh = owned.is_none() && asked.message.to_tag(asked.bytes).is_none();
         match asked.message.method() {
             // The ACK to an answer that nothing was kept of.
             Method::Ack => {}

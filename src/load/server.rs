@@ -204,7 +204,7 @@ impl Server {
             return self.act(key, now, |held, turn| held.call.on_request(asked, turn));
         }
         let tag = self.tag(key);
-        let fresh = message.to_tag.is_none_or(|to_tag| to_tag.of(bytes) == tag);
+        let fresh = message.to_tag(bytes).is_none_or(|to_tag| to_tag == tag);
         match method {
             // To a refusal that nothing was kept of: it has the branch of its INVITE (RFC 3261 §17.1.1.3).
             Method::Ack if self.recent.has(bytes, message, Method::Invite) => {}

@@ -1,4 +1,5 @@
 //! Real processes: the balancer as an operator starts it.
+#![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
