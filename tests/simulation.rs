@@ -402,8 +402,10 @@ impl World {
                 assert_eq!(sent, original.replacen(own, "", 1).as_bytes(), "a response lost more than our Via");
                 let Some(call) = self.calls.get_mut(&number) else { return };
                 let (_, method) = cseq_of(original);
-                if method == "INVITE" && original.starts_with("SIP/2.0 200") && !call.confirmed {
-                    // The first 2xx makes the dialog, and its Record-Route names this server.
+                let own_answer = call.server.is_none_or(|own| own == server);
+                if method == "INVITE" && original.starts_with("SIP/2.0 200") && own_answer {
+                    // Of a server that the call has left a 2xx may still come: its dialog goes by its own token, and
+                    // what has none (the INVITE once more) stays where the call went.
                     (call.server, call.confirmed) = (Some(server), true);
                 }
             }
