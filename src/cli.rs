@@ -11,6 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::load;
+use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::proxy::explain;
 use crate::run::{Balancer, StartError, read_config, read_keys, read_or_make_keys};
@@ -58,6 +60,9 @@ enum Command {
         #[arg(long)]
         backend: Option<String>,
     },
+    /// Make calls, or answer them: a SIP load generator and answering server.
+    #[command(subcommand)]
+    Load(LoadCommand),
     /// Turn a password (read from stdin) into a hash for the configuration.
     HashPassword,
     /// Print the version.
@@ -85,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Route { config, call_id, source, backend } => {
             route(&config.file, &call_id, source, backend.as_deref())
         }
+        Command::Load(command) => load(&command),
         Command::HashPassword => hash_password(),
         Command::Version => {
             println!("trunkline {}", env!("CARGO_PKG_VERSION"));
@@ -241,6 +247,17 @@ fn find_route(
     }
     why += &format!("server {} at {}\n", server.name, server.address);
     Ok((server.name.clone(), why))
+}
+
+fn load(command: &LoadCommand) -> ExitCode {
+    match load::command::run(command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn hash_password() -> ExitCode {
