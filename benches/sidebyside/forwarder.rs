@@ -12,8 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use trunkline::load::socket::Port;
 use trunkline::net::mmsg::{BATCH, Inbox, Outbox};
 
-/// The room for one datagram: more than any message of the measurement.
-const SLOT: usize = 4096;
+/// The room for one datagram: more than any message of the measurement, and no part of a page, so that the first lines
+/// of a batch do not all fall into one set of the cache.
+const SLOT: usize = 2048 + 64;
 
 /// Batches from one socket before the other has its turn.
 const BATCHES_IN_A_ROW: usize = 8;
