@@ -90,12 +90,15 @@ fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
             rounds.push(round);
         }
     }
-    let (text, met) = table::write(&rounds)?;
+    let (text, missed) = table::write(&rounds)?;
     println!("{text}");
     if plan.keep {
         table::keep(&text)?;
     }
-    Ok(met)
+    for bar in &missed {
+        eprintln!("bar missed, closed loop: a transaction costs {bar}");
+    }
+    Ok(missed.is_empty())
 }
 
 /// Everybody is started anew, and under each load they have their turns close to each other; every other round in the

@@ -86,11 +86,11 @@ impl Column<'_> {
     }
 }
 
-/// Writes the whole result; true where the bars are met.
-pub fn write(rounds: &[Round]) -> Result<(String, bool), Box<dyn Error>> {
+/// Writes the whole result, and says which bars are missed.
+pub fn write(rounds: &[Round]) -> Result<(String, Vec<String>), Box<dyn Error>> {
     let mut text = machine()?;
     let column = |n: usize| Column { rounds: rounds.iter().map(|round| &round[n]).collect() };
-    let mut met = true;
+    let mut missed = Vec::new();
     for (n, load) in LOADS.into_iter().enumerate() {
         let column = column(n);
         write!(text, "\n### {}\n\n", load.title())?;
@@ -110,13 +110,16 @@ pub fn write(rounds: &[Round]) -> Result<(String, bool), Box<dyn Error>> {
             for (other, bar) in BARS {
                 let ratio = column.trunkline_to(other).median;
                 let verdict = if ratio <= bar { "met" } else { "**missed**" };
+                let name = other.name();
                 let percent = (ratio / bar - 1.0) * 100.0;
-                writeln!(text, "- bar of {bar} × {}: {verdict}, {ratio:.3} ({percent:+.0} %)", other.name())?;
-                met &= ratio <= bar;
+                writeln!(text, "- bar of {bar} × {name}: {verdict}, {ratio:.3} ({percent:+.0} %)")?;
+                if ratio > bar {
+                    missed.push(format!("{ratio:.3} × {name} instead of at most {bar}, {percent:.0} % too much"));
+                }
             }
         }
     }
-    Ok((text, met))
+    Ok((text, missed))
 }
 
 /// The kind of machine, and who was measured.
