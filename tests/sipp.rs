@@ -44,7 +44,9 @@ impl Sipp {
         let mut command = Command::new("sipp");
         command.arg("-sf").arg(file).args(["-i", &local.ip().to_string(), "-p", &local.port().to_string()]);
         // Loose: our Via carries the time of sending, so what is sent again is not the same in every byte.
-        command.args(["-nostdin", "-rtcheck", "loose", "-timeout", "50s", "-timeout_error"]);
+        command.args(["-nostdin", "-rtcheck", "loose", "-timeout", "90s", "-timeout_error"]);
+        // Else a BYE of nobody's call is answered with 200.
+        command.args(["-default_behaviors", "abortunexp"]);
         command.arg("-trace_stat").arg("-stf").arg(&statistics).arg("-trace_err").arg("-error_file").arg(&errors);
         let process = Process::start(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()));
         Self { process, statistics, errors, name: name.to_owned() }
