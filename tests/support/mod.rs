@@ -9,4 +9,6 @@ pub mod model;
 pub mod netns;
 pub mod process;
 #[cfg(feature = "io")]
+pub mod regions;
+#[cfg(feature = "io")]
 pub mod workers;
