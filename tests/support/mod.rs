@@ -9,4 +9,6 @@ pub mod model;
 pub mod netns;
 pub mod process;
 #[cfg(feature = "io")]
+pub mod wire;
+#[cfg(feature = "io")]
 pub mod workers;
