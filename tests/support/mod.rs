@@ -7,6 +7,8 @@ pub mod generate;
 pub mod lines;
 pub mod model;
 pub mod netns;
+#[cfg(feature = "io")]
+pub mod nigeria;
 pub mod process;
 #[cfg(feature = "io")]
 pub mod wire;
