@@ -31,6 +31,7 @@ fn lengths() -> impl Iterator<Item = usize> {
 #[test]
 fn random_bytes_of_every_length_are_dropped_by_name_and_answered_to_nobody() {
     let wire = Wire::new(41, 1_000, "");
+    assert_eq!((lengths().min(), lengths().max()), (Some(1), Some(LONGEST)));
     for (seed, len) in lengths().enumerate() {
         let client = wire.client();
         // A letter, a digit, what could be UTF-8, SigComp, STUN's first octet.
