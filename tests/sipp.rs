@@ -93,7 +93,7 @@ fn two_thousand_calls_of_sipp_keep_their_servers() {
     });
     let servers: Vec<_> = servers.collect();
     // Checks would be calls in the servers' books.
-    let (balancer, at) = net.balance(&addresses, "", "check = { type = \"none\" }");
+    let (balancer, at) = net.balance(&addresses, "check = { type = \"none\" }");
     let clients = CLIENTS.iter().zip(200..).map(|((scenario, calls), host)| {
         // A socket for each call: as many source ports as calls.
         let (calls, rate) = (calls.to_string(), (calls / SECONDS).to_string());

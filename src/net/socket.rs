@@ -134,7 +134,8 @@ const LINE_ENDS: RangeInclusive<u32> = 13..=64;
 /// what the branch has of the transaction, and none in the time of sending, which a CANCEL does not share.
 const WORDS: [u32; 3] = [64, 76, 88];
 
-/// The program of [`steer`]. It sees the payload from its first byte on; there are no loops.
+/// The program of [`steer`]. It sees the payload from its first byte on; there are no loops. Finding the end of the start
+/// line costs 10 to 30 ns a response, by the length of the reason phrase, where sending one costs the kernel 600.
 fn steering(workers: u32) -> Vec<sock_filter> {
     const RET_A: u32 = 0x10;
     let op = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };

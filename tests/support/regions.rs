@@ -2,9 +2,13 @@
 //! test has a network of its own there, so that tests run side by side.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use trunkline::load::{Answerer, AnswererOptions, GeneratorOptions, Habits, Manner, Mix, Timers, Weather};
+use trunkline::load::{
+    AnswerReport, Answerer, AnswererOptions, CallReport, GeneratorOptions, Habits, Manner, Mix, ServerView, Timers,
+    Weather,
+};
 
 use super::process::Balancer;
 use super::workers::free_port;
@@ -18,6 +22,10 @@ pub const REGIONS: [(&str, f64); 3] = [("lagos", 70.0), ("abuja", 15.0), ("asaba
 
 /// The name that clients use.
 pub const DOMAIN: &str = "sip.example.ng";
+
+/// Of a round of starts eight are calls, one of them cancelled, and two are phones that are called.
+pub const MIX: &str = "call=3,server-bye=2,reinvite=1,server-reinvite=1,cancel=1,phone=2,options=1,register=1";
+pub const ROUND: u64 = 12;
 
 const WORKERS: usize = 4;
 
@@ -48,11 +56,11 @@ impl Net {
 
     /// Starts the balancer before these servers, and returns where clients find it. Their Contacts are loopback
     /// addresses, which servers may not be made to call unless `send_to` says so.
-    pub fn balance(&self, servers: &[SocketAddr; 5], frontend: &str, backend: &str) -> (Balancer, SocketAddr) {
+    pub fn balance(&self, servers: &[SocketAddr; 5], backend: &str) -> (Balancer, SocketAddr) {
         let at = self.free(1);
         let mut config = format!(
             "[[frontend]]\nname = \"sip\"\nbind = \"udp://{at}\"\ninside = \"{}\"\naliases = [\"{DOMAIN}\"]\n\
-             send_to = [\"{}\"]\nsource_header = \"X-Trunkline-Source\"\nbackend = \"pbx\"\n{frontend}\n\
+             send_to = [\"{}\"]\nsource_header = \"X-Trunkline-Source\"\nbackend = \"pbx\"\n\
              [[backend]]\nname = \"pbx\"\n{backend}\n",
             self.ip(2),
             self.clients()
@@ -68,13 +76,13 @@ impl Net {
         (Balancer::start(WORKERS, &config), at)
     }
 
-    /// Clients of ours that call the balancer, from many ports.
-    pub fn callers(&self, to: SocketAddr, mix: &str, count: u64, rate: f64) -> GeneratorOptions {
+    /// Clients of ours that call, register and are called, [`MIX`], from many ports.
+    pub fn callers(&self, to: SocketAddr, count: u64, rate: f64) -> GeneratorOptions {
         GeneratorOptions {
             habits: Habits {
                 to,
                 domain: DOMAIN.into(),
-                mix: Mix::parse(mix).unwrap(),
+                mix: Mix::parse(MIX).unwrap(),
                 hold: Duration::from_millis(500),
                 nat: false,
                 body: 300,
@@ -100,18 +108,38 @@ pub fn answer(servers: &[(&str, SocketAddr)], timers: Timers) -> Answerer {
     Answerer::start(&AnswererOptions { servers, manner: Manner::default(), timers }).unwrap()
 }
 
+/// Checks that all of [`MIX`] that was started came to its end at the server where it began, and that each region had
+/// its share. How many calls the servers saw cancelled is left to the caller.
+pub fn assert_kept(reports: &[CallReport], answered: &AnswerReport, starts: u64) {
+    for report in reports {
+        assert!(report.succeeded() && report.total().answered == starts, "{report}\n{answered}");
+        assert_eq!((report.misdirected, report.moved, report.not_sent), (0, 0, 0), "{report}");
+    }
+    assert!(answered.succeeded() && answered.misdirected() == 0, "{answered}");
+    // A call that began at two servers would be more than one in these books.
+    let rounds = starts * reports.len() as u64 / ROUND;
+    let (incoming, to_phones) = answered.totals();
+    let booked = (incoming.answered, incoming.unfinished, to_phones.started, to_phones.answered);
+    assert_eq!(booked, (rounds * 7, 0, rounds * 2, rounds * 2), "{answered}");
+    let calls = |server: &Arc<ServerView>| (server.name.clone(), server.books().incoming.answered);
+    assert_shares(&answered.servers.iter().map(calls).collect::<Vec<_>>());
+}
+
 /// Checks that each region has its share of these counts by server, and each server its share of the region.
 pub fn assert_shares(counts: &[(String, u64)]) {
+    let count_of = |wanted: &str| counts.iter().find(|(name, _)| name == wanted).map_or(0, |(_, count)| *count);
     let total: u64 = counts.iter().map(|(_, count)| count).sum();
+    let assert_share = |name: &str, count: u64, share: f64| {
+        // Five standard deviations of a binomial distribution: not by chance.
+        let (expected, deviation) = (share * total as f64, (share * (1.0 - share) * total as f64).sqrt());
+        let off = (count as f64 - expected).abs();
+        assert!(off <= 5.0 * deviation, "{name} has {count} of {total}, not about {expected:.0}: {counts:?}");
+    };
     for (region, percent) in REGIONS {
-        let here = || SERVERS.iter().filter(|(_, of)| *of == region).map(|(name, _)| *name);
-        for name in here() {
-            let count = counts.iter().find(|(of, _)| of == name).map_or(0, |(_, count)| *count);
-            let share = percent / 100.0 / here().count() as f64;
-            // Six standard deviations of a binomial distribution: never by chance.
-            let (expected, deviation) = (share * total as f64, (share * (1.0 - share) * total as f64).sqrt());
-            let off = (count as f64 - expected).abs();
-            assert!(off <= 6.0 * deviation, "{name} has {count} of {total}, not about {expected:.0}: {counts:?}");
+        let here: Vec<_> = SERVERS.iter().filter(|(_, of)| *of == region).map(|(name, _)| *name).collect();
+        assert_share(region, here.iter().map(|name| count_of(name)).sum(), percent / 100.0);
+        for name in &here {
+            assert_share(name, count_of(name), percent / 100.0 / here.len() as f64);
         }
     }
 }
