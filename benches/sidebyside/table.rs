@@ -12,6 +12,9 @@ use super::{LOADS, Round};
 /// The bars, in the closed loop: the most that a transaction may cost Trunkline, in those of others.
 const BARS: [(Contestant, f64); 2] = [(Contestant::Bare, 1.3), (Contestant::Kamailio, 0.35)];
 
+/// In the closed loop the balancer is the limit; where it had less of its core, something else was.
+const LEAST_BUSY: f64 = 0.9;
+
 const BEGIN: &str = "<!-- side by side: written by benches/run, from here -->\n";
 const END: &str = "<!-- side by side: to here -->\n";
 
@@ -66,6 +69,20 @@ impl Column<'_> {
         self.spread(|round| both(round) / 2.0 / round[position(other)].micros)
     }
 
+    /// A warning where somebody did not get the whole core.
+    fn disturbance(&self) -> String {
+        let busy = |who: Contestant| self.spread(|round| round[position(who)].busy).median;
+        let idle: Vec<_> = ALL.into_iter().filter(|who| busy(*who) < LEAST_BUSY).map(Contestant::name).collect();
+        match idle.as_slice() {
+            [] => String::new(),
+            idle => format!(
+                "**Disturbed:** {} did not have a whole core, because other programs ran or the generator was the limit. \
+                 Take the figures again on a quiet machine.\n",
+                idle.join(", ")
+            ),
+        }
+    }
+
     fn row(&self, who: Contestant) -> String {
         let at = position(who);
         let median = |of: fn(&Sample) -> f64| self.spread(|round| of(&round[at])).median;
@@ -103,6 +120,9 @@ pub fn write(rounds: &[Round]) -> Result<(String, Vec<String>), Box<dyn Error>> 
         let [bare, nginx, kamailio] =
             [Contestant::Bare, Contestant::Nginx, Contestant::Kamailio].map(|other| column.trunkline_to(other).show());
         writeln!(text, "Both Trunklines: {bare} × bare, {nginx} × nginx, {kamailio} × Kamailio.")?;
+        if load == Load::Closed {
+            text += &column.disturbance();
+        }
         let control = column.ratio(Contestant::TrunklineAgain, Contestant::Trunkline);
         writeln!(text, "Control, Trunkline again ÷ Trunkline: {}.", control.show())?;
         if load == Load::Closed {
