@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
@@ -60,9 +61,11 @@ enum Command {
         #[arg(long)]
         backend: Option<String>,
     },
+    /// Show a cluster of five servers in three regions, on loopback, with 1,000 calls per second.
+    Demo(DemoArgs),
     /// Make calls, or answer them: a SIP load generator and answering server.
     #[command(subcommand)]
-    Load(LoadCommand),
+    Load(Box<LoadCommand>),
     /// Turn a password (read from stdin) into a hash for the configuration.
     HashPassword,
     /// Print the version.
@@ -90,7 +93,8 @@ pub fn main() -> ExitCode {
         Command::Route { config, call_id, source, backend } => {
             route(&config.file, &call_id, source, backend.as_deref())
         }
-        Command::Load(command) => load(&command),
+        Command::Demo(args) => finish(crate::demo::run(args)),
+        Command::Load(command) => finish(load::command::run(&command)),
         Command::HashPassword => hash_password(),
         Command::Version => {
             println!("trunkline {}", env!("CARGO_PKG_VERSION"));
@@ -249,8 +253,9 @@ fn find_route(
     Ok((server.name.clone(), why))
 }
 
-fn load(command: &LoadCommand) -> ExitCode {
-    match load::command::run(command) {
+/// Ends a command that either succeeded, failed, or could not be tried.
+fn finish(outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

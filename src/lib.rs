@@ -21,6 +21,8 @@
 pub mod balance;
 pub mod config;
 #[cfg(feature = "io")]
+pub mod demo;
+#[cfg(feature = "io")]
 pub mod load;
 #[cfg(feature = "io")]
 pub mod net;

@@ -114,9 +114,7 @@ fn every_key_arrives() {
     assert_eq!((single.check.clone(), single.regions.len(), single.servers[0].region), (None, 1, 0));
 }
 
-#[test]
-fn all_faults_come_in_one_run_with_their_places() {
-    let text = r#"
+const FAULTY: &str = r#"
 [global]
 wrokers = 4
 state_dir = "/x"
@@ -167,6 +165,9 @@ wieght = 1
 [[backend]]
 name = "empty"
 "#;
+
+#[test]
+fn all_faults_come_in_one_run_with_their_places() {
     let expected = [
         "f:3:1: error: unknown key `wrokers` in [global]",
         "f:4:1: error: this version has no `state_dir` in [global] yet",
@@ -189,8 +190,8 @@ name = "empty"
         "f:47:1: error: unknown key `wieght` in [[backend.server]]",
         "f:49:1: error: backend \"empty\" has no server",
     ];
-    let found = faults(text);
-    assert_eq!(found, expected, "\n{}", Config::parse(text).unwrap_err().render("f", text));
+    let found = faults(FAULTY);
+    assert_eq!(found, expected, "\n{}", Config::parse(FAULTY).unwrap_err().render("f", FAULTY));
 }
 
 #[test]

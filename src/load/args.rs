@@ -246,7 +246,7 @@ impl FloodArgs {
 }
 
 /// Reads "500ms", "10s", "2m" or "1h".
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wanted = || format!("`{text}` is no time; write 500ms, 10s, 2m or 1h");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;
     let number: u64 = text[..digits].parse().map_err(|_| wanted())?;
@@ -268,7 +268,7 @@ fn percent(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| format!("`{text}` is no percentage; write a number from 0 to 100"))
 }
 
-fn call_rate(text: &str) -> Result<f64, String> {
+pub(crate) fn call_rate(text: &str) -> Result<f64, String> {
     let rate: Option<f64> = text.parse().ok();
     rate.filter(|rate| (0.0..=100_000.0).contains(rate))
         .ok_or_else(|| format!("`{text}` is no rate; write calls per second, from 0 to 100000"))

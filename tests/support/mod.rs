@@ -11,6 +11,8 @@ pub mod netns;
 pub mod nigeria;
 pub mod process;
 #[cfg(feature = "io")]
+pub mod regions;
+#[cfg(feature = "io")]
 pub mod wire;
 #[cfg(feature = "io")]
 pub mod workers;

@@ -1,0 +1,157 @@
+//! Children that end with the measurement, and what the system says about them.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{Signal, killpg};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+/// Set by SIGINT and SIGTERM: everything that waits gives up.
+pub static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// How long a program may take to open its sockets, and to end.
+const START: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(3);
+
+/// How often a condition is looked at: seldom enough to cost the generator's core nothing.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits for a condition; false where it did not come true in time.
+///
+/// # Errors
+/// When the measurement is stopped.
+fn wait_for(longest: Duration, mut condition: impl FnMut() -> bool) -> Result<bool, Box<dyn Error>> {
+    let deadline = Instant::now() + longest;
+    while !condition() {
+        if STOPPED.load(Ordering::Relaxed) {
+            return Err("stopped by a signal".into());
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(true)
+}
+
+/// A program and whatever it starts, in a process group of its own: killed together when this is dropped.
+pub struct Program {
+    child: Child,
+    name: String,
+    log: std::path::PathBuf,
+}
+
+impl Program {
+    /// Starts a command on one core. What it says goes to a file in `folder`.
+    pub fn start(name: &str, mut command: Command, core: usize, folder: &Path) -> Result<Self, Box<dyn Error>> {
+        let log = folder.join(format!("{}.log", name.replace([' ', '/'], "-")));
+        let file = File::create(&log)?;
+        command.stdin(Stdio::null()).stderr(file.try_clone()?).process_group(0);
+        // A child inherits the core of the thread that starts it.
+        pin(core)?;
+        let spawned = command.spawn();
+        pin(super::LOAD_CORE)?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = spawned.map_err(|error| format!("{program}: {error}; tests/setup installs it"))?;
+        Ok(Self { child, name: name.to_owned(), log })
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until its sockets are there.
+    pub fn listens_on(&mut self, address: SocketAddr) -> Result<(), Box<dyn Error>> {
+        let child = &mut self.child;
+        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
+        let open = wait_for(START, || is_bound(address) || ended(child))? && !ended(child);
+        if open { Ok(()) } else { Err(format!("{} does not listen on {address}:\n{}", self.name, self.said()).into()) }
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self, longest: Duration) -> Result<ExitStatus, Box<dyn Error>> {
+        let mut status = None;
+        let child = &mut self.child;
+        wait_for(longest, || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        status.ok_or_else(|| format!("{} did not end in {longest:?}", self.name).into())
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Every process of the group.
+    fn members(&self) -> Vec<Pid> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| stat_field(*pid, 5) == Some(i64::from(self.group().as_raw()))).map(Pid::from_raw).collect()
+    }
+
+    /// Processor time of all its processes, user and system, to the nanosecond.
+    pub fn cpu_time(&self) -> Duration {
+        let of = |pid: Pid| clock_getcpuclockid(pid).and_then(clock_gettime).map(Duration::from).unwrap_or_default();
+        self.members().into_iter().map(of).sum()
+    }
+
+    /// The most memory that its processes had resident, kB; shared pages count for each of them.
+    pub fn peak_memory(&self) -> u64 {
+        let of = |pid: Pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        self.members().into_iter().map(of).sum()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = killpg(self.group(), Signal::SIGTERM);
+        // Also after a signal: an orderly end is waited for, but not for long.
+        let deadline = Instant::now() + END;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        let _ = killpg(self.group(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Field `number` of /proc/PID/stat, counted from 1 as in proc_pid_stat(5), behind the name.
+fn stat_field(pid: i32, number: usize) -> Option<i64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces and parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// Puts this thread, and the children that it starts from now on, on one core.
+pub fn pin(core: usize) -> Result<(), Box<dyn Error>> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .map_err(|error| format!("core {core} cannot be used: {error}; two cores are needed").into())
+}
+
+/// Whether somebody has a UDP socket on this address.
+fn is_bound(address: SocketAddr) -> bool {
+    let IpAddr::V4(ip) = address.ip() else { return false };
+    let entry = format!(" {:08X}:{:04X} ", u32::from_ne_bytes(ip.octets()), address.port());
+    fs::read_to_string("/proc/net/udp").is_ok_and(|table| table.contains(&entry))
+}
+
+/// This address with a port that is free there now.
+pub fn free(ip: Ipv4Addr) -> Result<SocketAddr, Box<dyn Error>> {
+    Ok(UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr())?)
+}
