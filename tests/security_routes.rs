@@ -9,15 +9,6 @@ use support::calls::{request, response};
 use support::lines::header;
 use support::wire::{Wire, heard, take, via};
 use support::workers::bound;
-use trunkline::proxy::explain;
-
-/// The server that the balance has for a Call-ID.
-fn by_hash(wire: &Wire, call_id: &str) -> usize {
-    let snapshot = wire.setup.snapshot.load();
-    let found = explain(&snapshot, 0, snapshot.keys.call(call_id.as_bytes()), None).expect("a server");
-    let address = snapshot.servers[found.server].address;
-    wire.servers.iter().position(|server| server.local_addr().unwrap() == address).unwrap()
-}
 
 /// Places that nobody outside may send us to: a third party, a server, ourselves on both sides, this host, everybody.
 fn forbidden(wire: &Wire, this_host: &UdpSocket) -> Vec<SocketAddr> {
@@ -71,7 +62,7 @@ fn whatever_a_client_s_request_names_only_its_call_s_server_gets_it() {
                 let (client, call_id) = (wire.client(), format!("steered-{number}"));
                 let text = steered(&client, &call_id, method, &uri, &routes);
                 let (server, _) = wire.reaches(&client, &text);
-                assert_eq!(server, by_hash(&wire, &call_id), "{}", text.escape_ascii());
+                assert_eq!(server, wire.by_hash(&call_id), "{}", text.escape_ascii());
             }
         }
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use socket2::SockRef;
 use trunkline::net::worker::{Setup, Workers};
+use trunkline::proxy::explain;
 
 use super::calls::{counts, request, response};
 use super::lines::{header, user};
@@ -42,6 +43,7 @@ impl Call {
 }
 
 impl Wire {
+    /// A confirmed call lives shorter than an INVITE may ring: what is left in a full table is not left by its age.
     /// `pins` is the size of the pin table, `frontend` more lines of the frontend.
     pub fn new(net: u8, pins: usize, frontend: &str) -> Self {
         // Limits are per address: a server that is refused two hundred times in a row must send from many.
@@ -50,7 +52,7 @@ impl Wire {
         let port = free_port(&outside);
         let mut text = format!(
             "[[frontend]]\nname = \"sip\"\nbind = \"udp://{outside}:{port}\"\ninside = \"127.{net}.2.2\"\nbackend = \"b\"\n\
-             source_header = \"X-Source\"\n{frontend}\n[[backend]]\nname = \"b\"\npin = {{ size = {pins} }}\n"
+             source_header = \"X-Source\"\n{frontend}\n[[backend]]\nname = \"b\"\npin = {{ size = {pins}, expire = \"2m\" }}\n"
         );
         for (n, server) in servers.iter().enumerate() {
             let address = server.local_addr().unwrap();
@@ -158,6 +160,14 @@ impl Wire {
     pub fn request(&self, from: &UdpSocket, method: &str, call_id: &str, number: usize, lines: &[&str]) -> Vec<u8> {
         let (via, call) = (via(from, number), format!("Call-ID: {call_id}"));
         request(method, "sip:100@sip.example.ng", &[&[via.as_str(), call.as_str()], lines].concat())
+    }
+
+    /// The server that the balance has for a Call-ID.
+    pub fn by_hash(&self, call_id: &str) -> usize {
+        let snapshot = self.setup.snapshot.load();
+        let found = explain(&snapshot, 0, snapshot.keys.call(call_id.as_bytes()), None).expect("a server");
+        let address = snapshot.servers[found.server].address;
+        self.servers.iter().position(|server| server.local_addr().unwrap() == address).unwrap()
     }
 
     /// Makes a call that its server answers with 200.
