@@ -1,9 +1,10 @@
 //! Requests that servers send: to the client whose flow our token names, else to where the request says (SIP.md 20).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::token::{Branch, Direction, Sealed, SealedIn, Way};
-use crate::sip::{Flow, Transport, Uri};
+use crate::sip::{Flow, Side, Transport, Uri};
 use crate::state::Reason;
 
 use super::request::{Identity, send_time};
@@ -36,16 +37,14 @@ impl Case<'_> {
             // Where a client takes another line end than we do, it has seen no more than its server sent.
             let _ = stamp::cut_source_header(self.edits, received.bytes, received.message, name);
         }
-        let outside = snapshot.outer_text(target.hop.bind, target.hop.local);
+        let outside = snapshot.outer_side(target.hop.bind, target.hop.local);
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
-            transport: Transport::Udp,
-            sent_by: outside.as_bytes(),
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
             way: Way { frontend: self.frontend().config.id, local: received.flow.local, remote: home, stick: None },
             time: send_time(snapshot, self.now),
         };
-        own_via.put(self.edits, &snapshot.keys);
+        own_via.put(self.edits, &outside, &snapshot.keys);
         if frontend.config.record_route && self.wants_record_route() {
             let sealed = Sealed {
                 stands_in: SealedIn::RecordRoute,
@@ -54,9 +53,11 @@ impl Case<'_> {
                 flow: Flow { transport: Transport::Udp, local: target.hop.local, remote: target.hop.remote },
                 nat: target.nat,
             };
-            let came_to = crate::sip::text::Text::host_port(received.flow.local);
-            let inside = frontend.egress(server).map_or(came_to.as_bytes(), |egress| &egress.sent_by);
-            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, outside.as_bytes(), inside);
+            let inside = match frontend.egress(server) {
+                Some(egress) => Cow::Borrowed(&egress.side),
+                None => Cow::Owned(Side::of(received.flow.local)),
+            };
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
         }
         stamp::count_hop(self.edits, received.message);
         self.own_call(identity.call, sender.id);

@@ -6,7 +6,7 @@ use crate::sip::header::{Address, Name};
 use crate::sip::token::{
     Branch, Direction, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
-use crate::sip::{Fault, Method, Uri, Via};
+use crate::sip::{Fault, Method, Side, Uri, Via};
 use crate::state::snapshot::Snapshot;
 use crate::state::{Reason, Time};
 
@@ -169,14 +169,12 @@ impl Case<'_> {
         }
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
-            transport: chosen.transport,
-            sent_by: &egress.sent_by,
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
             time: send_time(snapshot, self.now),
         };
-        own_via.put(self.edits, &snapshot.keys);
-        self.put_routes(identity, chosen.id, &egress.sent_by);
+        own_via.put(self.edits, &egress.side, &snapshot.keys);
+        self.put_routes(identity, chosen.id, &egress.side);
         if let Some(prefix) = &frontend.source_header {
             stamp::source_header(self.edits, prefix, received.flow);
         }
@@ -190,7 +188,7 @@ impl Case<'_> {
     }
 
     /// Record-Route or Path with the client's flow.
-    fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &[u8]) {
+    fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &Side) {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
         let sealed = |stands_in| Sealed {
             stands_in,
@@ -200,9 +198,9 @@ impl Case<'_> {
             nat: identity.nat,
         };
         if frontend.config.record_route && self.wants_record_route() {
-            let outside = snapshot.outer_text(received.bind, received.flow.local);
+            let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);
-            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, outside.as_bytes());
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, &outside);
         } else if received.message.method() == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
@@ -217,7 +215,7 @@ fn put_path(
     path: Path,
     sealed: &Sealed,
     snapshot: &Snapshot,
-    inside: &[u8],
+    inside: &Side,
 ) {
     let (bytes, message) = (received.bytes, received.message);
     let supports =
@@ -233,7 +231,7 @@ fn put_path(
     let mut token = [0; SEALED_LEN_MAX];
     // A Path token is not bound to a call: the calls that it will bring have Call-IDs of their own.
     let len = sealed.seal(0, &snapshot.keys, &mut token);
-    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put(inside).put(b";lr");
+    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put_text(&inside.host_port).put(b";lr");
     edits.put(if outbound { b";ob>\r\n" } else { b">\r\n" });
     if !supported {
         edits.put(b"Supported: path\r\n");

@@ -6,9 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
 use crate::sip::text::{self, Text};
-use crate::sip::token::{Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, WAY_LEN_MAX, Way};
-use crate::sip::via::COOKIE;
-use crate::sip::{Flow, Message, Span, Transport, Uri, Via};
+use crate::sip::token::{Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, Way};
+use crate::sip::{Flow, Message, Side, Span, Uri, Via};
 
 /// Hops for a message that says nothing (RFC 3261 §16.6 item 3).
 const MAX_FORWARDS: &[u8] = b"Max-Forwards: 70\r\n";
@@ -47,17 +46,17 @@ pub fn receive_via(edits: &mut Edits, via: &Via, source: SocketAddr, force: bool
     let param_span = |name: Span, value: Option<Span>| Span { start: name.start, end: value.unwrap_or(name).end };
     let port = Text::number(u32::from(source.port()));
     if let Some(rport) = via.rport {
-        edits.replace(param_span(rport.name, rport.value)).put(b"rport=").put(port.as_bytes());
+        edits.replace(param_span(rport.name, rport.value)).put(b"rport=").put_text(&port);
     }
     match via.received {
         Some(received) => edits.replace(param_span(received.name, received.value)).put(b"received="),
         None => edits.insert(via.parm.end).put(b";received="),
     };
-    edits.put(ip.as_bytes());
+    edits.put_text(&ip);
     match via.rport.is_some() || force {
         true => {
             if via.rport.is_none() {
-                edits.insert(via.parm.end).put(b";rport=").put(port.as_bytes());
+                edits.insert(via.parm.end).put(b";rport=").put_text(&port);
             }
             source
         }
@@ -66,23 +65,19 @@ pub fn receive_via(edits: &mut Edits, via: &Via, source: SocketAddr, force: bool
 }
 
 /// Our own Via, for one transaction.
-pub struct OwnVia<'a> {
-    pub transport: Transport,
-    pub sent_by: &'a [u8],
+pub struct OwnVia {
     pub branch: Branch,
     pub way: Way,
     pub time: SendTime,
 }
 
-impl OwnVia<'_> {
-    /// Appends the header line.
+impl OwnVia {
+    /// Appends the header line; `side` is what the next hop sees of us.
     #[inline]
-    pub fn put(&self, edits: &mut Edits, keys: &Keys) {
-        let (branch, mac) = self.branch.seal(keys);
-        let mut way = [0; WAY_LEN_MAX];
-        let way_len = self.way.seal(mac, keys, &mut way);
-        edits.put(b"Via: SIP/2.0/").put(self.transport.in_via().as_bytes()).put(b" ").put(self.sent_by);
-        edits.put(b";branch=").put(COOKIE).put(&branch).put(b";w=").put(&way[..way_len]);
+    pub fn put(&self, edits: &mut Edits, side: &Side, keys: &Keys) {
+        let (branch, raw) = self.branch.seal(keys);
+        edits.put_text(&side.via).put(&branch).put(b";w=");
+        edits.put_with(|room| self.way.seal(&raw, keys, room));
         edits.put(b";s=").put(&self.time.write()).put(b"\r\n");
     }
 }
@@ -90,15 +85,19 @@ impl OwnVia<'_> {
 /// Appends our Record-Route: one line for each side, the one that faces the next hop first; one line where both sides
 /// are one (RFC 5658 §3). Both carry the same token.
 #[inline]
-pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, next_side: &[u8], other_side: &[u8]) {
+pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, next_side: &Side, other_side: &Side) {
     let mut token = [0; SEALED_LEN_MAX];
-    let token = {
-        let len = sealed.seal(call, keys, &mut token);
-        &token[..len]
+    let len = sealed.seal(call, keys, &mut token);
+    let mut put = |side: &Side| {
+        edits.put(b"Record-Route: <sip:").put_with(|room| {
+            *room = token;
+            len
+        });
+        edits.put_text(&side.route);
     };
-    edits.put(b"Record-Route: <sip:").put(token).put(b"@").put(next_side).put(b";lr>\r\n");
-    if next_side != other_side {
-        edits.put(b"Record-Route: <sip:").put(token).put(b"@").put(other_side).put(b";lr>\r\n");
+    put(next_side);
+    if next_side.address != other_side.address {
+        put(other_side);
     }
 }
 
@@ -107,7 +106,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
 pub fn count_hop(edits: &mut Edits, message: &Message) {
     match message.max_forwards {
         Some((digits, hops)) => {
-            edits.replace(digits).put(Text::number(u32::from(hops.saturating_sub(1))).as_bytes());
+            edits.replace(digits).put_text(&Text::number(u32::from(hops.saturating_sub(1))));
         }
         None => {
             edits.put(MAX_FORWARDS);
@@ -117,7 +116,7 @@ pub fn count_hop(edits: &mut Edits, message: &Message) {
 
 /// Appends the source header: transport, address and port of the client, which servers judge callers by.
 pub fn source_header(edits: &mut Edits, prefix: &[u8], flow: &Flow) {
-    edits.put(prefix).put(Text::host_port(flow.remote).as_bytes());
+    edits.put(prefix).put_text(&Text::host_port(flow.remote));
     edits.put(b";transport=").put(flow.transport.name().as_bytes()).put(b"\r\n");
 }
 

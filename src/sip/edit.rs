@@ -7,10 +7,14 @@
 use std::ops::Range;
 
 use super::message::Span;
+use super::text::Text;
 
 /// Free bytes before a received message, and the most text that edits may insert. The largest set of inserts (IPv6 on
 /// both sides: Via 260, two Record-Routes 2 x 160, Path and Supported 180, source header 120) is below 1,000.
 pub const HEADROOM: usize = 1536;
+
+/// Room behind the texts, so that one may be written with what lies behind its end.
+const SLACK: usize = 192;
 
 /// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
 const MAX_SPLICES: usize = 32;
@@ -28,7 +32,7 @@ pub struct Edits {
     count: usize,
     /// The splice that [`Edits::put`] writes to.
     current: usize,
-    pool: [u8; HEADROOM],
+    pool: [u8; HEADROOM + SLACK],
     used: usize,
     overflow: bool,
 }
@@ -48,7 +52,7 @@ impl Default for Edits {
             splices: [Splice::default(); MAX_SPLICES],
             count: 0,
             current: 0,
-            pool: [0; HEADROOM],
+            pool: [0; HEADROOM + SLACK],
             used: 0,
             overflow: false,
         }
@@ -91,15 +95,50 @@ impl Edits {
     #[inline]
     pub fn put(&mut self, text: &[u8]) -> &mut Self {
         let end = self.used + text.len();
-        match self.pool.get_mut(self.used..end) {
-            Some(room) if !self.overflow => {
+        match self.pool[..HEADROOM].get_mut(self.used..end) {
+            Some(room) => {
                 room.copy_from_slice(text);
-                self.used = end;
-                self.splices[self.current].text.end = end as u16;
+                self.grow(text.len());
+            }
+            None => self.overflow = true,
+        }
+        self
+    }
+
+    /// Appends a short text: all its bytes are copied, for that is a few wide moves, and those behind its end are
+    /// overwritten by what comes next.
+    #[inline]
+    pub fn put_text<const N: usize>(&mut self, text: &Text<N>) -> &mut Self {
+        self.put_with(|room: &mut [u8; N]| {
+            let (bytes, len) = text.whole();
+            *room = *bytes;
+            len
+        })
+    }
+
+    /// Appends what `write` writes into its room and says the length of.
+    #[inline(always)]
+    pub fn put_with<const N: usize>(&mut self, write: impl FnOnce(&mut [u8; N]) -> usize) -> &mut Self {
+        const { assert!(N <= SLACK) };
+        match self.pool[self.used..].first_chunk_mut() {
+            Some(room) => {
+                let len = write(room);
+                self.grow(len);
+            }
+            None => self.overflow = true,
+        }
+        self
+    }
+
+    #[inline]
+    fn grow(&mut self, len: usize) {
+        match self.used + len {
+            used if used <= HEADROOM && !self.overflow => {
+                self.used = used;
+                self.splices[self.current].text.end = used as u16;
             }
             _ => self.overflow = true,
         }
-        self
     }
 
     /// Whether the changes did not fit: the message must be refused, not half changed.

@@ -16,12 +16,14 @@ mod lines;
 pub mod message;
 pub mod parser;
 pub mod reply;
+pub mod side;
 pub mod text;
 pub mod token;
 pub mod uri;
 pub mod via;
 
 pub use message::{CSeq, Fault, Message, Method, Span, StartLine};
+pub use side::Side;
 pub use uri::Uri;
 pub use via::Via;
 

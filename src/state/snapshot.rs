@@ -1,5 +1,6 @@
 //! One generation of routing state: what was configured, tied to who is usable now. Immutable; swapped whole.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,10 +15,9 @@ use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
-use crate::sip::Transport;
-use crate::sip::text::Text;
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
+use crate::sip::{Side, Transport};
 
 /// Everything that a decision reads. Positions in it (of frontends, binds, servers) mean something only together with
 /// this very snapshot.
@@ -238,10 +238,13 @@ impl Snapshot {
         }
     }
 
-    /// What clients are told of us on a bind, as text; `local` is the address that the message came to or leaves from.
+    /// What clients are told of us on a bind; `local` is the address that the message came to or leaves from.
     #[inline]
-    pub fn outer_text(&self, bind: usize, local: SocketAddr) -> Text {
-        Text::host_port(self.binds[bind].outer.unwrap_or(local))
+    pub fn outer_side(&self, bind: usize, local: SocketAddr) -> Cow<'_, Side> {
+        match &self.binds[bind].outer {
+            Some(side) => Cow::Borrowed(side),
+            None => Cow::Owned(Side::of(local)),
+        }
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
@@ -333,7 +336,7 @@ impl OwnAddresses {
             Self { addresses: Set::with_hasher(hasher()), ports: Set::with_hasher(hasher()), aliases: Vec::new() };
         for bind in &plan.binds {
             own.ports.insert(bind.address.port());
-            own.addresses.extend(bind.outer);
+            own.addresses.extend(bind.outer.as_ref().map(|outer| outer.address));
             if bind.is_wildcard() {
                 let like = |ip: &&IpAddr| ip.is_ipv4() == bind.address.is_ipv4();
                 own.addresses
