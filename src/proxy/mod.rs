@@ -119,6 +119,8 @@ struct Case<'a> {
     snapshot: &'a Snapshot,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
+    /// Whether it is a request with a To tag. Known once it is seen to be well formed.
+    in_dialog: bool,
 }
 
 impl<'a> Case<'a> {
@@ -139,7 +141,7 @@ pub fn decide(
     edits: &mut Edits,
 ) -> Verdict {
     edits.clear();
-    let case = Case { received, now, snapshot, memory, edits };
+    let case = Case { received, now, snapshot, memory, edits, in_dialog: false };
     match received.message.start {
         StartLine::Response { status } => case.response(status).unwrap_or_else(Verdict::Drop),
         StartLine::Request { .. } => case.request(None),
@@ -161,7 +163,7 @@ pub fn undelivered(
     let failed = &snapshot.servers[server];
     failed.live.counters.of(memory.worker).failed.add(1);
     memory.sign(&failed.live, Sign::Unreachable);
-    Case { received, now, snapshot, memory, edits }.request(Some(server))
+    Case { received, now, snapshot, memory, edits, in_dialog: false }.request(Some(server))
 }
 
 /// Counts a verdict that was carried out: a message when it left, a drop when it was decided.

@@ -30,7 +30,7 @@ impl Case<'_> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::receive_via(self.edits, &identity.via, received.flow.remote, false);
+        let home = stamp::receive_via(self.edits, &identity.via, &identity.source, false);
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {

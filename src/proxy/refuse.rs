@@ -48,7 +48,7 @@ impl Case<'_> {
     ) -> Verdict {
         let flow = self.received.flow;
         self.edits.clear();
-        let remote = stamp::receive_via(self.edits, &identity.via, flow.remote, identity.force_rport);
+        let remote = stamp::receive_via(self.edits, &identity.via, &identity.source, identity.force_rport);
         if !may_send_to(remote, self.snapshot) {
             return Verdict::Drop(Reason::BadDestination);
         }

@@ -23,6 +23,7 @@ pub(super) struct Identity {
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
+    pub source: stamp::Source,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
@@ -48,14 +49,15 @@ impl Identity {
             from_tag: message.from_tag(bytes).unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, received.flow.remote);
+        let source = stamp::Source::new(received.flow.remote);
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, &source);
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
             ForceRport::Never => false,
         };
-        Some(Self { via, call, transaction, nat, force_rport })
+        Some(Self { via, call, transaction, source, nat, force_rport })
     }
 }
 
@@ -72,6 +74,7 @@ impl Case<'_> {
             return self.refuse(identity.as_ref(), reason, Some(fault.phrase()));
         }
         let Some(identity) = identity else { return Verdict::Drop(Reason::Unanswerable) };
+        self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
         if self.is_ack_to_us(&identity) {
             return Verdict::Drop(Reason::AckAbsorbed);
         }
@@ -131,19 +134,17 @@ impl Case<'_> {
 
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
-        let message = self.received.message;
-        message.to_tag(self.received.bytes).is_none() && !matches!(message.method(), Method::Ack | Method::Cancel)
+        !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
     }
 
     /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
-        let message = self.received.message;
-        match message.method() {
+        match self.received.message.method() {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
                 false
             }
             Method::Notify => true,
-            _ => message.to_tag(self.received.bytes).is_none(),
+            _ => !self.in_dialog,
         }
     }
 
@@ -158,7 +159,7 @@ impl Case<'_> {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, &identity.via, received.flow.remote, identity.force_rport);
+        let remote = stamp::receive_via(self.edits, &identity.via, &identity.source, identity.force_rport);
         if !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
@@ -176,7 +177,7 @@ impl Case<'_> {
         own_via.put(self.edits, &egress.side, &snapshot.keys);
         self.put_routes(identity, chosen.id, &egress.side);
         if let Some(prefix) = &frontend.source_header {
-            stamp::source_header(self.edits, prefix, received.flow);
+            stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
         self.open_pin(identity.call, chosen.id);

@@ -16,6 +16,9 @@ pub const HEADROOM: usize = 1536;
 /// Room behind the texts, so that one may be written with what lies behind its end.
 const SLACK: usize = 192;
 
+/// [`Edits::used`] once something did not fit: nothing fits any more.
+const OVERFLOWED: usize = HEADROOM + SLACK + 1;
+
 /// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
 const MAX_SPLICES: usize = 32;
 
@@ -33,8 +36,8 @@ pub struct Edits {
     /// The splice that [`Edits::put`] writes to.
     current: usize,
     pool: [u8; HEADROOM + SLACK],
+    /// How much of the pool is used. More than [`HEADROOM`]: the changes did not fit.
     used: usize,
-    overflow: bool,
 }
 
 /// What [`Edits::apply`] made.
@@ -48,14 +51,7 @@ pub struct Edited {
 
 impl Default for Edits {
     fn default() -> Self {
-        Self {
-            splices: [Splice::default(); MAX_SPLICES],
-            count: 0,
-            current: 0,
-            pool: [0; HEADROOM + SLACK],
-            used: 0,
-            overflow: false,
-        }
+        Self { splices: [Splice::default(); MAX_SPLICES], count: 0, current: 0, pool: [0; HEADROOM + SLACK], used: 0 }
     }
 }
 
@@ -63,7 +59,7 @@ impl Edits {
     /// Forgets all changes.
     #[inline]
     pub fn clear(&mut self) {
-        (self.count, self.used, self.overflow) = (0, 0, false);
+        (self.count, self.used) = (0, 0);
     }
 
     /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
@@ -71,7 +67,7 @@ impl Edits {
     #[inline]
     pub fn replace(&mut self, span: Span) -> &mut Self {
         if self.count == MAX_SPLICES {
-            self.overflow = true;
+            self.used = OVERFLOWED;
             return self;
         }
         let mut at = self.count;
@@ -94,13 +90,12 @@ impl Edits {
     /// Appends text to the replacement begun last.
     #[inline]
     pub fn put(&mut self, text: &[u8]) -> &mut Self {
-        let end = self.used + text.len();
-        match self.pool[..HEADROOM].get_mut(self.used..end) {
+        match self.pool.get_mut(self.used..self.used + text.len()) {
             Some(room) => {
                 room.copy_from_slice(text);
                 self.grow(text.len());
             }
-            None => self.overflow = true,
+            None => self.used = OVERFLOWED,
         }
         self
     }
@@ -120,31 +115,26 @@ impl Edits {
     #[inline(always)]
     pub fn put_with<const N: usize>(&mut self, write: impl FnOnce(&mut [u8; N]) -> usize) -> &mut Self {
         const { assert!(N <= SLACK) };
-        match self.pool[self.used..].first_chunk_mut() {
+        match self.pool.get_mut(self.used..).and_then(|room| room.first_chunk_mut()) {
             Some(room) => {
                 let len = write(room);
                 self.grow(len);
             }
-            None => self.overflow = true,
+            None => self.used = OVERFLOWED,
         }
         self
     }
 
     #[inline]
     fn grow(&mut self, len: usize) {
-        match self.used + len {
-            used if used <= HEADROOM && !self.overflow => {
-                self.used = used;
-                self.splices[self.current].text.end = used as u16;
-            }
-            _ => self.overflow = true,
-        }
+        self.used += len;
+        self.splices[self.current].text.end = self.used as u16;
     }
 
     /// Whether the changes did not fit: the message must be refused, not half changed.
     #[inline]
     pub fn overflowed(&self) -> bool {
-        self.overflow
+        self.used > HEADROOM
     }
 
     /// By how much the message grows.
@@ -174,7 +164,7 @@ impl Edits {
     /// decided anew. Hot path: moves the head twice, nothing else.
     #[inline]
     pub fn apply(&self, buffer: &mut [u8], at: Range<usize>, saved: &mut [u8]) -> Edited {
-        debug_assert!(!self.overflow && at.start >= HEADROOM);
+        debug_assert!(!self.overflowed() && at.start >= HEADROOM);
         let Some(last) = self.splices[..self.count].last() else { return Edited { message: at, saved: 0 } };
         let head = last.span.end as usize;
         let saved = &mut saved[..head];

@@ -2,6 +2,7 @@
 
 use wide::u8x32;
 
+use super::lines::find;
 use super::message::{Span, Value};
 
 /// The headers that routing reads. Everything else is [`Name::Other`] and passes unread.
@@ -401,8 +402,9 @@ pub struct Values<'a> {
 impl<'a> Values<'a> {
     /// The values of a whole header line of `bytes`.
     pub fn of_line(bytes: &'a [u8], line: Span) -> Self {
-        let colon = memchr::memchr(b':', line.of(bytes)).unwrap_or(line.len().saturating_sub(1));
-        Self { bytes, line, at: line.start as usize + colon + 1, end: line.end as usize }
+        let (start, end) = (line.start as usize, line.end as usize);
+        let colon = find(bytes, start, end, b':').unwrap_or(end.saturating_sub(1));
+        Self { bytes, line, at: colon + 1, end }
     }
 }
 
@@ -463,20 +465,19 @@ impl Address {
         if at < end && bytes[at] == b'"' {
             at = skip_quoted(bytes, at, end)?;
         }
-        let (uri, params) = match memchr::memchr(b'<', &bytes[at..end]) {
+        let (uri, params) = match find(bytes, at, end, b'<') {
             Some(open) => {
-                let open = at + open;
-                let close = open + memchr::memchr(b'>', &bytes[open..end])?;
+                let close = find(bytes, open, end, b'>')?;
                 (trim(bytes, open + 1, close), close + 1)
             }
             None => {
-                let params = memchr::memchr(b';', &bytes[at..end]).map_or(end, |semicolon| at + semicolon);
+                let params = find(bytes, at, end, b';').unwrap_or(end);
                 (trim(bytes, at, params), params)
             }
         };
         let mut at = params;
-        while let Some(quote) = memchr::memchr(b'"', &bytes[at..end]) {
-            at = skip_quoted(bytes, at + quote, end)?;
+        while let Some(quote) = find(bytes, at, end, b'"') {
+            at = skip_quoted(bytes, quote, end)?;
         }
         Some(Self { uri, params, end })
     }

@@ -111,19 +111,79 @@ fn line_ends_in(block: &[u8; BLOCK]) -> u64 {
     ends(&block[..32]) | ends(&block[32..]) << 32
 }
 
-/// Whether a blank, or a control character, is in `at..end`: 32 bytes at a time.
-#[inline]
-pub fn has_blank(bytes: &[u8], at: usize, end: usize) -> bool {
+/// The 32 bytes at `at`; zeros behind the end of `bytes`.
+#[inline(always)]
+fn block_at(bytes: &[u8], at: usize) -> u8x32 {
+    match bytes.get(at..).and_then(|rest| rest.first_chunk::<32>()) {
+        Some(block) => u8x32::new(*block),
+        None => rest_at(bytes, at),
+    }
+}
+
+#[cold]
+fn rest_at(bytes: &[u8], at: usize) -> u8x32 {
+    let (mut block, rest) = ([0; 32], bytes.get(at..).unwrap_or_default());
+    block[..rest.len()].copy_from_slice(rest);
+    u8x32::new(block)
+}
+
+/// The first place in `at..end` whose byte is wanted, 32 bytes at a time: what stands in a header is too short for the
+/// general search, which costs sixty instructions before it looks at the first byte.
+#[inline(always)]
+fn find_where(bytes: &[u8], at: usize, end: usize, wanted: impl Fn(u8x32) -> u8x32) -> Option<usize> {
     let mut block = at;
     while block < end {
-        let Some(chunk) = bytes.get(block..block + 32) else { return bytes[block..end].iter().any(|b| *b <= b' ') };
-        let chunk = u8x32::new(chunk.try_into().unwrap_or([0; 32]));
-        let blanks = chunk.simd_eq(chunk.min(u8x32::splat(b' '))).to_bitmask();
-        let inside = if end - block >= 32 { u32::MAX } else { (1 << (end - block)) - 1 };
-        if blanks & inside != 0 {
-            return true;
+        let found = wanted(block_at(bytes, block)).to_bitmask();
+        if found != 0 {
+            return Some(block + found.trailing_zeros() as usize).filter(|found| *found < end);
         }
         block += 32;
     }
-    false
+    None
+}
+
+/// The first place of a byte in `at..end`.
+#[inline(always)]
+pub fn find(bytes: &[u8], at: usize, end: usize, byte: u8) -> Option<usize> {
+    find_where(bytes, at, end, |block| block.simd_eq(u8x32::splat(byte)))
+}
+
+/// The first place of a blank or a control character in `at..end`.
+#[inline(always)]
+pub fn find_blank(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
+    find_where(bytes, at, end, |block| block.simd_eq(block.min(u8x32::splat(b' '))))
+}
+
+/// Whether a carriage return in `at..end` has no line feed behind it.
+pub fn has_lone_return(bytes: &[u8], at: usize, end: usize) -> bool {
+    let lone = |block: usize| {
+        let returns = block_at(bytes, block).simd_eq(u8x32::splat(b'\r'));
+        (returns & !block_at(bytes, block + 1).simd_eq(u8x32::splat(b'\n'))).to_bitmask()
+    };
+    let (mut block, mut any) = (at, 0);
+    while block + 32 <= end {
+        any |= lone(block);
+        block += 32;
+    }
+    any != 0 || block < end && lone(block) & ((1 << (end - block)) - 1) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_found_by_blocks_is_what_a_loop_finds(text in "[ab \\r\\n]{0,150}", at in 0usize..150, end in 0usize..150) {
+            let bytes = text.as_bytes();
+            let end = end.min(bytes.len());
+            let at = at.min(end);
+            let first = |wanted: &dyn Fn(u8) -> bool| (at..end).find(|n| wanted(bytes[*n]));
+            prop_assert_eq!(find(bytes, at, end, b'a'), first(&|b| b == b'a'));
+            prop_assert_eq!(find_blank(bytes, at, end), first(&|b| b <= b' '));
+            let lone = (at..end).any(|n| bytes[n] == b'\r' && bytes.get(n + 1) != Some(&b'\n'));
+            prop_assert_eq!(has_lone_return(bytes, at, end), lone);
+        }
+    }
 }

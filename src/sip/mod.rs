@@ -12,7 +12,7 @@ mod base32;
 pub mod datagram;
 pub mod edit;
 pub mod header;
-mod lines;
+pub mod lines;
 pub mod message;
 pub mod parser;
 pub mod reply;

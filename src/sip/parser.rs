@@ -3,8 +3,8 @@
 //! Line ends are found at vector speed, a line is recognised by comparing its first word, and only lines that route are
 //! read further. What routing does not need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
-use super::header::{self, Address, Name, is_blank, is_token, number, skip_blanks, skip_token, trim};
-use super::lines::{LineEnds, has_blank};
+use super::header::{self, Address, Marks, Name, is_blank, number, skip_blanks, skip_quoted, skip_token, trim};
+use super::lines::{LineEnds, find, find_blank};
 use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
 use super::via::Via;
 
@@ -315,7 +315,7 @@ fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
 #[inline]
 pub fn is_request_uri(bytes: &[u8], uri: Span) -> bool {
     let text = uri.of(bytes);
-    let one_word = !text.is_empty() && !has_blank(bytes, uri.start as usize, uri.end as usize);
+    let one_word = !text.is_empty() && find_blank(bytes, uri.start as usize, uri.end as usize).is_none();
     one_word && (memchr::memchr3(b'<', b'>', b'?', text).is_none() || !has_odd_mark(text))
 }
 
@@ -391,20 +391,25 @@ impl Message {
 /// The tag in the value of From or To.
 #[inline]
 fn tag(bytes: &[u8], value: Span) -> Option<&[u8]> {
-    let text = value.of(bytes);
-    // What many write: a URI in brackets, nothing else or the tag alone behind it.
-    if let (Some(open), Some(close)) = (memchr::memchr(b'<', text), memchr::memchr(b'>', text))
-        && open < close
-        && memchr::memchr(b'"', text).is_none()
-    {
-        match &text[close + 1..] {
-            [] => return None,
-            [b';', b't', b'a', b'g', b'=', tag @ ..] if !tag.is_empty() && tag.iter().all(|b| is_token(*b)) => {
-                return Some(tag);
-            }
-            _ => {}
+    usual_tag(bytes, value).unwrap_or_else(|| {
+        let address = Address::parse(bytes, value)?;
+        Some(address.param(bytes, b"tag")?.value?.of(bytes))
+    })
+}
+
+/// What many write: a URI in brackets, nothing else or the tag alone behind it. `None` says only that it is not that.
+#[inline]
+fn usual_tag(bytes: &[u8], value: Span) -> Option<Option<&[u8]>> {
+    let (start, end) = (value.start as usize, value.end as usize);
+    let name = if bytes[start] == b'"' { skip_quoted(bytes, start, end)? } else { start };
+    let open = find(bytes, name, end, b'<')?;
+    let behind = find(bytes, open, end, b'>')? + 1;
+    match &bytes[behind..end] {
+        [] => Some(None),
+        [b';', b't', b'a', b'g', b'=', tag @ ..] if !tag.is_empty() => {
+            let from = behind + 5;
+            (Marks::new(bytes, from, end).next(from) == end).then_some(Some(tag))
         }
+        _ => None,
     }
-    let address = Address::parse(bytes, value)?;
-    Some(address.param(bytes, b"tag")?.value?.of(bytes))
 }
