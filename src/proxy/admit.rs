@@ -24,14 +24,14 @@ impl Case<'_> {
         }
         match () {
             () if is_server => Ok(()),
-            () if self.frontend().deny.contains(remote.ip()) => Err(Reason::Denied),
+            () if self.frontend.deny.contains(remote.ip()) => Err(Reason::Denied),
             () if self.is_scanner() => Err(Reason::Scanner),
             () => Ok(()),
         }
     }
 
     fn is_scanner(&self) -> bool {
-        let parts = &self.frontend().config.limits.deny_user_agent;
+        let parts = &self.frontend.config.limits.deny_user_agent;
         let bytes = self.received.bytes;
         let denied = |line: &[u8]| {
             let agent = memchr::memchr(b':', line).map_or(line, |colon| &line[colon..]);
@@ -46,7 +46,7 @@ impl Case<'_> {
     /// The checks that a readable request may still fail.
     pub(super) fn admit_request(&self) -> Result<(), Reason> {
         let (bytes, message) = (self.received.bytes, self.received.message);
-        if bytes.len() > self.frontend().config.limits.max_message {
+        if bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLarge);
         }
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
@@ -82,7 +82,7 @@ impl Case<'_> {
 
     /// Over its rate? Trusted networks are not counted.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
-        let frontend = self.frontend();
+        let frontend = self.frontend;
         let Some(limit) = frontend.config.limits.per_source else { return Ok(()) };
         let ip = self.received.flow.remote.ip();
         let source = self.snapshot.keys.source(ip);

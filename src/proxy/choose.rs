@@ -115,7 +115,7 @@ impl Case<'_> {
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
     fn backend(&self) -> &Backend {
-        let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend().config);
+        let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend.config);
         let position = match frontend.routes.is_empty() {
             true => frontend.backend,
             false => {

@@ -41,7 +41,7 @@ impl Case<'_> {
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
-            way: Way { frontend: self.frontend().config.id, local: received.flow.local, remote: home, stick: None },
+            way: Way { frontend: self.frontend.config.id, local: received.flow.local, remote: home, stick: None },
             time: send_time(snapshot, self.now),
         };
         own_via.put(self.edits, &outside, &snapshot.keys);

@@ -31,7 +31,7 @@ impl Case<'_> {
 
     /// OPTIONS for us: what we can do if anybody behind us can do it (SIP.md 28).
     pub(super) fn answer_options(self, identity: &Identity) -> Verdict {
-        let backend = &self.snapshot.backends[self.frontend().config.backend];
+        let backend = &self.snapshot.backends[self.frontend.config.backend];
         match backend.balance.is_empty() {
             true => self.refuse(Some(identity), Reason::NoServer, None),
             false => self.answer(identity, (200, "OK"), Extra::Capabilities, None),

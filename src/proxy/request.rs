@@ -4,10 +4,10 @@ use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
 use crate::sip::token::{
-    Branch, Direction, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
+    Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
 use crate::sip::{Fault, Method, Side, Uri, Via};
-use crate::state::snapshot::Snapshot;
+use crate::state::snapshot::{Frontend, Snapshot};
 use crate::state::{Reason, Time};
 
 use super::choose::Choice;
@@ -32,14 +32,14 @@ pub(super) struct Identity {
 
 impl Identity {
     /// `None` where the request lacks what identifies it: then it cannot be answered either.
-    fn of(received: Received<'_>, from_server: bool, snapshot: &Snapshot) -> Option<Self> {
+    fn of(received: Received<'_>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
         let (via, call_id) = (message.via?, message.call_id?);
         if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
             return None;
         }
-        let call = snapshot.keys.call(call_id.of(bytes));
-        let transaction = snapshot.keys.transaction(&Transaction {
+        let call = keys.call(call_id.of(bytes));
+        let transaction = keys.transaction(&Transaction {
             call,
             branch: via.branch_id(bytes).unwrap_or_default(),
             sent_by: via.host.of(bytes),
@@ -51,7 +51,6 @@ impl Identity {
         });
         let source = stamp::Source::new(received.flow.remote);
         let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, &source);
-        let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
@@ -68,7 +67,7 @@ impl Case<'_> {
         if let Err(reason) = self.admit_source(server.is_some()) {
             return Verdict::Drop(reason);
         }
-        let identity = Identity::of(self.received, server.is_some(), self.snapshot);
+        let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
         if let Some(fault) = self.received.message.fault {
             let reason = if fault == Fault::Version { Reason::Version } else { Reason::Malformed };
             return self.refuse(identity.as_ref(), reason, Some(fault.phrase()));
@@ -156,11 +155,12 @@ impl Case<'_> {
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
         let Choice { server, balanced, stick } = self.choose(identity, routed, failed)?;
-        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
         let remote = stamp::receive_via(self.edits, &identity.via, &identity.source, identity.force_rport);
-        if !may_send_to(remote, snapshot) {
+        // Where it came from was looked at when it came.
+        if remote != received.flow.remote && !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         if let Some(name) = &frontend.config.source_header
@@ -190,7 +190,7 @@ impl Case<'_> {
 
     /// Record-Route or Path with the client's flow.
     fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &Side) {
-        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let sealed = |stands_in| Sealed {
             stands_in,
             server,

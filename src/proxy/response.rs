@@ -14,7 +14,7 @@ impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
         let (bytes, message, snapshot) = (self.received.bytes, self.received.message, self.snapshot);
         let Some(via) = message.via else { return Err(Reason::Unanswerable) };
-        if bytes.len() > self.frontend().config.limits.max_message {
+        if bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLong);
         }
         let token = via.branch_id(bytes).ok_or(Reason::ForeignResponse)?;

@@ -156,16 +156,21 @@ pub fn find_blank(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
 
 /// Whether a carriage return in `at..end` has no line feed behind it.
 pub fn has_lone_return(bytes: &[u8], at: usize, end: usize) -> bool {
-    let lone = |block: usize| {
-        let returns = block_at(bytes, block).simd_eq(u8x32::splat(b'\r'));
-        (returns & !block_at(bytes, block + 1).simd_eq(u8x32::splat(b'\n'))).to_bitmask()
-    };
-    let (mut block, mut any) = (at, 0);
-    while block + 32 <= end {
-        any |= lone(block);
-        block += 32;
+    let is_lone = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n');
+    if end < at + 33 {
+        return (at..end).any(is_lone);
     }
-    any != 0 || block < end && lone(block) & ((1 << (end - block)) - 1) != 0
+    // Each byte but the last with the one behind it.
+    let (these, nexts) = (&bytes[at..end - 1], &bytes[at + 1..end]);
+    let lone = |(this, next): (&[u8; 32], &[u8; 32])| {
+        u8x32::new(*this).simd_eq(u8x32::splat(b'\r')) & !u8x32::new(*next).simd_eq(u8x32::splat(b'\n'))
+    };
+    let blocks = these.as_chunks().0.iter().zip(nexts.as_chunks().0);
+    let mut any = blocks.map(lone).fold(u8x32::splat(0), |any, lone| any | lone);
+    if let (Some(this), Some(next)) = (these.last_chunk(), nexts.last_chunk()) {
+        any |= lone((this, next));
+    }
+    any.to_bitmask() != 0 || is_lone(end - 1)
 }
 
 #[cfg(test)]
