@@ -81,7 +81,8 @@ impl Iterator for LineEnds<'_> {
             }
             self.ends = line_ends(self.bytes, self.block);
         }
-        let end = self.block + self.ends.trailing_zeros() as usize + 1;
+        // Cannot overflow: a position in a message.
+        let end = self.block.wrapping_add(self.ends.trailing_zeros() as usize + 1);
         self.ends &= self.ends - 1;
         Some(end)
     }
@@ -90,41 +91,31 @@ impl Iterator for LineEnds<'_> {
 /// The line ends among the 64 bytes at `at`, as bits.
 #[inline(always)]
 fn line_ends(bytes: &[u8], at: usize) -> u64 {
-    match bytes.get(at..at + BLOCK) {
-        Some(block) => line_ends_in(block.try_into().unwrap_or(&[0; BLOCK])),
-        None => line_ends_in_rest(&bytes[at.min(bytes.len())..]),
+    match bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(block) => line_ends_in(block),
+        None => line_ends_in_rest(bytes, at),
     }
 }
 
-fn line_ends_in_rest(rest: &[u8]) -> u64 {
-    let mut block = [0; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    line_ends_in(&block)
+/// At the end of the message: looks at its last 64 bytes and forgets those before `at`.
+fn line_ends_in_rest(bytes: &[u8], at: usize) -> u64 {
+    let behind = bytes.len().saturating_sub(at);
+    match bytes.last_chunk() {
+        Some(_) if behind == 0 => 0,
+        Some(block) => line_ends_in(block) >> (BLOCK - behind),
+        None => {
+            let mut block = [0; BLOCK];
+            block[..behind].copy_from_slice(&bytes[bytes.len() - behind..]);
+            line_ends_in(&block)
+        }
+    }
 }
 
 #[inline(always)]
 fn line_ends_in(block: &[u8; BLOCK]) -> u64 {
-    let ends = |half: &[u8]| {
-        let half = u8x32::new(half.try_into().unwrap_or([0; 32]));
-        u64::from(half.simd_eq(u8x32::splat(b'\n')).to_bitmask())
-    };
-    ends(&block[..32]) | ends(&block[32..]) << 32
-}
-
-/// The 32 bytes at `at`; zeros behind the end of `bytes`.
-#[inline(always)]
-fn block_at(bytes: &[u8], at: usize) -> u8x32 {
-    match bytes.get(at..).and_then(|rest| rest.first_chunk::<32>()) {
-        Some(block) => u8x32::new(*block),
-        None => rest_at(bytes, at),
-    }
-}
-
-#[cold]
-fn rest_at(bytes: &[u8], at: usize) -> u8x32 {
-    let (mut block, rest) = ([0; 32], bytes.get(at..).unwrap_or_default());
-    block[..rest.len()].copy_from_slice(rest);
-    u8x32::new(block)
+    let (halves, _) = block.as_chunks::<32>();
+    let ends = |half: [u8; 32]| u64::from(u8x32::new(half).simd_eq(u8x32::splat(b'\n')).to_bitmask());
+    ends(halves[0]) | ends(halves[1]) << 32
 }
 
 /// The first place in `at..end` whose byte is wanted, 32 bytes at a time: what stands in a header is too short for the
@@ -133,13 +124,24 @@ fn rest_at(bytes: &[u8], at: usize) -> u8x32 {
 fn find_where(bytes: &[u8], at: usize, end: usize, wanted: impl Fn(u8x32) -> u8x32) -> Option<usize> {
     let mut block = at;
     while block < end {
-        let found = wanted(block_at(bytes, block)).to_bitmask();
+        let found = match bytes.get(block..).and_then(|rest| rest.first_chunk::<32>()) {
+            Some(bytes) => wanted(u8x32::new(*bytes)).to_bitmask(),
+            None => wanted(rest_at(bytes, block)).to_bitmask(),
+        };
         if found != 0 {
             return Some(block + found.trailing_zeros() as usize).filter(|found| *found < end);
         }
         block += 32;
     }
     None
+}
+
+/// The last bytes, fewer than 32, and zeros behind them.
+#[cold]
+fn rest_at(bytes: &[u8], at: usize) -> u8x32 {
+    let (mut block, rest) = ([0; 32], bytes.get(at..).unwrap_or_default());
+    block[..rest.len()].copy_from_slice(rest);
+    u8x32::new(block)
 }
 
 /// The first place of a byte in `at..end`.
@@ -152,6 +154,15 @@ pub fn find(bytes: &[u8], at: usize, end: usize, byte: u8) -> Option<usize> {
 #[inline(always)]
 pub fn find_blank(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
     find_where(bytes, at, end, |block| block.simd_eq(block.min(u8x32::splat(b' '))))
+}
+
+/// The first place in `at..end` of what a Request-URI hardly ever holds: blanks, controls, `<`, `>` and `?`.
+#[inline(always)]
+pub fn find_uri_mark(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
+    find_where(bytes, at, end, |block| {
+        let is = |byte| block.simd_eq(u8x32::splat(byte));
+        block.simd_eq(block.min(u8x32::splat(b' '))) | is(b'<') | is(b'>') | is(b'?')
+    })
 }
 
 /// Whether a carriage return in `at..end` has no line feed behind it.
