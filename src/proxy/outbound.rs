@@ -23,14 +23,14 @@ impl Case<'_> {
     /// A server's request to a client. Only a configured server comes here: nobody else makes us send to other places.
     pub(super) fn forward_to_client(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         routed: &Routed,
         server: usize,
     ) -> Result<Verdict, Reason> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::receive_via(self.edits, &identity.via, &identity.source, false);
+        let home = stamp::receive_via(self.edits, identity.via, &identity.source, false);
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {
@@ -71,11 +71,10 @@ impl Case<'_> {
     /// The sender owns a call that it opens; one that is another server's stays there (it came to the sender through
     /// that one, and the caller's CANCEL must find it).
     fn own_call(&mut self, call: u64, server: crate::sip::token::NameHash) {
-        let pins = &self.memory.shared.pins;
-        match pins.find(call, self.now) {
-            Some(pin) if pin.server != server => {}
-            Some(pin) if pin.confirmed => self.touch_pin(call),
-            _ => self.open_pin(call, server),
+        match self.memory.shared.pins.look(call, self.now) {
+            (Some(pin), _) if pin.server != server => {}
+            (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
+            (_, seen) => self.open_pin(call, Some(seen), server),
         }
     }
 

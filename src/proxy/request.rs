@@ -18,8 +18,8 @@ use super::{Case, Hop, Passage, Received, Verdict, may_send_to, stamp};
 pub const MAX_DATAGRAM: usize = 65_507;
 
 /// What tells one transaction from another, and where its answers go.
-pub(super) struct Identity {
-    pub via: Via,
+pub(super) struct Identity<'a> {
+    pub via: &'a Via,
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
@@ -30,11 +30,11 @@ pub(super) struct Identity {
     pub force_rport: bool,
 }
 
-impl Identity {
+impl<'a> Identity<'a> {
     /// `None` where the request lacks what identifies it: then it cannot be answered either.
-    fn of(received: Received<'_>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
+    fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
-        let (via, call_id) = (message.via?, message.call_id?);
+        let (via, call_id) = (message.via.as_ref()?, message.call_id?);
         if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
             return None;
         }
@@ -50,7 +50,7 @@ impl Identity {
             uri: message.request_uri()?.of(bytes),
         });
         let source = stamp::Source::new(received.flow.remote);
-        let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, &source);
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
@@ -87,7 +87,7 @@ impl Case<'_> {
     /// Routes a request that is well formed. `None`: it is OPTIONS, and for us.
     fn pass(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         server: Option<usize>,
         failed: Option<usize>,
     ) -> Result<Option<Verdict>, Reason> {
@@ -116,7 +116,7 @@ impl Case<'_> {
     }
 
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
-    fn is_ack_to_us(&self, identity: &Identity) -> bool {
+    fn is_ack_to_us(&self, identity: &Identity<'_>) -> bool {
         let message = self.received.message;
         message.method() == Method::Ack
             && message
@@ -150,15 +150,15 @@ impl Case<'_> {
     /// A client's request to its server.
     fn forward_to_server(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick } = self.choose(identity, routed, failed)?;
+        let Choice { server, balanced, stick, pin } = self.choose(identity, routed, failed)?;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, &identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
         if remote != received.flow.remote && !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
@@ -180,7 +180,7 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
-        self.open_pin(identity.call, chosen.id);
+        self.open_pin(identity.call, pin, chosen.id);
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
@@ -189,7 +189,7 @@ impl Case<'_> {
     }
 
     /// Record-Route or Path with the client's flow.
-    fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &Side) {
+    fn put_routes(&mut self, identity: &Identity<'_>, server: NameHash, inside: &Side) {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let sealed = |stands_in| Sealed {
             stands_in,

@@ -17,13 +17,13 @@ const MAX_FORWARDS: &[u8] = b"Max-Forwards: 70\r\n";
 pub struct Source {
     pub address: SocketAddr,
     ip: Text,
-    port: Text,
+    port: Text<16>,
 }
 
 impl Source {
     #[inline]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, ip: Text::ip(address.ip()), port: Text::number(u32::from(address.port())) }
+        Self { address, ip: Text::ip(address.ip()), port: Text::<16>::number(u32::from(address.port())) }
     }
 
     /// Whether sent-by names its address. An IPv4 address has one text; of IPv6 there are many.
@@ -128,7 +128,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
 pub fn count_hop(edits: &mut Edits, message: &Message) {
     match message.max_forwards {
         Some((digits, hops)) => {
-            edits.replace(digits).put_text(&Text::number(u32::from(hops.saturating_sub(1))));
+            edits.replace(digits).put_text(&Text::<16>::number(u32::from(hops.saturating_sub(1))));
         }
         None => {
             edits.put(MAX_FORWARDS);

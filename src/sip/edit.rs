@@ -38,6 +38,8 @@ pub struct Edits {
     pool: [u8; HEADROOM + SLACK],
     /// How much of the pool is used. More than [`HEADROOM`]: the changes did not fit.
     used: usize,
+    /// How many bytes of the message are replaced.
+    replaced: usize,
 }
 
 /// What [`Edits::apply`] made.
@@ -51,7 +53,14 @@ pub struct Edited {
 
 impl Default for Edits {
     fn default() -> Self {
-        Self { splices: [Splice::default(); MAX_SPLICES], count: 0, current: 0, pool: [0; HEADROOM + SLACK], used: 0 }
+        Self {
+            splices: [Splice::default(); MAX_SPLICES],
+            count: 0,
+            current: 0,
+            pool: [0; HEADROOM + SLACK],
+            used: 0,
+            replaced: 0,
+        }
     }
 }
 
@@ -59,7 +68,7 @@ impl Edits {
     /// Forgets all changes.
     #[inline]
     pub fn clear(&mut self) {
-        (self.count, self.used) = (0, 0);
+        (self.count, self.used, self.replaced) = (0, 0, 0);
     }
 
     /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
@@ -78,6 +87,7 @@ impl Edits {
         self.splices[at] = Splice { span, text: Span::new(self.used, self.used) };
         self.current = at;
         self.count += 1;
+        self.replaced += span.len();
         self
     }
 
@@ -140,8 +150,7 @@ impl Edits {
     /// By how much the message grows.
     #[inline]
     pub fn growth(&self) -> isize {
-        let removed: usize = self.splices[..self.count].iter().map(|splice| splice.span.len()).sum();
-        self.used as isize - removed as isize
+        self.used as isize - self.replaced as isize
     }
 
     /// Copies `span` of `original` with the changes inside it to the front of `out`; says how long it is, or `None`

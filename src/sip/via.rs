@@ -60,14 +60,10 @@ impl Via {
         let host = at + 12;
         let mut via = Self::new(Span::new(at, end), Span::new(at + 8, at + 11), Span::default(), None);
         // Where what the next semicolon ends begins: sent-by first, then one parameter after the other.
-        let (mut start, mut host_end, mut colons, mut equals) = (host, 0, 0, 0);
+        let (mut start, mut host_end) = (host, 0);
         let mut block = host;
         while block < end {
-            let marks = UsualMarks::look(bytes, block, end)?;
-            if block == host {
-                (colons, equals) = (marks.colons, marks.equals);
-            }
-            let mut semicolons = marks.semicolons;
+            let mut semicolons = usual_semicolons(bytes, block, end)?;
             while semicolons != 0 {
                 let at = block + semicolons.trailing_zeros() as usize;
                 semicolons &= semicolons - 1;
@@ -83,7 +79,7 @@ impl Via {
             return None;
         }
         via.note_usual(bytes, start, end)?;
-        (via.host, via.port) = usual_sent_by(bytes, host, host_end, (colons, equals))?;
+        (via.host, via.port) = usual_sent_by(bytes, host, host_end)?;
         Some(via)
     }
 
@@ -174,38 +170,29 @@ impl Via {
     }
 }
 
-/// What structures 32 bytes of a usual Via, as bits.
-struct UsualMarks {
-    semicolons: u32,
-    colons: u32,
-    equals: u32,
-}
-
-impl UsualMarks {
-    /// `None` where a blank, a comma, a quote or a bracket is before `end`, or where the message ends too soon.
-    #[inline(always)]
-    fn look(bytes: &[u8], at: usize, end: usize) -> Option<Self> {
-        let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
-        let inside = if end - at >= 32 { u32::MAX } else { (1 << (end - at)) - 1 };
-        let is = |byte| chunk.simd_eq(u8x32::splat(byte));
-        // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
-        let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))) | is(b'[');
-        let usual = odd.to_bitmask() & inside == 0;
-        let bits = |byte| is(byte).to_bitmask() & inside;
-        usual.then(|| Self { semicolons: bits(b';'), colons: bits(b':'), equals: bits(b'=') })
-    }
-}
-
-/// Host and port of a sent-by that ends within its first 32 bytes, whose colons and equals signs are known. `None` where
-/// it has more than one colon, or an equals sign.
+/// The semicolons among the 32 bytes at `at`, as bits. `None` where a blank, a comma, a quote or a bracket is before `end`,
+/// or where the message ends too soon.
 #[inline(always)]
-fn usual_sent_by(bytes: &[u8], at: usize, end: usize, marks: (u32, u32)) -> Option<(Span, Option<u16>)> {
+fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
+    let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
+    let inside = if end - at >= 32 { u32::MAX } else { (1 << (end - at)) - 1 };
+    let is = |byte| chunk.simd_eq(u8x32::splat(byte));
+    // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
+    let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))) | is(b'[');
+    (odd.to_bitmask() & inside == 0).then(|| is(b';').to_bitmask() & inside)
+}
+
+/// Host and port of a sent-by shorter than 32 bytes. `None` where it has more than one colon, or an equals sign.
+#[inline(always)]
+fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u16>)> {
     let inside = match end - at {
         length @ 1..32 => (1 << length) - 1,
         _ => return None,
     };
-    let (colons, equals) = (marks.0 & inside, marks.1 & inside);
-    if equals != 0 || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 {
+    let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
+    let bits = |byte| chunk.simd_eq(u8x32::splat(byte)).to_bitmask() & inside;
+    let colons = bits(b':');
+    if bits(b'=') != 0 || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 {
         return None;
     }
     if colons == 0 {
