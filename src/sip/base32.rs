@@ -27,6 +27,14 @@ pub fn encode(raw: &[u8], text: &mut [u8]) {
     }
 }
 
+/// Writes so many groups of five bytes as eight digits each: for a text that is cut afterwards.
+#[inline(always)]
+pub fn encode_groups(raw: &[u8], text: &mut [u8], groups: usize) {
+    for (group, text) in raw.as_chunks().0.iter().zip(text.as_chunks_mut().0).take(groups) {
+        encode_group(group, text);
+    }
+}
+
 /// The same byte eight times.
 const fn each(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])

@@ -36,6 +36,13 @@ impl Lines {
         Span { start: self.starts[index], end: self.starts[index + 1] }
     }
 
+    /// All header lines.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Span> + '_ {
+        let starts = self.starts.get(..=self.count()).unwrap_or_default();
+        starts.windows(2).map(|pair| Span { start: pair[0], end: pair[1] })
+    }
+
     /// Notes where a line begins, and so where the one before ends. False where it would be one too many.
     #[inline(always)]
     pub fn begin(&mut self, index: usize, start: usize) -> bool {

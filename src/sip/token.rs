@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use siphasher::sip128;
 
-use super::base32::{decode, encode, raw_len, text_len};
+use super::base32::{decode, encode, encode_groups, raw_len, text_len};
 use super::{Flow, Transport};
 
 /// A stable 32-bit name of a server ("backend/server"), region or frontend. The configuration refuses two names with
@@ -517,14 +517,13 @@ impl<const N: usize> Writer<N> {
 
     /// Puts the MAC behind the body, writes both as text and says how long that is.
     #[inline(always)]
-    fn finish(mut self, body: usize, mac: [u8; MAC_LEN], text: &mut [u8]) -> usize {
+    fn finish<const T: usize>(mut self, body: usize, mac: [u8; MAC_LEN], text: &mut [u8; T]) -> usize {
         self.len = body;
         self.put(mac);
         let len = self.len;
         // What the last group of five bytes lacks.
         self.put([0; 4]);
-        let groups = len.div_ceil(5);
-        encode(&self.bytes[..groups * 5], &mut text[..groups * 8]);
+        encode_groups(&self.bytes, text, len.div_ceil(5));
         text_len(len)
     }
 }
