@@ -54,7 +54,8 @@ impl Case<'_> {
         }
         // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
         // be ignored (RFC 3261 §8.2.2.3).
-        if !matches!(message.method(), Method::Ack | Method::Cancel)
+        if message.has(Name::ProxyRequire)
+            && !matches!(message.method(), Method::Ack | Method::Cancel)
             && message.values(bytes, Name::ProxyRequire).next().is_some()
         {
             return Err(Reason::UnknownExtension);
@@ -67,6 +68,10 @@ impl Case<'_> {
         let bytes = self.received.bytes;
         let span = self.received.message.request_uri().unwrap_or_default();
         let uri = span.of(bytes);
+        // What nearly everybody writes.
+        if uri.starts_with(b"sip:") {
+            return Ok(());
+        }
         if SCHEMES.iter().any(|scheme| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
         {
             return Ok(());

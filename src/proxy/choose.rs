@@ -107,8 +107,11 @@ impl Case<'_> {
 
     /// The call that Replaces, Join or Target-Dialog names: it is the same server's business (RFC 3891 §3).
     fn other_call(&self) -> Option<u64> {
-        let bytes = self.received.bytes;
-        let line = self.received.message.lines(self.received.bytes, Name::OtherCall).next()?;
+        let (bytes, message) = (self.received.bytes, self.received.message);
+        if !message.has(Name::OtherCall) {
+            return None;
+        }
+        let line = message.lines(bytes, Name::OtherCall).next()?;
         let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
         let end =
             memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);

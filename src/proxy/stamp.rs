@@ -7,7 +7,7 @@ use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
 use crate::sip::lines::has_lone_return;
 use crate::sip::text::{self, Text};
-use crate::sip::token::{Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, Way};
+use crate::sip::token::{BRANCH_LEN, Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, TIME_LEN, WAY_LEN_MAX, Way};
 use crate::sip::{Message, Side, Span, Transport, Uri, Via};
 
 /// Hops for a message that says nothing (RFC 3261 §16.6 item 3).
@@ -93,14 +93,25 @@ pub struct OwnVia {
     pub time: SendTime,
 }
 
+/// Room for what stands in our Via from its token on.
+const VIA_ROOM: usize = BRANCH_LEN + 3 + WAY_LEN_MAX + 3 + TIME_LEN + 2;
+
 impl OwnVia {
     /// Appends the header line; `side` is what the next hop sees of us.
     #[inline]
     pub fn put(&self, edits: &mut Edits, side: &Side, keys: &Keys) {
         let (branch, raw) = self.branch.seal(keys);
-        edits.put_text(&side.via).put(&branch).put(b";w=");
-        edits.put_with(|room| self.way.seal(&raw, keys, room));
-        edits.put(b";s=").put(&self.time.write()).put(b"\r\n");
+        edits.put_text(&side.via).put_with(|room: &mut [u8; VIA_ROOM]| {
+            let (head, rest) = room.split_at_mut(BRANCH_LEN + 3);
+            head[..BRANCH_LEN].copy_from_slice(&branch);
+            head[BRANCH_LEN..].copy_from_slice(b";w=");
+            let way = rest.first_chunk_mut().map_or(0, |room| self.way.seal(&raw, keys, room));
+            let time = &mut rest[way..way + 3 + TIME_LEN + 2];
+            time[..3].copy_from_slice(b";s=");
+            time[3..3 + TIME_LEN].copy_from_slice(&self.time.write());
+            time[3 + TIME_LEN..].copy_from_slice(b"\r\n");
+            head.len() + way + time.len()
+        });
     }
 }
 

@@ -5,8 +5,8 @@
 //! of positions in bytes that somebody else owns, so parsing allocates nothing and the bytes stay free to be edited.
 //!
 //! Reading order: [`datagram`] (is it SIP at all), [`Message::parse`], [`via`] and [`uri`] (the two grammars inside),
-//! [`token`] (what we write into messages to find our way back), [`edit`] (changing the head in place), [`reply`]
-//! (messages made from nothing).
+//! [`token`] and [`side`] (what we write into messages to find our way back), [`edit`] (changing the head in place),
+//! [`reply`] (messages made from nothing).
 
 mod base32;
 pub mod datagram;
