@@ -166,7 +166,7 @@ fn own_via(line: &str, node: &Node, call_id: &str, sent_by: &str) -> Result<(Bra
     prop_assert_eq!(branch.server, NameHash::of("pbx/k"));
     let time = SendTime::read(param(value, "s").as_bytes()).unwrap();
     prop_assert_eq!((time.node, time.micros), (7, node.now.micros()));
-    Ok((branch, Way::open(param(value, "w").as_bytes(), mac, &node.keys).unwrap()))
+    Ok((branch, Way::open(param(value, "w").as_bytes(), &mac, &node.keys).unwrap()))
 }
 
 /// One of our URIs in Record-Route or Path: its token and what stands behind it.

@@ -1,5 +1,6 @@
 //! What the benchmarks measure: a node with so many servers and calls, and one message's way through it, from bytes as
 //! they were received to bytes as they leave, without sockets.
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -101,7 +102,7 @@ pub fn snapshot(config: &Config) -> Snapshot {
     Snapshot::build(&Ingredients { config, keys: keys(), host: &host, states: &states, workers: 1 }, None)
 }
 
-const NOW: Time = Time(1_000_000_000_000);
+pub const NOW: Time = Time(1_000_000_000_000);
 
 impl Scene {
     /// With so many servers, and so many other calls pinned.
@@ -161,17 +162,33 @@ impl Scene {
     /// What the data path does with a datagram that was received, up to the bytes that leave. This is what is measured.
     #[inline(never)]
     pub fn pass(&mut self, loaded: &Loaded) -> (std::ops::Range<usize>, SocketAddr) {
+        self.read(loaded);
+        match self.decide(loaded) {
+            Verdict::Forward { to, end, .. } => (self.edit(end), to.remote),
+            other => panic!("not forwarded: {other:?}"),
+        }
+    }
+
+    /// The first step: looks whether it is SIP and reads it.
+    #[inline]
+    pub fn read(&mut self, loaded: &Loaded) {
         let bytes = &self.buffer[HEADROOM..HEADROOM + loaded.len];
         assert!(classify(bytes) == Datagram::Sip);
         self.message.read(bytes).unwrap();
+    }
+
+    /// The second: decides about what was read.
+    #[inline]
+    pub fn decide(&mut self, loaded: &Loaded) -> Verdict {
+        let bytes = &self.buffer[HEADROOM..HEADROOM + loaded.len];
         let received = Received { bytes, message: &self.message, flow: &loaded.flow, bind: loaded.bind };
-        match decide(received, NOW, &self.snapshot, &mut self.memory, &mut self.edits) {
-            Verdict::Forward { to, end, .. } => {
-                let edited = self.edits.apply(&mut self.buffer, HEADROOM..HEADROOM + end, &mut self.saved);
-                (edited.message, to.remote)
-            }
-            other => panic!("not forwarded: {other:?}"),
-        }
+        decide(received, NOW, &self.snapshot, &mut self.memory, &mut self.edits)
+    }
+
+    /// The third: changes its head; `end` is the verdict's.
+    #[inline]
+    pub fn edit(&mut self, end: usize) -> std::ops::Range<usize> {
+        self.edits.apply(&mut self.buffer, HEADROOM..HEADROOM + end, &mut self.saved).message
     }
 }
 

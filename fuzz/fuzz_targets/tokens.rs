@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use trunkline::sip::token::{
-    BRANCH_LEN, Branch, BranchMac, Direction, Keys, NameHash, SEALED_LEN_MAX, SealKey, Sealed, SealedIn, SendTime,
+    BRANCH_LEN, Branch, RawBranch, Direction, Keys, NameHash, SEALED_LEN_MAX, SealKey, Sealed, SealedIn, SendTime,
     WAY_LEN_MAX, Way,
 };
 use trunkline::sip::{Flow, Transport};
@@ -56,8 +56,8 @@ fn keys() -> Keys {
     Keys::new([7; 16], &[SealKey { id: 3, secret: [9; 16] }], 3).expect("the key is there")
 }
 
-/// Says the branch's MAC, for the way beside it.
-fn branch(source: &mut Source<'_>, keys: &Keys) -> BranchMac {
+/// Says what the branch's text says, for the way beside it.
+fn branch(source: &mut Source<'_>, keys: &Keys) -> RawBranch {
     let direction = if source.byte() % 2 == 0 { Direction::ToServer } else { Direction::ToClient };
     let branch = Branch { direction, server: source.name(), transaction: u64::from_be_bytes(source.take()) };
     let call = u64::from_be_bytes(source.take());
@@ -72,19 +72,19 @@ fn branch(source: &mut Source<'_>, keys: &Keys) -> BranchMac {
     mac
 }
 
-fn way(source: &mut Source<'_>, keys: &Keys, mac: BranchMac) {
+fn way(source: &mut Source<'_>, keys: &Keys, mac: RawBranch) {
     let flags = source.byte();
     let v6 = flags & 1 != 0;
     let stick = (flags & 2 != 0).then(|| u64::from_be_bytes(source.take()));
     let way = Way { frontend: source.name(), local: source.address(v6), remote: source.address(v6), stick };
     let seal = |way: &Way| {
         let mut text = [0; WAY_LEN_MAX];
-        let len = way.seal(mac, keys, &mut text);
+        let len = way.seal(&mac, keys, &mut text);
         text[..len].to_vec()
     };
-    assert_eq!(Way::open(&seal(&way), mac, keys), Ok(way));
+    assert_eq!(Way::open(&seal(&way), &mac, keys), Ok(way));
     let damaged = damage(&seal(&way), source);
-    if let Ok(opened) = Way::open(&damaged, mac, keys) {
+    if let Ok(opened) = Way::open(&damaged, &mac, keys) {
         assert!(seal(&opened).eq_ignore_ascii_case(&damaged) && opened == way);
     }
 }
@@ -127,7 +127,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(SendTime::read(&time.write()), Some(time));
     // And any text, as it came.
     for text in [bytes, source.0] {
-        let _ = (Branch::open(text, 0, &keys), Way::open(text, mac, &keys), Sealed::open(text, 0, &keys));
+        let _ = (Branch::open(text, 0, &keys), Way::open(text, &mac, &keys), Sealed::open(text, 0, &keys));
         if let Some(time) = SendTime::read(text) {
             assert!(time.write().eq_ignore_ascii_case(text));
         }

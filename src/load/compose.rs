@@ -150,7 +150,7 @@ impl Response<'_> {
             put(out, &[b";tag=", &self.tag]);
         }
         put(out, &[b"\r\nCall-ID: ", call_id.of(request), b"\r\nCSeq: "]);
-        put(out, &[Text::number(cseq.number).as_bytes(), b" ", cseq.name.of(request), b"\r\n"]);
+        put(out, &[Text::<16>::number(cseq.number).as_bytes(), b" ", cseq.name.of(request), b"\r\n"]);
         if self.dialog && self.status > 100 {
             write_contact(local, out);
         }
@@ -197,7 +197,7 @@ fn stamp(request: &[u8], line: &[u8], start: usize, via: &Via, source: SocketAdd
     let (mut at, end) = (start, start + line.len());
     let asked = via.rport.filter(|rport| rport.value.is_none());
     if let Some(rport) = asked {
-        put(out, &[&request[at..rport.name.end as usize], b"=", Text::number(source.port().into()).as_bytes()]);
+        put(out, &[&request[at..rport.name.end as usize], b"=", Text::<16>::number(source.port().into()).as_bytes()]);
         at = rport.name.end as usize;
     }
     let behind = via.parm.end as usize;

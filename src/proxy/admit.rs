@@ -24,14 +24,14 @@ impl Case<'_> {
         }
         match () {
             () if is_server => Ok(()),
-            () if self.frontend().deny.contains(remote.ip()) => Err(Reason::Denied),
+            () if self.frontend.deny.contains(remote.ip()) => Err(Reason::Denied),
             () if self.is_scanner() => Err(Reason::Scanner),
             () => Ok(()),
         }
     }
 
     fn is_scanner(&self) -> bool {
-        let parts = &self.frontend().config.limits.deny_user_agent;
+        let parts = &self.frontend.config.limits.deny_user_agent;
         let bytes = self.received.bytes;
         let denied = |line: &[u8]| {
             let agent = memchr::memchr(b':', line).map_or(line, |colon| &line[colon..]);
@@ -46,7 +46,7 @@ impl Case<'_> {
     /// The checks that a readable request may still fail.
     pub(super) fn admit_request(&self) -> Result<(), Reason> {
         let (bytes, message) = (self.received.bytes, self.received.message);
-        if bytes.len() > self.frontend().config.limits.max_message {
+        if bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLarge);
         }
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
@@ -54,7 +54,8 @@ impl Case<'_> {
         }
         // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
         // be ignored (RFC 3261 §8.2.2.3).
-        if !matches!(message.method(), Method::Ack | Method::Cancel)
+        if message.has(Name::ProxyRequire)
+            && !matches!(message.method(), Method::Ack | Method::Cancel)
             && message.values(bytes, Name::ProxyRequire).next().is_some()
         {
             return Err(Reason::UnknownExtension);
@@ -67,6 +68,10 @@ impl Case<'_> {
         let bytes = self.received.bytes;
         let span = self.received.message.request_uri().unwrap_or_default();
         let uri = span.of(bytes);
+        // What nearly everybody writes.
+        if uri.starts_with(b"sip:") {
+            return Ok(());
+        }
         if SCHEMES.iter().any(|scheme| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
         {
             return Ok(());
@@ -82,7 +87,7 @@ impl Case<'_> {
 
     /// Over its rate? Trusted networks are not counted.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
-        let frontend = self.frontend();
+        let frontend = self.frontend;
         let Some(limit) = frontend.config.limits.per_source else { return Ok(()) };
         let ip = self.received.flow.remote.ip();
         let source = self.snapshot.keys.source(ip);

@@ -6,7 +6,7 @@ use crate::sip::header::{Address, Name, trim};
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::snapshot::Backend;
-use crate::state::stick_table::StickTable;
+use crate::state::stick_table::{Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
 use std::net::IpAddr;
 
@@ -25,6 +25,8 @@ pub(super) struct Choice {
     pub balanced: bool,
     /// The key of its entry in the backend's stick table.
     pub stick: Option<u64>,
+    /// What was seen of the call's pin, if it was looked at.
+    pub pin: Option<Seen>,
 }
 
 impl Case<'_> {
@@ -32,26 +34,28 @@ impl Case<'_> {
     /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
     pub(super) fn choose(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
-        let following = |server| Choice { server, balanced: false, stick: None };
+        let following = |server, pin| Choice { server, balanced: false, stick: None, pin };
         if let Some(server) =
             routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
         {
-            self.touch_pin(identity.call);
-            return Ok(following(server));
+            if let Some(pin) = self.memory.shared.pins.find(identity.call, self.now) {
+                self.touch_pin(pin);
+            }
+            return Ok(following(server, None));
         }
-        let pin = self.memory.shared.pins.find(identity.call, self.now);
+        let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
         if !confirmed && !matches!(self.received.message.method(), Method::Ack | Method::Cancel) && failed.is_none() {
             self.admit_rate()?;
         }
-        let kept = pin.and_then(|pin| self.keeping(pin.server, pin.confirmed)).filter(|server| failed != Some(*server));
-        if let Some(server) = kept {
-            self.touch_pin(identity.call);
-            return Ok(following(server));
+        let kept = pin.and_then(|pin| Some((pin, self.keeping(pin.server, pin.confirmed)?)));
+        if let Some((pin, server)) = kept.filter(|(_, server)| failed != Some(*server)) {
+            self.touch_pin(pin);
+            return Ok(following(server, Some(seen)));
         }
         if failed.is_some() && (confirmed || !self.opens()) {
             return Err(Reason::NoServer);
@@ -60,9 +64,9 @@ impl Case<'_> {
         if let Some(server) =
             other_call.and_then(|call| self.pinned_elsewhere(call)).filter(|server| failed != Some(*server))
         {
-            return Ok(following(server));
+            return Ok(following(server, Some(seen)));
         }
-        let choice = self.balance(other_call.unwrap_or(identity.call), failed)?;
+        let choice = Choice { pin: Some(seen), ..self.balance(other_call.unwrap_or(identity.call), failed)? };
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
@@ -80,28 +84,34 @@ impl Case<'_> {
     }
 
     /// What opens something pins its call to the server.
-    pub(super) fn open_pin(&self, call: u64, server: NameHash) {
+    pub(super) fn open_pin(&self, call: u64, seen: Option<Seen>, server: NameHash) {
+        if !self.opens() {
+            return;
+        }
         let Memory { shared, worker, .. } = &*self.memory;
-        if self.opens() && shared.pins.opened(call, server, self.received.message.method(), self.now) {
+        let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
+        if shared.pins.opened_seen(call, seen, server, self.received.message.method(), self.now) {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
     }
 
     /// The call is in use: its pin lives on.
-    pub(super) fn touch_pin(&self, call: u64) {
-        let pins = &self.memory.shared.pins;
-        if let Some(pin) = pins.find(call, self.now).filter(|pin| pin.confirmed)
+    pub(super) fn touch_pin(&self, pin: Stuck) {
+        if pin.confirmed
             && let Some(at) = self.snapshot.server(pin.server)
         {
             let backend = &self.snapshot.backends[self.snapshot.servers[at].backend as usize];
-            pins.used(pin, self.now, backend.config.pin.expire);
+            self.memory.shared.pins.used(pin, self.now, backend.config.pin.expire);
         }
     }
 
     /// The call that Replaces, Join or Target-Dialog names: it is the same server's business (RFC 3891 §3).
     fn other_call(&self) -> Option<u64> {
-        let bytes = self.received.bytes;
-        let line = self.received.message.lines(self.received.bytes, Name::OtherCall).next()?;
+        let (bytes, message) = (self.received.bytes, self.received.message);
+        if !message.has(Name::OtherCall) {
+            return None;
+        }
+        let line = message.lines(bytes, Name::OtherCall).next()?;
         let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
         let end =
             memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);
@@ -115,7 +125,7 @@ impl Case<'_> {
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
     fn backend(&self) -> &Backend {
-        let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend().config);
+        let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend.config);
         let position = match frontend.routes.is_empty() {
             true => frontend.backend,
             false => {
@@ -153,7 +163,7 @@ impl Case<'_> {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
             table.write(key, self.snapshot.servers[server].id, self.now, expire);
         }
-        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key) })
+        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None })
     }
 
     /// The server that a key sticks to: if it takes new calls, or this is a request of a call that it already has.

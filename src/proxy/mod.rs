@@ -117,14 +117,25 @@ struct Case<'a> {
     received: Received<'a>,
     now: Time,
     snapshot: &'a Snapshot,
+    /// The frontend that the message came to.
+    frontend: &'a Frontend,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
+    /// Whether it is a request with a To tag. Known once it is seen to be well formed.
+    in_dialog: bool,
 }
 
 impl<'a> Case<'a> {
-    /// The frontend that the message came to.
-    fn frontend(&self) -> &'a Frontend {
-        &self.snapshot.frontends[self.snapshot.binds[self.received.bind].frontend as usize]
+    fn new(
+        received: Received<'a>,
+        now: Time,
+        snapshot: &'a Snapshot,
+        memory: &'a mut Memory,
+        edits: &'a mut Edits,
+    ) -> Self {
+        edits.clear();
+        let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
+        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false }
     }
 }
 
@@ -138,8 +149,7 @@ pub fn decide(
     memory: &mut Memory,
     edits: &mut Edits,
 ) -> Verdict {
-    edits.clear();
-    let case = Case { received, now, snapshot, memory, edits };
+    let case = Case::new(received, now, snapshot, memory, edits);
     match received.message.start {
         StartLine::Response { status } => case.response(status).unwrap_or_else(Verdict::Drop),
         StartLine::Request { .. } => case.request(None),
@@ -156,12 +166,11 @@ pub fn undelivered(
     memory: &mut Memory,
     edits: &mut Edits,
 ) -> Verdict {
-    edits.clear();
     let Passage::RequestToServer { server, .. } = passage else { return Verdict::Drop(Reason::SendFailed) };
     let failed = &snapshot.servers[server];
     failed.live.counters.of(memory.worker).failed.add(1);
     memory.sign(&failed.live, Sign::Unreachable);
-    Case { received, now, snapshot, memory, edits }.request(Some(server))
+    Case::new(received, now, snapshot, memory, edits).request(Some(server))
 }
 
 /// Counts a verdict that was carried out: a message when it left, a drop when it was decided.

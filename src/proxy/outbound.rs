@@ -1,9 +1,10 @@
 //! Requests that servers send: to the client whose flow our token names, else to where the request says (SIP.md 20).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::token::{Branch, Direction, Sealed, SealedIn, Way};
-use crate::sip::{Flow, Transport, Uri};
+use crate::sip::{Flow, Side, Transport, Uri};
 use crate::state::Reason;
 
 use super::request::{Identity, send_time};
@@ -22,31 +23,29 @@ impl Case<'_> {
     /// A server's request to a client. Only a configured server comes here: nobody else makes us send to other places.
     pub(super) fn forward_to_client(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         routed: &Routed,
         server: usize,
     ) -> Result<Verdict, Reason> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::receive_via(self.edits, &identity.via, received.flow.remote, false);
+        let home = stamp::receive_via(self.edits, identity.via, &identity.source, false);
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {
             // Where a client takes another line end than we do, it has seen no more than its server sent.
             let _ = stamp::cut_source_header(self.edits, received.bytes, received.message, name);
         }
-        let outside = snapshot.outer_text(target.hop.bind, target.hop.local);
+        let outside = snapshot.outer_side(target.hop.bind, target.hop.local);
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
-            transport: Transport::Udp,
-            sent_by: outside.as_bytes(),
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
             call: identity.call,
-            way: Way { frontend: self.frontend().config.id, local: received.flow.local, remote: home, stick: None },
+            way: Way { frontend: self.frontend.config.id, local: received.flow.local, remote: home, stick: None },
             time: send_time(snapshot, self.now),
         };
-        own_via.put(self.edits, &snapshot.keys);
+        own_via.put(self.edits, &outside, &snapshot.keys);
         if frontend.config.record_route && self.wants_record_route() {
             let sealed = Sealed {
                 stands_in: SealedIn::RecordRoute,
@@ -55,9 +54,11 @@ impl Case<'_> {
                 flow: Flow { transport: Transport::Udp, local: target.hop.local, remote: target.hop.remote },
                 nat: target.nat,
             };
-            let came_to = crate::sip::text::Text::host_port(received.flow.local);
-            let inside = frontend.egress(server).map_or(came_to.as_bytes(), |egress| &egress.sent_by);
-            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, outside.as_bytes(), inside);
+            let inside = match frontend.egress(server) {
+                Some(egress) => Cow::Borrowed(&egress.side),
+                None => Cow::Owned(Side::of(received.flow.local)),
+            };
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
         }
         stamp::count_hop(self.edits, received.message);
         self.own_call(identity.call, sender.id);
@@ -71,11 +72,10 @@ impl Case<'_> {
     /// The sender owns a call that it opens; one that is another server's stays there (it came to the sender through
     /// that one, and the caller's CANCEL must find it).
     fn own_call(&mut self, call: u64, server: crate::sip::token::NameHash) {
-        let pins = &self.memory.shared.pins;
-        match pins.find(call, self.now) {
-            Some(pin) if pin.server != server => {}
-            Some(pin) if pin.confirmed => self.touch_pin(call),
-            _ => self.open_pin(call, server),
+        match self.memory.shared.pins.look(call, self.now) {
+            (Some(pin), _) if pin.server != server => {}
+            (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
+            (_, seen) => self.open_pin(call, Some(seen), server),
         }
     }
 

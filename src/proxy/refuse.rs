@@ -15,7 +15,12 @@ const REFUSAL_BURST: u32 = 40;
 
 impl Case<'_> {
     /// The verdict on a request that is refused: its answer, or a drop where it cannot or should not be answered.
-    pub(super) fn refuse(self, identity: Option<&Identity>, reason: Reason, phrase: Option<&'static str>) -> Verdict {
+    pub(super) fn refuse(
+        self,
+        identity: Option<&Identity<'_>>,
+        reason: Reason,
+        phrase: Option<&'static str>,
+    ) -> Verdict {
         let Some((status, usual)) = reason.answer() else { return Verdict::Drop(reason) };
         let is_ack = self.received.message.method() == Method::Ack;
         let Some(identity) = identity.filter(|_| !is_ack) else {
@@ -30,8 +35,8 @@ impl Case<'_> {
     }
 
     /// OPTIONS for us: what we can do if anybody behind us can do it (SIP.md 28).
-    pub(super) fn answer_options(self, identity: &Identity) -> Verdict {
-        let backend = &self.snapshot.backends[self.frontend().config.backend];
+    pub(super) fn answer_options(self, identity: &Identity<'_>) -> Verdict {
+        let backend = &self.snapshot.backends[self.frontend.config.backend];
         match backend.balance.is_empty() {
             true => self.refuse(Some(identity), Reason::NoServer, None),
             false => self.answer(identity, (200, "OK"), Extra::Capabilities, None),
@@ -41,14 +46,14 @@ impl Case<'_> {
     /// An answer that leaves from the address the request came to, its top Via stamped.
     fn answer(
         self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         (status, phrase): (u16, &'static str),
         extra: Extra,
         reason: Option<Reason>,
     ) -> Verdict {
         let flow = self.received.flow;
         self.edits.clear();
-        let remote = stamp::receive_via(self.edits, &identity.via, flow.remote, identity.force_rport);
+        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         if !may_send_to(remote, self.snapshot) {
             return Verdict::Drop(Reason::BadDestination);
         }

@@ -4,10 +4,10 @@ use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
 use crate::sip::token::{
-    Branch, Direction, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
+    Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
-use crate::sip::{Fault, Method, Uri, Via};
-use crate::state::snapshot::Snapshot;
+use crate::sip::{Fault, Method, Side, Uri, Via};
+use crate::state::snapshot::{Frontend, Snapshot};
 use crate::state::{Reason, Time};
 
 use super::choose::Choice;
@@ -18,27 +18,28 @@ use super::{Case, Hop, Passage, Received, Verdict, may_send_to, stamp};
 pub const MAX_DATAGRAM: usize = 65_507;
 
 /// What tells one transaction from another, and where its answers go.
-pub(super) struct Identity {
-    pub via: Via,
+pub(super) struct Identity<'a> {
+    pub via: &'a Via,
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
+    pub source: stamp::Source,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
     pub force_rport: bool,
 }
 
-impl Identity {
+impl<'a> Identity<'a> {
     /// `None` where the request lacks what identifies it: then it cannot be answered either.
-    fn of(received: Received<'_>, from_server: bool, snapshot: &Snapshot) -> Option<Self> {
+    fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
-        let (via, call_id) = (message.via?, message.call_id?);
+        let (via, call_id) = (message.via.as_ref()?, message.call_id?);
         if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
             return None;
         }
-        let call = snapshot.keys.call(call_id.of(bytes));
-        let transaction = snapshot.keys.transaction(&Transaction {
+        let call = keys.call(call_id.of(bytes));
+        let transaction = keys.transaction(&Transaction {
             call,
             branch: via.branch_id(bytes).unwrap_or_default(),
             sent_by: via.host.of(bytes),
@@ -48,14 +49,14 @@ impl Identity {
             from_tag: message.from_tag(bytes).unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let nat = !from_server && stamp::is_behind_nat(bytes, message, &via, received.flow.remote);
-        let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
+        let source = stamp::Source::new(received.flow.remote);
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
             ForceRport::Never => false,
         };
-        Some(Self { via, call, transaction, nat, force_rport })
+        Some(Self { via, call, transaction, source, nat, force_rport })
     }
 }
 
@@ -66,12 +67,13 @@ impl Case<'_> {
         if let Err(reason) = self.admit_source(server.is_some()) {
             return Verdict::Drop(reason);
         }
-        let identity = Identity::of(self.received, server.is_some(), self.snapshot);
+        let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
         if let Some(fault) = self.received.message.fault {
             let reason = if fault == Fault::Version { Reason::Version } else { Reason::Malformed };
             return self.refuse(identity.as_ref(), reason, Some(fault.phrase()));
         }
         let Some(identity) = identity else { return Verdict::Drop(Reason::Unanswerable) };
+        self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
         if self.is_ack_to_us(&identity) {
             return Verdict::Drop(Reason::AckAbsorbed);
         }
@@ -85,7 +87,7 @@ impl Case<'_> {
     /// Routes a request that is well formed. `None`: it is OPTIONS, and for us.
     fn pass(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         server: Option<usize>,
         failed: Option<usize>,
     ) -> Result<Option<Verdict>, Reason> {
@@ -114,7 +116,7 @@ impl Case<'_> {
     }
 
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
-    fn is_ack_to_us(&self, identity: &Identity) -> bool {
+    fn is_ack_to_us(&self, identity: &Identity<'_>) -> bool {
         let message = self.received.message;
         message.method() == Method::Ack
             && message
@@ -131,35 +133,34 @@ impl Case<'_> {
 
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
-        let message = self.received.message;
-        message.to_tag(self.received.bytes).is_none() && !matches!(message.method(), Method::Ack | Method::Cancel)
+        !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
     }
 
     /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
-        let message = self.received.message;
-        match message.method() {
+        match self.received.message.method() {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
                 false
             }
             Method::Notify => true,
-            _ => message.to_tag(self.received.bytes).is_none(),
+            _ => !self.in_dialog,
         }
     }
 
     /// A client's request to its server.
     fn forward_to_server(
         &mut self,
-        identity: &Identity,
+        identity: &Identity<'_>,
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick } = self.choose(identity, routed, failed)?;
-        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+        let Choice { server, balanced, stick, pin } = self.choose(identity, routed, failed)?;
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, &identity.via, received.flow.remote, identity.force_rport);
-        if !may_send_to(remote, snapshot) {
+        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        // Where it came from was looked at when it came.
+        if remote != received.flow.remote && !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         if let Some(name) = &frontend.config.source_header
@@ -169,20 +170,18 @@ impl Case<'_> {
         }
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
-            transport: chosen.transport,
-            sent_by: &egress.sent_by,
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             call: identity.call,
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
             time: send_time(snapshot, self.now),
         };
-        own_via.put(self.edits, &snapshot.keys);
-        self.put_routes(identity, chosen.id, &egress.sent_by);
+        own_via.put(self.edits, &egress.side, &snapshot.keys);
+        self.put_routes(identity, chosen.id, &egress.side);
         if let Some(prefix) = &frontend.source_header {
-            stamp::source_header(self.edits, prefix, received.flow);
+            stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
-        self.open_pin(identity.call, chosen.id);
+        self.open_pin(identity.call, pin, chosen.id);
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
@@ -191,8 +190,8 @@ impl Case<'_> {
     }
 
     /// Record-Route or Path with the client's flow.
-    fn put_routes(&mut self, identity: &Identity, server: NameHash, inside: &[u8]) {
-        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend());
+    fn put_routes(&mut self, identity: &Identity<'_>, server: NameHash, inside: &Side) {
+        let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let sealed = |stands_in| Sealed {
             stands_in,
             server,
@@ -201,9 +200,9 @@ impl Case<'_> {
             nat: identity.nat,
         };
         if frontend.config.record_route && self.wants_record_route() {
-            let outside = snapshot.outer_text(received.bind, received.flow.local);
+            let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);
-            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, outside.as_bytes());
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, &outside);
         } else if received.message.method() == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
@@ -218,7 +217,7 @@ fn put_path(
     path: Path,
     sealed: &Sealed,
     snapshot: &Snapshot,
-    inside: &[u8],
+    inside: &Side,
 ) {
     let (bytes, message) = (received.bytes, received.message);
     let supports =
@@ -234,7 +233,7 @@ fn put_path(
     let mut token = [0; SEALED_LEN_MAX];
     // A Path token is not bound to a call: the calls that it will bring have Call-IDs of their own.
     let len = sealed.seal(0, &snapshot.keys, &mut token);
-    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put(inside).put(b";lr");
+    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put_text(&inside.host_port).put(b";lr");
     edits.put(if outbound { b";ob>\r\n" } else { b">\r\n" });
     if !supported {
         edits.put(b"Supported: path\r\n");

@@ -14,18 +14,22 @@ impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
         let (bytes, message, snapshot) = (self.received.bytes, self.received.message, self.snapshot);
         let Some(via) = message.via else { return Err(Reason::Unanswerable) };
-        if bytes.len() > self.frontend().config.limits.max_message {
+        if bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLong);
         }
         let token = via.branch_id(bytes).ok_or(Reason::ForeignResponse)?;
         let call = message.call_id.map(|id| snapshot.keys.call(id.of(bytes)));
-        let (branch, mac) =
-            Branch::open(token, call.unwrap_or_default(), &snapshot.keys).map_err(|error| match error {
-                // Without a Call-ID nobody can tell whose it is.
-                TokenError::Forged if call.is_none() => Reason::Unanswerable,
-                TokenError::Forged => Reason::ForgedResponse,
-                TokenError::Foreign | TokenError::UnknownKey => Reason::ForeignResponse,
-            })?;
+        // Without a Call-ID nobody can tell whose it is.
+        let forged = if call.is_some() { Reason::ForgedResponse } else { Reason::Unanswerable };
+        let (branch, raw) = Branch::read(token, call.unwrap_or_default()).ok_or(Reason::ForeignResponse)?;
+        let way = match via.way.map(|way| Way::open(way.of(bytes), &raw, &snapshot.keys)) {
+            Some(Ok(way)) => Some(way),
+            Some(Err(TokenError::Forged)) => return Err(forged),
+            // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough. Then
+            // the branch must prove itself; else the way's MAC covers it.
+            Some(Err(_)) | None if raw.is_sealed(&snapshot.keys) => None,
+            Some(Err(_)) | None => return Err(forged),
+        };
         if message.fault.is_some() {
             return Err(Reason::Unanswerable);
         }
@@ -34,12 +38,6 @@ impl Case<'_> {
         if branch.direction == Direction::ToServer && !snapshot.servers[server].sends_from(self.received.flow.remote) {
             return Err(Reason::StrangerResponse);
         }
-        let way = match via.way.map(|way| Way::open(way.of(bytes), mac, &snapshot.keys)) {
-            Some(Ok(way)) => Some(way),
-            Some(Err(TokenError::Forged)) => return Err(Reason::ForgedResponse),
-            // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough.
-            Some(Err(_)) | None => None,
-        };
         let to = self.way_back(way.as_ref(), next_via)?;
         self.take_off(&via, next_via);
         let call = call.ok_or(Reason::Unanswerable)?;

@@ -47,7 +47,8 @@ pub fn take_own(
     let request_uri = message.request_uri().unwrap_or_default();
     let reader = Reader { bytes, call, path, came_to: received.flow.local, snapshot };
     // A strict router before us put our Record-Route into the Request-URI and the real one at the end of Route.
-    if let Some(token) = reader.own_token(request_uri)?
+    let uri = Uri::parse(bytes, request_uri);
+    if let Some(token) = uri.as_ref().map_or(Ok(None), |uri| reader.own_token(uri))?
         && message.has(Name::Route)
     {
         return reader.undo_strict(received, token, edits);
@@ -61,7 +62,9 @@ pub fn take_own(
             return reader.rewrite(received, routed.token, None, edits);
         }
     }
-    reader.strip_maddr(request_uri, edits);
+    if let Some(uri) = uri.filter(|uri| uri.params < uri.end) {
+        reader.strip_maddr(&uri, edits);
+    }
     Ok(routed)
 }
 
@@ -80,9 +83,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The token in a URI's user part, if it is a valid one of ours.
-    fn own_token(&self, span: Span) -> Result<Option<Sealed>, Reason> {
-        let Some(uri) = Uri::parse(self.bytes, span) else { return Ok(None) };
-        match self.whose(&uri)? {
+    fn own_token(&self, uri: &Uri) -> Result<Option<Sealed>, Reason> {
+        match self.whose(uri)? {
             Whose::Ours(token) => Ok(token),
             Whose::Another => Ok(None),
         }
@@ -209,8 +211,7 @@ impl Reader<'_> {
     }
 
     /// RFC 3261 §16.4: a `maddr` that is ours goes, with the port and transport that it stood for.
-    fn strip_maddr(&self, span: Span, edits: &mut Edits) {
-        let Some(uri) = Uri::parse(self.bytes, span).filter(|uri| uri.params < uri.end) else { return };
+    fn strip_maddr(&self, uri: &Uri, edits: &mut Edits) {
         let Some(maddr) = uri.param(self.bytes, b"maddr") else { return };
         let ours = maddr
             .value

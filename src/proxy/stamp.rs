@@ -5,22 +5,45 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::edit::Edits;
 use crate::sip::header::{Address, Name};
+use crate::sip::lines::has_lone_return;
 use crate::sip::text::{self, Text};
-use crate::sip::token::{Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, WAY_LEN_MAX, Way};
-use crate::sip::via::COOKIE;
-use crate::sip::{Flow, Message, Span, Transport, Uri, Via};
+use crate::sip::token::{BRANCH_LEN, Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, TIME_LEN, WAY_LEN_MAX, Way};
+use crate::sip::{Message, Side, Span, Transport, Uri, Via};
 
 /// Hops for a message that says nothing (RFC 3261 §16.6 item 3).
 const MAX_FORWARDS: &[u8] = b"Max-Forwards: 70\r\n";
 
+/// The sender's address and port: as they are, and as text.
+pub struct Source {
+    pub address: SocketAddr,
+    ip: Text,
+    port: Text<16>,
+}
+
+impl Source {
+    #[inline]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, ip: Text::ip(address.ip()), port: Text::<16>::number(u32::from(address.port())) }
+    }
+
+    /// Whether sent-by names its address. An IPv4 address has one text; of IPv6 there are many.
+    #[inline]
+    fn is_sent_by(&self, bytes: &[u8], via: &Via) -> bool {
+        match self.address {
+            SocketAddr::V4(_) => via.host.of(bytes) == self.ip.as_bytes(),
+            SocketAddr::V6(_) => via.is_sent_by(bytes, self.address.ip()),
+        }
+    }
+}
+
 /// Whether the sender is behind NAT (SIP.md 1): its sent-by is not its source address, or only the port differs though
 /// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from.
-pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: SocketAddr) -> bool {
-    if !via.is_sent_by(bytes, source.ip()) || via.rport.is_some() && via.sent_by_port() != source.port() {
+pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source) -> bool {
+    if !source.is_sent_by(bytes, via) || via.rport.is_some() && via.sent_by_port() != source.address.port() {
         return true;
     }
     let first_hop = message.next_via.is_none() && !message.has(Name::RecordRoute);
-    first_hop && contact_ip(bytes, message).is_some_and(|ip| is_private(ip) && ip != source.ip())
+    first_hop && contact_ip(bytes, message).is_some_and(|ip| is_private(ip) && ip != source.address.ip())
 }
 
 /// The address in the first Contact.
@@ -42,33 +65,29 @@ fn is_private(ip: IpAddr) -> bool {
 
 /// Writes `received` and, where `rport` is there or `force`d, `rport` into the sender's Via (RFC 3581 §4); values that
 /// the sender wrote give way. Returns where its responses go.
-pub fn receive_via(edits: &mut Edits, via: &Via, source: SocketAddr, force: bool) -> SocketAddr {
-    let ip = Text::ip(source.ip());
+pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source, force: bool) -> SocketAddr {
     let param_span = |name: Span, value: Option<Span>| Span { start: name.start, end: value.unwrap_or(name).end };
-    let port = Text::number(u32::from(source.port()));
     if let Some(rport) = via.rport {
-        edits.replace(param_span(rport.name, rport.value)).put(b"rport=").put(port.as_bytes());
+        edits.replace(param_span(rport.name, rport.value)).put(b"rport=").put_text(&source.port);
     }
     match via.received {
         Some(received) => edits.replace(param_span(received.name, received.value)).put(b"received="),
         None => edits.insert(via.parm.end).put(b";received="),
     };
-    edits.put(ip.as_bytes());
+    edits.put_text(&source.ip);
     match via.rport.is_some() || force {
         true => {
             if via.rport.is_none() {
-                edits.insert(via.parm.end).put(b";rport=").put(port.as_bytes());
+                edits.insert(via.parm.end).put(b";rport=").put_text(&source.port);
             }
-            source
+            source.address
         }
-        false => SocketAddr::new(source.ip(), via.sent_by_port()),
+        false => SocketAddr::new(source.address.ip(), via.sent_by_port()),
     }
 }
 
 /// Our own Via, for one transaction.
-pub struct OwnVia<'a> {
-    pub transport: Transport,
-    pub sent_by: &'a [u8],
+pub struct OwnVia {
     pub branch: Branch,
     /// [`Keys::call`] of the Call-ID.
     pub call: u64,
@@ -76,31 +95,44 @@ pub struct OwnVia<'a> {
     pub time: SendTime,
 }
 
-impl OwnVia<'_> {
-    /// Appends the header line.
+/// Room for what stands in our Via from its token on.
+const VIA_ROOM: usize = BRANCH_LEN + 3 + WAY_LEN_MAX + 3 + TIME_LEN + 2;
+
+impl OwnVia {
+    /// Appends the header line; `side` is what the next hop sees of us.
     #[inline]
-    pub fn put(&self, edits: &mut Edits, keys: &Keys) {
-        let (branch, mac) = self.branch.seal(self.call, keys);
-        let mut way = [0; WAY_LEN_MAX];
-        let way_len = self.way.seal(mac, keys, &mut way);
-        edits.put(b"Via: SIP/2.0/").put(self.transport.in_via().as_bytes()).put(b" ").put(self.sent_by);
-        edits.put(b";branch=").put(COOKIE).put(&branch).put(b";w=").put(&way[..way_len]);
-        edits.put(b";s=").put(&self.time.write()).put(b"\r\n");
+    pub fn put(&self, edits: &mut Edits, side: &Side, keys: &Keys) {
+        let (branch, raw) = self.branch.seal(self.call, keys);
+        edits.put_text(&side.via).put_with(|room: &mut [u8; VIA_ROOM]| {
+            let (head, rest) = room.split_at_mut(BRANCH_LEN + 3);
+            head[..BRANCH_LEN].copy_from_slice(&branch);
+            head[BRANCH_LEN..].copy_from_slice(b";w=");
+            let way = rest.first_chunk_mut().map_or(0, |room| self.way.seal(&raw, keys, room));
+            let time = &mut rest[way..way + 3 + TIME_LEN + 2];
+            time[..3].copy_from_slice(b";s=");
+            time[3..3 + TIME_LEN].copy_from_slice(&self.time.write());
+            time[3 + TIME_LEN..].copy_from_slice(b"\r\n");
+            head.len() + way + time.len()
+        });
     }
 }
 
 /// Appends our Record-Route: one line for each side, the one that faces the next hop first; one line where both sides
 /// are one (RFC 5658 §3). Both carry the same token.
 #[inline]
-pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, next_side: &[u8], other_side: &[u8]) {
+pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, next_side: &Side, other_side: &Side) {
     let mut token = [0; SEALED_LEN_MAX];
-    let token = {
-        let len = sealed.seal(call, keys, &mut token);
-        &token[..len]
+    let len = sealed.seal(call, keys, &mut token);
+    let mut put = |side: &Side| {
+        edits.put(b"Record-Route: <sip:").put_with(|room| {
+            *room = token;
+            len
+        });
+        edits.put_text(&side.route);
     };
-    edits.put(b"Record-Route: <sip:").put(token).put(b"@").put(next_side).put(b";lr>\r\n");
-    if next_side != other_side {
-        edits.put(b"Record-Route: <sip:").put(token).put(b"@").put(other_side).put(b";lr>\r\n");
+    put(next_side);
+    if next_side.address != other_side.address {
+        put(other_side);
     }
 }
 
@@ -109,7 +141,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
 pub fn count_hop(edits: &mut Edits, message: &Message) {
     match message.max_forwards {
         Some((digits, hops)) => {
-            edits.replace(digits).put(Text::number(u32::from(hops.saturating_sub(1))).as_bytes());
+            edits.replace(digits).put_text(&Text::<16>::number(u32::from(hops.saturating_sub(1))));
         }
         None => {
             edits.put(MAX_FORWARDS);
@@ -118,9 +150,10 @@ pub fn count_hop(edits: &mut Edits, message: &Message) {
 }
 
 /// Appends the source header: transport, address and port of the client, which servers judge callers by.
-pub fn source_header(edits: &mut Edits, prefix: &[u8], flow: &Flow) {
-    edits.put(prefix).put(Text::host_port(flow.remote).as_bytes());
-    edits.put(b";transport=").put(flow.transport.name().as_bytes()).put(b"\r\n");
+pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source, transport: Transport) {
+    let (open, close): (&[u8], &[u8]) = if source.address.is_ipv6() { (b"[", b"]:") } else { (b"", b":") };
+    edits.put(prefix).put(open).put_text(&source.ip).put(close).put_text(&source.port);
+    edits.put(b";transport=").put(transport.name().as_bytes()).put(b"\r\n");
 }
 
 /// Cuts every line of that header which somebody else wrote. False where one could hide from us: there are servers that
@@ -130,8 +163,7 @@ pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, nam
     for line in message.lines_named(bytes, name.as_bytes()) {
         edits.replace(line);
     }
-    let head = &bytes[message.head as usize..message.body as usize];
-    memchr::memchr_iter(b'\r', head).all(|at| head.get(at + 1) == Some(&b'\n'))
+    !has_lone_return(bytes, message.head as usize, message.body as usize)
 }
 
 /// The address of a URI's host or of its `maddr` (RFC 3261 §19.1.1): where a request to it would go. `None` for names.

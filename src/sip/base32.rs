@@ -10,21 +10,8 @@ pub const fn raw_len(text: usize) -> usize {
     text * 5 / 8
 }
 
-const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-const NO_DIGIT: u8 = 0xff;
-const DIGITS: [u8; 256] = {
-    let mut digits = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 32 {
-        digits[ALPHABET[value] as usize] = value as u8;
-        digits[ALPHABET[value].to_ascii_uppercase() as usize] = value as u8;
-        value += 1;
-    }
-    digits
-};
-
 /// Writes `raw` as base32; `text` must have [`text_len`] of it.
-#[inline]
+#[inline(always)]
 pub fn encode(raw: &[u8], text: &mut [u8]) {
     debug_assert_eq!(text.len(), text_len(raw.len()));
     let (groups, rest) = raw.as_chunks::<5>();
@@ -40,17 +27,53 @@ pub fn encode(raw: &[u8], text: &mut [u8]) {
     }
 }
 
-#[inline]
+/// Writes so many groups of five bytes as eight digits each: for a text that is cut afterwards.
+#[inline(always)]
+pub fn encode_groups(raw: &[u8], text: &mut [u8], groups: usize) {
+    for (group, text) in raw.as_chunks().0.iter().zip(text.as_chunks_mut().0).take(groups) {
+        encode_group(group, text);
+    }
+}
+
+/// The same byte eight times.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Eight digits at once: the bits are spread to a byte each, then each byte becomes its letter.
+#[inline(always)]
 fn encode_group(group: &[u8; 5], text: &mut [u8; 8]) {
     let bits = u64::from_be_bytes([0, 0, 0, group[0], group[1], group[2], group[3], group[4]]);
-    for (i, digit) in text.iter_mut().enumerate() {
-        *digit = ALPHABET[(bits >> (35 - 5 * i) & 31) as usize];
-    }
+    *text = letters(spread(bits)).to_be_bytes();
+}
+
+/// Forty bits as eight bytes of five bits each.
+#[inline(always)]
+fn spread(bits: u64) -> u64 {
+    let halves = bits << 12 & 0x000f_ffff_0000_0000 | bits & 0xf_ffff;
+    let tens = (halves & 0x000f_fc00_000f_fc00) << 6 | halves & 0x0000_03ff_0000_03ff;
+    (tens & 0x03e0_03e0_03e0_03e0) << 3 | tens & 0x001f_001f_001f_001f
+}
+
+/// The other way round.
+#[inline(always)]
+fn gather(values: u64) -> u64 {
+    let tens = values >> 3 & 0x03e0_03e0_03e0_03e0 | values & 0x001f_001f_001f_001f;
+    let halves = tens >> 6 & 0x000f_fc00_000f_fc00 | tens & 0x0000_03ff_0000_03ff;
+    halves >> 12 & 0x00ff_fff0_0000 | halves & 0xf_ffff
+}
+
+/// Bytes of 0 to 31 as the characters `a` to `z` and `2` to `7`.
+#[inline(always)]
+fn letters(values: u64) -> u64 {
+    // The top bit of a byte says that its value is 26 or more.
+    let digits = values.wrapping_add(each(128 - 26)) >> 7 & each(1);
+    values.wrapping_add(each(b'a')).wrapping_sub(digits.wrapping_mul(u64::from(b'a' + 26 - b'2')))
 }
 
 /// Reads base32 into `raw`, which must have [`raw_len`] of the text. False where a character is none of the alphabet
 /// or a bit that belongs to no byte is set: one value has one text.
-#[inline]
+#[inline(always)]
 pub fn decode(text: &[u8], raw: &mut [u8]) -> bool {
     debug_assert_eq!(raw.len(), raw_len(text.len()));
     if text_len(raw.len()) != text.len() {
@@ -58,31 +81,29 @@ pub fn decode(text: &[u8], raw: &mut [u8]) -> bool {
     }
     let (texts, rest) = text.as_chunks::<8>();
     let (groups, last) = raw.as_chunks_mut::<5>();
-    let mut bad = 0;
+    let mut good = true;
     for (text, group) in texts.iter().zip(groups) {
-        bad |= decode_group(text, group);
+        good &= decode_group(text, group);
     }
     if !rest.is_empty() {
         let (mut digits, mut group) = ([b'a'; 8], [0; 5]);
         digits[..rest.len()].copy_from_slice(rest);
-        bad |= decode_group(&digits, &mut group);
+        good &= decode_group(&digits, &mut group);
         last.copy_from_slice(&group[..last.len()]);
-        bad |= group[last.len()..].iter().fold(0, |all, byte| all | byte.min(&1) << 7);
+        good &= group[last.len()..].iter().all(|byte| *byte == 0);
     }
-    bad & 0x80 == 0
+    good
 }
 
-/// Returns a byte whose top bit is set where a character is none of the alphabet.
-#[inline]
-fn decode_group(text: &[u8; 8], group: &mut [u8; 5]) -> u8 {
-    let (mut bits, mut bad) = (0u64, 0u8);
-    for digit in text {
-        let value = DIGITS[*digit as usize];
-        bad |= value;
-        bits = bits << 5 | u64::from(value & 31);
-    }
-    group.copy_from_slice(&bits.to_be_bytes()[3..]);
-    bad
+/// False where a character is none of the alphabet: then what was read does not read as the text again.
+#[inline(always)]
+fn decode_group(text: &[u8; 8], group: &mut [u8; 5]) -> bool {
+    let text = u64::from_be_bytes(*text);
+    // Letters, and only they, have the bit 0x40; in either case they count from 1, digits from 18.
+    let is_letter = text >> 6 & each(1);
+    let values = (text & each(0x1f)).wrapping_add(each(8)).wrapping_sub(is_letter.wrapping_mul(9)) & each(0x1f);
+    group.copy_from_slice(&gather(values).to_be_bytes()[3..]);
+    letters(values) == text | is_letter << 5
 }
 
 #[cfg(test)]
@@ -110,6 +131,18 @@ mod tests {
                 let mut again = vec![0; text_len(raw.len())];
                 encode(&raw, &mut again);
                 prop_assert_eq!(again, text.into_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_but_those_of_the_alphabet_is_refused() {
+        for byte in 0..=255u8 {
+            let good = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'2'..=b'7');
+            for at in 0..8 {
+                let mut text = *b"mzabc234";
+                text[at] = byte;
+                assert_eq!(decode(&text, &mut [0; 5]), good, "{byte} at {at}");
             }
         }
     }

@@ -7,10 +7,17 @@
 use std::ops::Range;
 
 use super::message::Span;
+use super::text::Text;
 
 /// Free bytes before a received message, and the most text that edits may insert. The largest set of inserts (IPv6 on
 /// both sides: Via 260, two Record-Routes 2 x 160, Path and Supported 180, source header 120) is below 1,000.
 pub const HEADROOM: usize = 1536;
+
+/// Room behind the texts, so that one may be written with what lies behind its end.
+const SLACK: usize = 192;
+
+/// [`Edits::used`] once something did not fit: nothing fits any more.
+const OVERFLOWED: usize = HEADROOM + SLACK + 1;
 
 /// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
 const MAX_SPLICES: usize = 32;
@@ -28,9 +35,11 @@ pub struct Edits {
     count: usize,
     /// The splice that [`Edits::put`] writes to.
     current: usize,
-    pool: [u8; HEADROOM],
+    pool: [u8; HEADROOM + SLACK],
+    /// How much of the pool is used. More than [`HEADROOM`]: the changes did not fit.
     used: usize,
-    overflow: bool,
+    /// How many bytes of the message are replaced.
+    replaced: usize,
 }
 
 /// What [`Edits::apply`] made.
@@ -48,9 +57,9 @@ impl Default for Edits {
             splices: [Splice::default(); MAX_SPLICES],
             count: 0,
             current: 0,
-            pool: [0; HEADROOM],
+            pool: [0; HEADROOM + SLACK],
             used: 0,
-            overflow: false,
+            replaced: 0,
         }
     }
 }
@@ -59,7 +68,7 @@ impl Edits {
     /// Forgets all changes.
     #[inline]
     pub fn clear(&mut self) {
-        (self.count, self.used, self.overflow) = (0, 0, false);
+        (self.count, self.used, self.replaced) = (0, 0, 0);
     }
 
     /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
@@ -67,7 +76,7 @@ impl Edits {
     #[inline]
     pub fn replace(&mut self, span: Span) -> &mut Self {
         if self.count == MAX_SPLICES {
-            self.overflow = true;
+            self.used = OVERFLOWED;
             return self;
         }
         let mut at = self.count;
@@ -78,6 +87,7 @@ impl Edits {
         self.splices[at] = Splice { span, text: Span::new(self.used, self.used) };
         self.current = at;
         self.count += 1;
+        self.replaced += span.len();
         self
     }
 
@@ -90,29 +100,57 @@ impl Edits {
     /// Appends text to the replacement begun last.
     #[inline]
     pub fn put(&mut self, text: &[u8]) -> &mut Self {
-        let end = self.used + text.len();
-        match self.pool.get_mut(self.used..end) {
-            Some(room) if !self.overflow => {
+        match self.pool.get_mut(self.used..self.used + text.len()) {
+            Some(room) => {
                 room.copy_from_slice(text);
-                self.used = end;
-                self.splices[self.current].text.end = end as u16;
+                self.grow(text.len());
             }
-            _ => self.overflow = true,
+            None => self.used = OVERFLOWED,
         }
         self
+    }
+
+    /// Appends a short text: all its bytes are copied, for that is a few wide moves, and those behind its end are
+    /// overwritten by what comes next.
+    #[inline]
+    pub fn put_text<const N: usize>(&mut self, text: &Text<N>) -> &mut Self {
+        self.put_with(|room: &mut [u8; N]| {
+            let (bytes, len) = text.whole();
+            *room = *bytes;
+            len
+        })
+    }
+
+    /// Appends what `write` writes into its room and says the length of.
+    #[inline(always)]
+    pub fn put_with<const N: usize>(&mut self, write: impl FnOnce(&mut [u8; N]) -> usize) -> &mut Self {
+        const { assert!(N <= SLACK) };
+        match self.pool.get_mut(self.used..).and_then(|room| room.first_chunk_mut()) {
+            Some(room) => {
+                let len = write(room);
+                self.grow(len);
+            }
+            None => self.used = OVERFLOWED,
+        }
+        self
+    }
+
+    #[inline]
+    fn grow(&mut self, len: usize) {
+        self.used += len;
+        self.splices[self.current].text.end = self.used as u16;
     }
 
     /// Whether the changes did not fit: the message must be refused, not half changed.
     #[inline]
     pub fn overflowed(&self) -> bool {
-        self.overflow
+        self.used > HEADROOM
     }
 
     /// By how much the message grows.
     #[inline]
     pub fn growth(&self) -> isize {
-        let removed: usize = self.splices[..self.count].iter().map(|splice| splice.span.len()).sum();
-        self.used as isize - removed as isize
+        self.used as isize - self.replaced as isize
     }
 
     /// Copies `span` of `original` with the changes inside it to the front of `out`; says how long it is, or `None`
@@ -135,7 +173,7 @@ impl Edits {
     /// decided anew. Hot path: moves the head twice, nothing else.
     #[inline]
     pub fn apply(&self, buffer: &mut [u8], at: Range<usize>, saved: &mut [u8]) -> Edited {
-        debug_assert!(!self.overflow && at.start >= HEADROOM);
+        debug_assert!(!self.overflowed() && at.start >= HEADROOM);
         let Some(last) = self.splices[..self.count].last() else { return Edited { message: at, saved: 0 } };
         let head = last.span.end as usize;
         let saved = &mut saved[..head];

@@ -2,6 +2,7 @@
 
 use wide::u8x32;
 
+use super::lines::find;
 use super::message::{Span, Value};
 
 /// The headers that routing reads. Everything else is [`Name::Other`] and passes unread.
@@ -147,8 +148,10 @@ const NAMES: [(&[u8], Name); 24] = [
 fn identify_slowly(bytes: &[u8], at: usize) -> (Name, usize) {
     let line = &bytes[at..];
     let far_from_the_end = line.len() >= 16;
-    let blank_before_colon =
-        || memchr::memchr(b':', line).is_some_and(|colon| colon > 0 && matches!(line[colon - 1], b' ' | b'\t'));
+    let blank_before_colon = || {
+        let colon = find(bytes, at, bytes.len(), b':');
+        colon.is_some_and(|colon| colon > at && matches!(bytes[colon - 1], b' ' | b'\t'))
+    };
     if far_from_the_end && !blank_before_colon() {
         return (Name::Other, at);
     }
@@ -175,12 +178,12 @@ pub fn is_blank(byte: u8) -> bool {
 }
 
 /// `start..end` without the blanks at both ends.
-#[inline]
+#[inline(always)]
 pub fn trim(bytes: &[u8], start: usize, end: usize) -> Span {
     // What nearly everybody writes: one space, the value, CRLF.
     if let Some([b' ', first, .., last, b'\r', b'\n']) = bytes.get(start..end)
-        && !is_blank(*first)
-        && !is_blank(*last)
+        && *first > b' '
+        && *last > b' '
     {
         return Span::new(start + 1, end - 2);
     }
@@ -310,15 +313,25 @@ impl<'a> Marks<'a> {
 /// A decimal number of digits only, no sign, that fits; leading zeros are allowed.
 #[inline]
 pub fn number(digits: &[u8]) -> Option<u32> {
-    let mut value = 0u64;
-    for byte in digits {
+    leading_number(digits, 0, digits.len()).filter(|(_, stop)| *stop == digits.len()).map(|(value, _)| value)
+}
+
+/// The number that the digits at `at` make, and just behind them. `None` where there is none, or where it does not fit.
+#[inline]
+pub fn leading_number(bytes: &[u8], at: usize, end: usize) -> Option<(u32, usize)> {
+    let (mut value, mut stop) = (0u64, at);
+    for byte in bytes.get(at..end)? {
         let digit = byte.wrapping_sub(b'0');
-        if digit > 9 || value > u64::from(u32::MAX) {
+        if digit > 9 {
+            break;
+        }
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        if value > u64::from(u32::MAX) {
             return None;
         }
-        value = value * 10 + u64::from(digit);
+        stop += 1;
     }
-    if digits.is_empty() { None } else { u32::try_from(value).ok() }
+    (stop > at).then_some((value as u32, stop))
 }
 
 /// One `;name` or `;name=value` of a parameter list.
@@ -401,8 +414,9 @@ pub struct Values<'a> {
 impl<'a> Values<'a> {
     /// The values of a whole header line of `bytes`.
     pub fn of_line(bytes: &'a [u8], line: Span) -> Self {
-        let colon = memchr::memchr(b':', line.of(bytes)).unwrap_or(line.len().saturating_sub(1));
-        Self { bytes, line, at: line.start as usize + colon + 1, end: line.end as usize }
+        let (start, end) = (line.start as usize, line.end as usize);
+        let colon = find(bytes, start, end, b':').unwrap_or(end.saturating_sub(1));
+        Self { bytes, line, at: colon + 1, end }
     }
 }
 
@@ -463,20 +477,19 @@ impl Address {
         if at < end && bytes[at] == b'"' {
             at = skip_quoted(bytes, at, end)?;
         }
-        let (uri, params) = match memchr::memchr(b'<', &bytes[at..end]) {
+        let (uri, params) = match find(bytes, at, end, b'<') {
             Some(open) => {
-                let open = at + open;
-                let close = open + memchr::memchr(b'>', &bytes[open..end])?;
+                let close = find(bytes, open, end, b'>')?;
                 (trim(bytes, open + 1, close), close + 1)
             }
             None => {
-                let params = memchr::memchr(b';', &bytes[at..end]).map_or(end, |semicolon| at + semicolon);
+                let params = find(bytes, at, end, b';').unwrap_or(end);
                 (trim(bytes, at, params), params)
             }
         };
         let mut at = params;
-        while let Some(quote) = memchr::memchr(b'"', &bytes[at..end]) {
-            at = skip_quoted(bytes, at + quote, end)?;
+        while let Some(quote) = find(bytes, at, end, b'"') {
+            at = skip_quoted(bytes, quote, end)?;
         }
         Some(Self { uri, params, end })
     }

@@ -274,9 +274,9 @@ impl Message {
     /// The header lines whose name is `name`, compared without case; for names that only the configuration knows.
     pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Span> + use<'m> {
         let first = name.first().map_or(0, |b| b | 0x20);
-        let lines = (0..self.lines.count()).map(|i| self.lines.get(i));
-        lines.filter(move |line| {
-            bytes[line.start as usize] | 0x20 == first && value_after(line.of(bytes), name).is_some()
+        self.lines.iter().filter(move |line| {
+            bytes.get(line.start as usize).is_some_and(|byte| byte | 0x20 == first)
+                && value_after(line.of(bytes), name).is_some()
         })
     }
 }

@@ -5,23 +5,25 @@
 //! of positions in bytes that somebody else owns, so parsing allocates nothing and the bytes stay free to be edited.
 //!
 //! Reading order: [`datagram`] (is it SIP at all), [`Message::parse`], [`via`] and [`uri`] (the two grammars inside),
-//! [`token`] (what we write into messages to find our way back), [`edit`] (changing the head in place), [`reply`]
-//! (messages made from nothing).
+//! [`token`] and [`side`] (what we write into messages to find our way back), [`edit`] (changing the head in place),
+//! [`reply`] (messages made from nothing).
 
 mod base32;
 pub mod datagram;
 pub mod edit;
 pub mod header;
-mod lines;
+pub mod lines;
 pub mod message;
 pub mod parser;
 pub mod reply;
+pub mod side;
 pub mod text;
 pub mod token;
 pub mod uri;
 pub mod via;
 
 pub use message::{CSeq, Fault, Message, Method, Span, StartLine};
+pub use side::Side;
 pub use uri::Uri;
 pub use via::Via;
 

@@ -3,8 +3,10 @@
 //! Line ends are found at vector speed, a line is recognised by comparing its first word, and only lines that route are
 //! read further. What routing does not need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
-use super::header::{self, Address, Name, is_blank, is_token, number, skip_blanks, skip_token, trim};
-use super::lines::{LineEnds, has_blank};
+use super::header::{
+    self, Address, Marks, Name, is_blank, leading_number, number, skip_blanks, skip_quoted, skip_token, trim,
+};
+use super::lines::{LineEnds, find, find_blank, find_uri_mark};
 use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
 use super::via::Via;
 
@@ -132,11 +134,12 @@ impl Message {
     }
 
     /// Walks the header lines: each line end ends one and begins the next.
-    #[inline]
+    #[inline(always)]
     fn read_head(&mut self, bytes: &[u8], mut ends: LineEnds<'_>) {
         let (mut start, mut count) = (self.head as usize, 0);
-        while let Some([first, ..]) = bytes.get(start..) {
-            if *first <= b' '
+        let mut first = bytes.get(start);
+        while let Some(byte) = first {
+            if *byte <= b' '
                 && let Some(body) = empty_line(bytes, start)
             {
                 return self.end_head(count, start, body);
@@ -144,16 +147,16 @@ impl Message {
             if !self.lines.begin(count, start) {
                 return self.end_head_with(Fault::TooManyHeaders, count, start);
             }
-            count += 1;
             let (name, from) = header::identify(bytes, start);
-            let Some(end) = line_end(bytes, &mut ends) else {
+            let Some((end, behind)) = line_end(bytes, &mut ends) else {
                 // The line that was begun last has no end.
-                return self.end_head_with(Fault::NoEndOfHead, count - 1, start);
+                return self.end_head_with(Fault::NoEndOfHead, count, start);
             };
+            count += 1;
             if name != Name::Other {
                 self.read_value(bytes, name, count, Span::new(start, end), from);
             }
-            start = end;
+            (start, first) = (end, behind);
         }
         self.end_head_with(Fault::NoEndOfHead, count, start);
     }
@@ -173,14 +176,14 @@ impl Message {
     /// Reads the value of a header line that routes, the `count`-th of all.
     #[inline(always)]
     fn read_value(&mut self, bytes: &[u8], name: Name, count: usize, line: Span, from: usize) {
-        let value = trim(bytes, from, line.end as usize);
+        let value = || trim(bytes, from, line.end as usize);
         match name {
-            Name::CallId => self.read_call_id(bytes, value),
-            Name::CSeq => self.read_cseq(bytes, value),
-            Name::From => self.from = self.from.or(present(value)),
-            Name::To => self.to = self.to.or(present(value)),
-            Name::MaxForwards => self.read_max_forwards(bytes, value),
-            Name::ContentLength => self.read_content_length(bytes, value),
+            Name::CallId => self.read_call_id(bytes, value()),
+            Name::CSeq => self.read_cseq(bytes, value()),
+            Name::From => self.from = self.from.or(present(value())),
+            Name::To => self.to = self.to.or(present(value())),
+            Name::MaxForwards => self.read_max_forwards(bytes, value()),
+            Name::ContentLength => self.read_content_length(bytes, value()),
             _ => {
                 let first = &mut self.first[name as usize];
                 let again = *first != 0;
@@ -188,7 +191,7 @@ impl Message {
                     *first = count as u8;
                 }
                 if name == Name::Via {
-                    self.read_via(bytes, line, value, again);
+                    self.read_via(bytes, line, value(), again);
                 }
             }
         }
@@ -314,9 +317,11 @@ fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
 /// Whether a text may stand as Request-URI: one word, not in brackets, without headers. Which URI it is, is not judged.
 #[inline]
 pub fn is_request_uri(bytes: &[u8], uri: Span) -> bool {
-    let text = uri.of(bytes);
-    let one_word = !text.is_empty() && !has_blank(bytes, uri.start as usize, uri.end as usize);
-    one_word && (memchr::memchr3(b'<', b'>', b'?', text).is_none() || !has_odd_mark(text))
+    let (start, end) = (uri.start as usize, uri.end as usize);
+    match find_uri_mark(bytes, start, end) {
+        None => start < end,
+        Some(_) => find_blank(bytes, start, end).is_none() && !has_odd_mark(uri.of(bytes)),
+    }
 }
 
 /// Brackets (RFC 4475 §3.1.2.7), or headers of a SIP URI, which no Request-URI may carry (RFC 3261 §19.1.1, RFC 4475
@@ -344,13 +349,15 @@ fn empty_line(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// Where a line ends: one that begins with a blank continues the one before (RFC 3261 §7.3.1).
+/// Where a line ends, and the byte there: a line that begins with a blank continues the one before (RFC 3261 §7.3.1).
 #[inline(always)]
-fn line_end(bytes: &[u8], ends: &mut LineEnds<'_>) -> Option<usize> {
+fn line_end<'a>(bytes: &'a [u8], ends: &mut LineEnds<'_>) -> Option<(usize, Option<&'a u8>)> {
     loop {
         let end = ends.next()?;
-        if !matches!(bytes.get(end), Some(b' ' | b'\t')) {
-            return Some(end);
+        let behind = bytes.get(end);
+        // Seldom is it a blank: one comparison for nearly all.
+        if behind.is_none_or(|byte| *byte > b' ' || !matches!(byte, b' ' | b'\t')) {
+            return Some((end, behind));
         }
     }
 }
@@ -359,15 +366,15 @@ fn line_end(bytes: &[u8], ends: &mut LineEnds<'_>) -> Option<usize> {
 #[inline]
 fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     let (start, end) = (value.start as usize, value.end as usize);
-    let stop = start + bytes[start..end].iter().take_while(|b| b.is_ascii_digit()).count();
-    let number = number(&bytes[start..stop]).filter(|&n| n < 1 << 31)?;
+    let (number, stop) = leading_number(bytes, start, end)?;
     let from = skip_blanks(bytes, stop, end);
     let name = Span::new(from, end);
-    let method = Method::parse(name.of(bytes));
-    if from == stop || from == end || method == Method::Other && skip_token(bytes, from, end) != end {
-        return None;
-    }
-    Some(CSeq { number, method, name })
+    let method = match Method::begin(bytes, from) {
+        Some((method, length)) if from + length == end => method,
+        _ => Method::parse(name.of(bytes)),
+    };
+    let is_token = method != Method::Other || skip_token(bytes, from, end) == end;
+    (from > stop && from < end && number < 1 << 31 && is_token).then_some(CSeq { number, method, name })
 }
 
 /// A value that is there.
@@ -391,20 +398,25 @@ impl Message {
 /// The tag in the value of From or To.
 #[inline]
 fn tag(bytes: &[u8], value: Span) -> Option<&[u8]> {
-    let text = value.of(bytes);
-    // What many write: a URI in brackets, nothing else or the tag alone behind it.
-    if let (Some(open), Some(close)) = (memchr::memchr(b'<', text), memchr::memchr(b'>', text))
-        && open < close
-        && memchr::memchr(b'"', text).is_none()
-    {
-        match &text[close + 1..] {
-            [] => return None,
-            [b';', b't', b'a', b'g', b'=', tag @ ..] if !tag.is_empty() && tag.iter().all(|b| is_token(*b)) => {
-                return Some(tag);
-            }
-            _ => {}
+    usual_tag(bytes, value).unwrap_or_else(|| {
+        let address = Address::parse(bytes, value)?;
+        Some(address.param(bytes, b"tag")?.value?.of(bytes))
+    })
+}
+
+/// What many write: a URI in brackets, nothing else or the tag alone behind it. `None` says only that it is not that.
+#[inline]
+fn usual_tag(bytes: &[u8], value: Span) -> Option<Option<&[u8]>> {
+    let (start, end) = (value.start as usize, value.end as usize);
+    let name = if bytes[start] == b'"' { skip_quoted(bytes, start, end)? } else { start };
+    let open = find(bytes, name, end, b'<')?;
+    let behind = find(bytes, open, end, b'>')? + 1;
+    match &bytes[behind..end] {
+        [] => Some(None),
+        [b';', b't', b'a', b'g', b'=', tag @ ..] if !tag.is_empty() => {
+            let from = behind + 5;
+            (Marks::new(bytes, from, end).next(from) == end).then_some(Some(tag))
         }
+        _ => None,
     }
-    let address = Address::parse(bytes, value)?;
-    Some(address.param(bytes, b"tag")?.value?.of(bytes))
 }

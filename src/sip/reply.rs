@@ -37,7 +37,7 @@ impl Answer {
     pub fn write(&self, request: &[u8], message: &Message, stamps: &Edits, out: &mut [u8]) -> Option<usize> {
         let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq_text?);
         let mut out = Out { bytes: out, len: 0 };
-        out.put(b"SIP/2.0 ")?.put(Text::number(u32::from(self.status)).as_bytes())?;
+        out.put(b"SIP/2.0 ")?.put(Text::<16>::number(u32::from(self.status)).as_bytes())?;
         out.put(b" ")?.put(self.reason.as_bytes())?.put(b"\r\n")?;
         for line in message.lines(request, Name::Via) {
             out.len += stamps.copy(request, line, &mut out.bytes[out.len..])?;

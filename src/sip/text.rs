@@ -3,44 +3,53 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest text of [`Text`]: a bracketed IPv6 address with port.
-const LONGEST: usize = 48;
+/// Room for the longest text of an address (IPv6 in brackets with a port: 47), and for numbers that are written as ten
+/// bytes whatever their length.
+const LONGEST: usize = 64;
 
-/// A short text on the stack.
+/// A short text on the stack. What lies behind its end means nothing: it is copied whole, which costs less than copying
+/// as much as there is.
 #[derive(Clone, Copy)]
-pub struct Text {
-    bytes: [u8; LONGEST],
+pub struct Text<const N: usize = LONGEST> {
+    bytes: [u8; N],
     len: u8,
 }
 
-impl Text {
-    /// An address without brackets, as `received` wants it (RFC 3261 §25.1 `via-received`).
-    pub fn ip(ip: IpAddr) -> Self {
-        let mut text = Self { bytes: [0; LONGEST], len: 0 };
-        text.push_ip(ip);
+impl<const N: usize> Text<N> {
+    /// These texts, one behind the other. Together they must not be longer than `N`.
+    pub fn join(parts: &[&[u8]]) -> Self {
+        let mut text = Self { bytes: [0; N], len: 0 };
+        for part in parts {
+            text.push(part);
+        }
         text
     }
 
-    /// `host:port`, an IPv6 host in brackets: sent-by and the host part of a URI.
-    pub fn host_port(address: SocketAddr) -> Self {
-        let mut text = Self { bytes: [0; LONGEST], len: 0 };
-        match address.ip() {
-            IpAddr::V4(_) => text.push_ip(address.ip()),
-            IpAddr::V6(_) => {
-                text.push(b"[");
-                text.push_ip(address.ip());
-                text.push(b"]");
-            }
-        }
-        text.push(b":");
-        text.push(Self::number(u32::from(address.port())).as_bytes());
-        text
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+
+    /// The text with what lies behind it, and its length.
+    #[inline]
+    pub fn whole(&self) -> (&[u8; N], usize) {
+        (&self.bytes, self.len as usize)
     }
 
     /// A decimal number.
-    pub fn number(mut value: u32) -> Self {
-        let mut digits = [0; 10];
-        let mut at = digits.len();
+    #[inline]
+    pub fn number(value: u32) -> Self {
+        let mut text = Self { bytes: [0; N], len: 0 };
+        text.push_number(value);
+        text
+    }
+
+    #[inline]
+    fn push_number(&mut self, mut value: u32) {
+        const DIGITS: usize = 10;
+        // Twice as long, so that whatever was written is copied as ten bytes.
+        let mut digits = [0; 2 * DIGITS];
+        let mut at = DIGITS;
         loop {
             at -= 1;
             digits[at] = b'0' + (value % 10) as u8;
@@ -49,13 +58,9 @@ impl Text {
                 break;
             }
         }
-        let mut text = Self { bytes: [0; LONGEST], len: 0 };
-        text.push(&digits[at..]);
-        text
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len as usize]
+        let len = self.len as usize;
+        self.bytes[len..len + DIGITS].copy_from_slice(&digits[at..at + DIGITS]);
+        self.len += (DIGITS - at) as u8;
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -63,7 +68,72 @@ impl Text {
         self.bytes[len..len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len() as u8;
     }
+}
 
+impl<const N: usize> PartialEq for Text<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl<const N: usize> Eq for Text<N> {}
+
+impl<const N: usize> std::fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+/// The numbers of one byte with a dot behind them.
+const OCTETS: [[u8; 4]; 256] = {
+    let mut octets = [[b'.'; 4]; 256];
+    let mut n = 0;
+    while n < 256 {
+        let digits = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
+        let skip = 3 - octet_len(n as u8);
+        let mut at = skip;
+        while at < 3 {
+            octets[n][at - skip] = digits[at];
+            at += 1;
+        }
+        n += 1;
+    }
+    octets
+};
+
+/// How many digits the number of one byte has.
+#[inline]
+const fn octet_len(octet: u8) -> usize {
+    1 + (octet >= 10) as usize + (octet >= 100) as usize
+}
+
+impl Text {
+    /// An address without brackets, as `received` wants it (RFC 3261 §25.1 `via-received`).
+    #[inline]
+    pub fn ip(ip: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; LONGEST], len: 0 };
+        text.push_ip(ip);
+        text
+    }
+
+    /// `host:port`, an IPv6 host in brackets: sent-by and the host part of a URI.
+    #[inline]
+    pub fn host_port(address: SocketAddr) -> Self {
+        let mut text = Self { bytes: [0; LONGEST], len: 0 };
+        match address.ip() {
+            IpAddr::V4(ip) => text.push_v4(ip),
+            IpAddr::V6(ip) => {
+                text.push(b"[");
+                text.push_v6(ip);
+                text.push(b"]");
+            }
+        }
+        text.push(b":");
+        text.push_number(u32::from(address.port()));
+        text
+    }
+
+    #[inline]
     fn push_ip(&mut self, ip: IpAddr) {
         match ip {
             IpAddr::V4(ip) => self.push_v4(ip),
@@ -71,21 +141,14 @@ impl Text {
         }
     }
 
+    #[inline]
     fn push_v4(&mut self, ip: Ipv4Addr) {
         let mut at = self.len as usize;
         for octet in ip.octets() {
-            if octet >= 100 {
-                self.bytes[at] = b'0' + octet / 100;
-                at += 1;
-            }
-            if octet >= 10 {
-                self.bytes[at] = b'0' + octet / 10 % 10;
-                at += 1;
-            }
-            self.bytes[at] = b'0' + octet % 10;
-            self.bytes[at + 1] = b'.';
-            at += 2;
+            self.bytes[at..at + 4].copy_from_slice(&OCTETS[octet as usize]);
+            at += octet_len(octet) + 1;
         }
+        // The last dot is none of it.
         self.len = (at - 1) as u8;
     }
 
@@ -188,7 +251,7 @@ mod tests {
         #[test]
         fn numbers_are_core_s(value: u32) {
             let text = value.to_string();
-            prop_assert!(Text::number(value).as_bytes() == text.as_bytes());
+            prop_assert!(Text::<16>::number(value).as_bytes() == text.as_bytes());
         }
     }
 }

@@ -4,19 +4,18 @@
 //! | where | what it says | sealed with |
 //! |---|---|---|
 //! | branch of our Via | direction, server, transaction | key derived from the `route` secret, and the Call-ID |
-//! | `w` beside it | the way back of the response | the same, and the branch |
+//! | `w` beside it | the way back of the response | the same, and the whole branch: who knows this one good needs no other |
 //! | `s` beside it | when the request left, by which node | nothing: a wrong one spoils a time sample |
 //! | Record-Route | server and client flow of a dialog | a `seal` key, and the Call-ID |
 //! | Path | server and client flow of a registration | a `seal` key |
 //!
 //! The branch is a function of the transaction alone: nothing in it comes from port, connection, worker or node, so a
 //! retransmission, the CANCEL and the ACK to a non-2xx carry the same one whoever forwards them (RFC 3261 §16.11).
-//! Its MAC covers the Call-ID, which a response carries too: an answer to one call is none to another, and whoever was
-//! once called through us can confirm no pins for calls that nobody made.
 //! Servers and frontends are named by [`NameHash`], never by position: a reload cannot misdirect a token.
 //!
 //! The text is lower-case base32: tokens are compared without case (RFC 3261 §7.3.1) and base64 is not permissible in
-//! a branch (§16.6 step 8). The MAC is SipHash-2-4 with 64 bits.
+//! a branch (§16.6 step 8). The MAC is SipHash-1-3 with 64 bits; what it covers is filled with
+//! zeros to whole words of eight bytes (its length is known from its first bytes).
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use siphasher::sip128;
 
-use super::base32::{decode, encode, raw_len, text_len};
+use super::base32::{decode, encode, encode_groups, raw_len, text_len};
 use super::{Flow, Transport};
 
 /// A stable 32-bit name of a server ("backend/server"), region or frontend. The configuration refuses two names with
@@ -49,14 +48,14 @@ pub struct SealKey {
 /// Every key derived from one `cluster.key`.
 #[derive(Clone)]
 pub struct Keys {
-    branch: SipHasher24,
-    way: SipHasher24,
+    branch: SipHasher13,
+    way: SipHasher13,
     transaction: SipHasher13,
     tag: SipHasher13,
     calls: SipHasher13,
     sources: SipHasher13,
     rendezvous: [u8; 16],
-    seals: Vec<(u8, SipHasher24)>,
+    seals: Vec<(u8, SipHasher13)>,
     seal_with: usize,
     fingerprint: u64,
 }
@@ -77,14 +76,14 @@ impl Keys {
             fingerprint.write(&seal.secret);
         }
         Some(Self {
-            branch: SipHasher24::new_with_key(&derive("branch")),
-            way: SipHasher24::new_with_key(&derive("way")),
+            branch: SipHasher13::new_with_key(&derive("branch")),
+            way: SipHasher13::new_with_key(&derive("way")),
             transaction: SipHasher13::new_with_key(&derive("transaction")),
             tag: SipHasher13::new_with_key(&derive("tag")),
             calls: SipHasher13::new_with_key(&derive("calls")),
             sources: SipHasher13::new_with_key(&derive("sources")),
             rendezvous: derive("rendezvous"),
-            seals: seals.iter().map(|seal| (seal.id, SipHasher24::new_with_key(&seal.secret))).collect(),
+            seals: seals.iter().map(|seal| (seal.id, SipHasher13::new_with_key(&seal.secret))).collect(),
             seal_with: seals.iter().position(|seal| seal.id == seal_with)?,
             fingerprint: fingerprint.finish(),
         })
@@ -122,12 +121,15 @@ impl Keys {
         fixed[..8].copy_from_slice(&of.call.to_be_bytes());
         fixed[8..16].copy_from_slice(&(lengths | u64::from(of.sent_by_port)).to_be_bytes());
         fixed[16..].copy_from_slice(&u64::from(of.cseq).to_be_bytes());
+        // In one piece where it fits: a stream of pieces that end within words costs twice as much.
+        let mut input = [0; 256];
+        if let Some(len) = join(&mut input, &[&fixed, of.branch, of.from_tag, of.sent_by, of.uri]) {
+            return self.transaction.hash(&input[..len]);
+        }
         let mut hasher = self.transaction;
-        hasher.write(&fixed);
-        hasher.write(of.branch);
-        hasher.write(of.from_tag);
-        hasher.write(of.sent_by);
-        hasher.write(of.uri);
+        for field in [&fixed, of.branch, of.from_tag, of.sent_by, of.uri] {
+            hasher.write(field);
+        }
         hasher.finish()
     }
 
@@ -159,6 +161,17 @@ pub struct Transaction<'a> {
     pub from_tag: &'a [u8],
     /// The Request-URI as received.
     pub uri: &'a [u8],
+}
+
+/// Writes the fields one behind the other and says how long they are together; `None` where they do not fit.
+#[inline]
+fn join(out: &mut [u8], fields: &[&[u8]; 5]) -> Option<usize> {
+    let mut len = 0;
+    for field in fields {
+        out.get_mut(len..len + field.len())?.copy_from_slice(field);
+        len += field.len();
+    }
+    Some(len)
 }
 
 /// Why a text is no token of ours.
@@ -194,27 +207,48 @@ pub struct Branch {
     pub transaction: u64,
 }
 
-const BRANCH_RAW: usize = 1 + 4 + 8 + MAC_LEN;
+const BRANCH_BODY: usize = 1 + 4 + 8;
+const BRANCH_RAW: usize = BRANCH_BODY + MAC_LEN;
 /// Length of the token in a branch, behind the magic cookie.
 pub const BRANCH_LEN: usize = text_len(BRANCH_RAW);
 
-/// A branch's MAC: what seals the parameters beside it to it.
+/// What a branch's text says, its MAC included, and the call that it is of: what the parameters beside it are sealed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BranchMac([u8; MAC_LEN]);
+pub struct RawBranch {
+    raw: [u8; BRANCH_RAW],
+    call: u64,
+}
+
+impl RawBranch {
+    /// Whether the branch's own MAC is right.
+    #[inline]
+    pub fn is_sealed(&self, keys: &Keys) -> bool {
+        self.raw[BRANCH_BODY..] == branch_mac(keys, &self.raw, self.call)
+    }
+}
+
+#[inline]
+fn branch_mac(keys: &Keys, raw: &[u8; BRANCH_RAW], call: u64) -> [u8; MAC_LEN] {
+    const WORDS: usize = BRANCH_BODY.next_multiple_of(8);
+    let mut input = [0; WORDS + 8];
+    input[..BRANCH_BODY].copy_from_slice(&raw[..BRANCH_BODY]);
+    input[WORDS..].copy_from_slice(&call.to_be_bytes());
+    keys.branch.hash(&input).to_be_bytes()
+}
 
 impl Branch {
     /// Writes the token. `call` is [`Keys::call`] of the request's Call-ID.
     #[inline]
-    pub fn seal(&self, call: u64, keys: &Keys) -> ([u8; BRANCH_LEN], BranchMac) {
+    pub fn seal(&self, call: u64, keys: &Keys) -> ([u8; BRANCH_LEN], RawBranch) {
         let mut raw = [0; BRANCH_RAW];
         raw[0] = VERSION | matches!(self.direction, Direction::ToClient) as u8;
         raw[1..5].copy_from_slice(&self.server.0.to_be_bytes());
-        raw[5..13].copy_from_slice(&self.transaction.to_be_bytes());
+        raw[5..BRANCH_BODY].copy_from_slice(&self.transaction.to_be_bytes());
         let mac = branch_mac(keys, &raw, call);
-        raw[13..].copy_from_slice(&mac);
+        raw[BRANCH_BODY..].copy_from_slice(&mac);
         let mut text = [0; BRANCH_LEN];
         encode(&raw, &mut text);
-        (text, BranchMac(mac))
+        (text, RawBranch { raw, call })
     }
 
     /// Reads what stands behind the cookie of a branch.
@@ -222,31 +256,28 @@ impl Branch {
     /// # Errors
     /// [`TokenError::Foreign`] or [`TokenError::Forged`].
     #[inline]
-    pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<(Self, BranchMac), TokenError> {
+    pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<(Self, RawBranch), TokenError> {
+        let (branch, raw) = Self::read(text, call).ok_or(TokenError::Foreign)?;
+        if raw.is_sealed(keys) { Ok((branch, raw)) } else { Err(TokenError::Forged) }
+    }
+
+    /// Reads what stands behind the cookie of a branch without looking at its MAC: for who opens the way that is sealed
+    /// to it. `None` where it has not the form.
+    #[inline]
+    pub fn read(text: &[u8], call: u64) -> Option<(Self, RawBranch)> {
+        let text: &[u8; BRANCH_LEN] = text.try_into().ok()?;
         let mut raw = [0; BRANCH_RAW];
-        if text.len() != BRANCH_LEN || !decode(text, &mut raw) {
-            return Err(TokenError::Foreign);
+        if !decode(text, &mut raw) {
+            return None;
         }
         let direction = match raw[0] ^ VERSION {
             0 => Direction::ToServer,
             1 => Direction::ToClient,
-            _ => return Err(TokenError::Foreign),
+            _ => return None,
         };
-        let mac = branch_mac(keys, &raw, call);
-        if raw[13..] != mac {
-            return Err(TokenError::Forged);
-        }
         let branch = Self { direction, server: NameHash(be32(&raw[1..])), transaction: be64(&raw[5..]) };
-        Ok((branch, BranchMac(mac)))
+        Some((branch, RawBranch { raw, call }))
     }
-}
-
-/// `raw` holds the MAC or room for it; that part does not count.
-#[inline]
-fn branch_mac(keys: &Keys, raw: &[u8; BRANCH_RAW], call: u64) -> [u8; MAC_LEN] {
-    let mut input = *raw;
-    input[BRANCH_RAW - MAC_LEN..].copy_from_slice(&call.to_be_bytes());
-    keys.branch.hash(&input).to_be_bytes()
 }
 
 /// The way back of a response: the value of the `w` parameter.
@@ -264,68 +295,61 @@ pub struct Way {
 const WAY_V6: u8 = 1;
 const WAY_STICK: u8 = 2;
 const WAY_RAW_MAX: usize = 1 + 4 + 2 * 18 + 8 + MAC_LEN;
-/// The longest text of a way.
-pub const WAY_LEN_MAX: usize = text_len(WAY_RAW_MAX);
+/// Room for the longest text of a way, which is written eight characters at a time.
+pub const WAY_LEN_MAX: usize = text_len(WAY_RAW_MAX).next_multiple_of(8);
 
 impl Way {
-    /// Writes the token into `text` and says how long it is.
+    /// Writes the token that stands beside this branch into `text` and says how long it is.
     #[inline]
-    pub fn seal(&self, branch: BranchMac, keys: &Keys, text: &mut [u8; WAY_LEN_MAX]) -> usize {
-        let mut raw = Writer::<{ WAY_RAW_MAX + MAC_LEN }>::new();
+    pub fn seal(&self, branch: &RawBranch, keys: &Keys, text: &mut [u8; WAY_LEN_MAX]) -> usize {
+        let mut raw = Writer::<{ WAY_RAW_MAX + BRANCH_RAW + 8 }>::new();
         let v6 = if self.remote.is_ipv6() { WAY_V6 } else { 0 };
         let stick = if self.stick.is_some() { WAY_STICK } else { 0 };
-        raw.put(&[VERSION | v6 | stick]);
-        raw.put(&self.frontend.0.to_be_bytes());
+        raw.put([VERSION | v6 | stick]);
+        raw.put(self.frontend.0.to_be_bytes());
         raw.put_address(self.local);
         raw.put_address(self.remote);
         if let Some(stick) = self.stick {
-            raw.put(&stick.to_be_bytes());
+            raw.put(stick.to_be_bytes());
         }
-        let mac = way_mac(keys, raw.written(), branch);
-        raw.put(&mac);
-        let len = text_len(raw.len);
-        encode(raw.written(), &mut text[..len]);
-        len
+        let body = raw.len;
+        raw.put(branch.raw);
+        raw.put(branch.call.to_be_bytes());
+        let mac = raw.mac(&keys.way);
+        raw.finish(body, mac, text)
     }
 
-    /// Reads the token that stands beside the branch with this MAC.
+    /// Reads the token that stands beside this branch.
     ///
     /// # Errors
     /// [`TokenError::Foreign`] or [`TokenError::Forged`].
     #[inline]
-    pub fn open(text: &[u8], branch: BranchMac, keys: &Keys) -> Result<Self, TokenError> {
-        let mut raw = [0; WAY_RAW_MAX];
+    pub fn open(text: &[u8], branch: &RawBranch, keys: &Keys) -> Result<Self, TokenError> {
+        let mut raw = [0; WAY_RAW_MAX + BRANCH_RAW + 8];
         let len = raw_len(text.len());
-        let Some(raw) = raw.get_mut(..len) else { return Err(TokenError::Foreign) };
-        if !decode(text, raw) {
-            return Err(TokenError::Foreign);
-        }
-        let mut reader = Reader { rest: raw };
-        let flags = reader.byte().ok_or(TokenError::Foreign)? ^ VERSION;
-        if flags & !(WAY_V6 | WAY_STICK) != 0 {
+        let decoded = raw.get_mut(..len).filter(|_| len <= WAY_RAW_MAX).is_some_and(|raw| decode(text, raw));
+        let flags = raw[0] ^ VERSION;
+        if !decoded || flags & !(WAY_V6 | WAY_STICK) != 0 {
             return Err(TokenError::Foreign);
         }
         let v6 = flags & WAY_V6 != 0;
-        let read = |reader: &mut Reader<'_>| {
-            let frontend = NameHash(be32(reader.take(4)?));
-            let (local, remote) = (reader.address(v6)?, reader.address(v6)?);
-            let stick = if flags & WAY_STICK != 0 { Some(be64(reader.take(8)?)) } else { None };
-            Some(Self { frontend, local, remote, stick })
-        };
-        let way = read(&mut reader).filter(|_| reader.rest.len() == MAC_LEN).ok_or(TokenError::Foreign)?;
-        if way_mac(keys, &raw[..len - MAC_LEN], branch) != raw[len - MAC_LEN..] {
+        let mut reader = Reader { bytes: &raw, at: 1 };
+        let frontend = NameHash(u32::from_be_bytes(reader.take()));
+        let (local, remote) = (reader.address(v6), reader.address(v6));
+        let stick = (flags & WAY_STICK != 0).then(|| u64::from_be_bytes(reader.take()));
+        let body = reader.at;
+        if len != body + MAC_LEN {
+            return Err(TokenError::Foreign);
+        }
+        let mac: [u8; MAC_LEN] = reader.take();
+        let mut input = Writer { bytes: raw, len: body };
+        input.put(branch.raw);
+        input.put(branch.call.to_be_bytes());
+        if input.mac(&keys.way) != mac {
             return Err(TokenError::Forged);
         }
-        Ok(way)
+        Ok(Self { frontend, local, remote, stick })
     }
-}
-
-#[inline]
-fn way_mac(keys: &Keys, raw: &[u8], branch: BranchMac) -> [u8; MAC_LEN] {
-    let mut input = [0; WAY_RAW_MAX];
-    input[..raw.len()].copy_from_slice(raw);
-    input[raw.len()..raw.len() + MAC_LEN].copy_from_slice(&branch.0);
-    keys.way.hash(&input[..raw.len() + MAC_LEN]).to_be_bytes()
 }
 
 /// When a request left: the value of the `s` parameter. Clocks are per node, so it counts only where it was written.
@@ -394,16 +418,15 @@ impl Sealed {
         let transport = (self.flow.transport as u8) << SEAL_TRANSPORT;
         let path = if self.stands_in == SealedIn::Path { SEAL_PATH } else { 0 };
         let mut raw = Writer::<{ SEALED_RAW_V6 + 8 }>::new();
-        raw.put(&[VERSION | path, *id, v6 | nat | transport]);
-        raw.put(&self.server.0.to_be_bytes());
-        raw.put(&self.frontend.0.to_be_bytes());
+        raw.put([VERSION | path, *id, v6 | nat | transport]);
+        raw.put(self.server.0.to_be_bytes());
+        raw.put(self.frontend.0.to_be_bytes());
         raw.put_address(self.flow.local);
         raw.put_address(self.flow.remote);
-        let mac = seal_mac(key, raw.written(), self.stands_in, call);
-        raw.put(&mac);
-        let len = text_len(raw.len);
-        encode(raw.written(), &mut text[..len]);
-        len
+        let body = raw.len;
+        raw.put(bound_to(self.stands_in, call).to_be_bytes());
+        let mac = raw.mac(key);
+        raw.finish(body, mac, text)
     }
 
     /// Reads the user part of a Route or Path URI.
@@ -411,13 +434,13 @@ impl Sealed {
     /// # Errors
     /// All of [`TokenError`].
     pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
-        let mut raw = [0; SEALED_RAW_V6];
-        let raw = match text.len() {
-            len if len == text_len(SEALED_RAW_V4) => &mut raw[..SEALED_RAW_V4],
-            len if len == text_len(SEALED_RAW_V6) => &mut raw[..],
+        let mut raw = [0; SEALED_RAW_V6 + 8];
+        let len = match text.len() {
+            len if len == text_len(SEALED_RAW_V4) => SEALED_RAW_V4,
+            len if len == text_len(SEALED_RAW_V6) => SEALED_RAW_V6,
             _ => return Err(TokenError::Foreign),
         };
-        if !decode(text, raw) {
+        if !decode(text, &mut raw[..len]) {
             return Err(TokenError::Foreign);
         }
         let stands_in = match raw[0] ^ VERSION {
@@ -432,40 +455,36 @@ impl Sealed {
             2 => Transport::Tls,
             _ => return Err(TokenError::Foreign),
         };
-        let expected = if v6 { SEALED_RAW_V6 } else { SEALED_RAW_V4 };
-        if raw.len() != expected {
+        if len != if v6 { SEALED_RAW_V6 } else { SEALED_RAW_V4 } {
             return Err(TokenError::Foreign);
         }
         let key = keys.seals.iter().find(|(id, _)| *id == raw[1]).ok_or(TokenError::UnknownKey)?;
-        let body = raw.len() - MAC_LEN;
-        if seal_mac(&key.1, &raw[..body], stands_in, call) != raw[body..] {
+        let mut reader = Reader { bytes: &raw, at: 3 };
+        let (server, frontend) = (u32::from_be_bytes(reader.take()), u32::from_be_bytes(reader.take()));
+        let flow = Flow { transport, local: reader.address(v6), remote: reader.address(v6) };
+        let body = reader.at;
+        let mac: [u8; MAC_LEN] = reader.take();
+        let mut input = Writer { bytes: raw, len: body };
+        input.put(bound_to(stands_in, call).to_be_bytes());
+        if input.mac(&key.1) != mac {
             return Err(TokenError::Forged);
         }
-        let mut reader = Reader { rest: &raw[3..body] };
-        let read = |reader: &mut Reader<'_>| {
-            let (server, frontend) = (NameHash(be32(reader.take(4)?)), NameHash(be32(reader.take(4)?)));
-            let flow = Flow { transport, local: reader.address(v6)?, remote: reader.address(v6)? };
-            Some(Self { stands_in, server, frontend, flow, nat: raw[2] & SEAL_NAT != 0 })
-        };
-        read(&mut reader).ok_or(TokenError::Foreign)
+        let (server, frontend) = (NameHash(server), NameHash(frontend));
+        Ok(Self { stands_in, server, frontend, flow, nat: raw[2] & SEAL_NAT != 0 })
     }
 }
 
-#[inline]
-fn seal_mac(key: &SipHasher24, raw: &[u8], stands_in: SealedIn, call: u64) -> [u8; MAC_LEN] {
-    let mut input = [0; SEALED_RAW_V6];
-    input[..raw.len()].copy_from_slice(raw);
-    let bound = if stands_in == SealedIn::Path { 0 } else { call };
-    input[raw.len()..raw.len() + 8].copy_from_slice(&bound.to_be_bytes());
-    key.hash(&input[..raw.len() + 8]).to_be_bytes()
+/// The call that a token's MAC covers: a Path token serves many.
+fn bound_to(stands_in: SealedIn, call: u64) -> u64 {
+    if stands_in == SealedIn::Path { 0 } else { call }
 }
 
 fn be32(bytes: &[u8]) -> u32 {
-    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    u32::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 4]))
 }
 
 fn be64(bytes: &[u8]) -> u64 {
-    u64::from(be32(bytes)) << 32 | u64::from(be32(&bytes[4..]))
+    u64::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]))
 }
 
 /// Fixed bytes, filled from the front.
@@ -475,54 +494,65 @@ struct Writer<const N: usize> {
 }
 
 impl<const N: usize> Writer<N> {
+    #[inline(always)]
     fn new() -> Self {
         Self { bytes: [0; N], len: 0 }
     }
 
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+    #[inline(always)]
+    fn put<const M: usize>(&mut self, bytes: [u8; M]) {
+        self.bytes[self.len..self.len + M].copy_from_slice(&bytes);
+        self.len += M;
     }
 
-    #[inline]
+    #[inline(always)]
     fn put_address(&mut self, address: SocketAddr) {
         match address.ip() {
-            IpAddr::V4(ip) => self.put(&ip.octets()),
-            IpAddr::V6(ip) => self.put(&ip.octets()),
+            IpAddr::V4(ip) => self.put(ip.octets()),
+            IpAddr::V6(ip) => self.put(ip.octets()),
         }
-        self.put(&address.port().to_be_bytes());
+        self.put(address.port().to_be_bytes());
     }
 
-    fn written(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// The MAC of what was written, filled with zeros to whole words.
+    #[inline(always)]
+    fn mac(&mut self, key: &SipHasher13) -> [u8; MAC_LEN] {
+        let end = self.len.next_multiple_of(8).min(N);
+        self.bytes[self.len..end].fill(0);
+        key.hash(&self.bytes[..end]).to_be_bytes()
+    }
+
+    /// Puts the MAC behind the body, writes both as text and says how long that is.
+    #[inline(always)]
+    fn finish<const T: usize>(mut self, body: usize, mac: [u8; MAC_LEN], text: &mut [u8; T]) -> usize {
+        self.len = body;
+        self.put(mac);
+        let len = self.len;
+        // What the last group of five bytes lacks.
+        self.put([0; 4]);
+        encode_groups(&self.bytes, text, len.div_ceil(5));
+        text_len(len)
     }
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
+/// Fixed bytes, read from the front.
+struct Reader<'a, const N: usize> {
+    bytes: &'a [u8; N],
+    at: usize,
 }
 
-impl<'a> Reader<'a> {
-    #[inline]
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
-        Some(taken)
+impl<const N: usize> Reader<'_, N> {
+    #[inline(always)]
+    fn take<const M: usize>(&mut self) -> [u8; M] {
+        let taken = self.bytes[self.at..].first_chunk().copied().unwrap_or([0; M]);
+        self.at += M;
+        taken
     }
 
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|b| b[0])
-    }
-
-    #[inline]
-    fn address(&mut self, v6: bool) -> Option<SocketAddr> {
-        let ip = match v6 {
-            true => IpAddr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?),
-            false => IpAddr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?),
-        };
-        let port = self.take(2)?;
-        Some(SocketAddr::new(ip, u16::from_be_bytes([port[0], port[1]])))
+    #[inline(always)]
+    fn address(&mut self, v6: bool) -> SocketAddr {
+        let ip = if v6 { IpAddr::from(self.take::<16>()) } else { IpAddr::from(self.take::<4>()) };
+        SocketAddr::new(ip, u16::from_be_bytes(self.take()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::header::{Param, number};
+use super::lines::find;
 use super::message::Span;
 use super::{DEFAULT_PORT, text};
 
@@ -37,7 +38,7 @@ impl Uri {
     /// Reads what stands behind the scheme and its colon; for other schemes that name a host the same way.
     pub fn behind_scheme(bytes: &[u8], at: usize, end: usize, secure: bool) -> Option<Self> {
         // A user part may hold `;` and `?`, a host may not hold `@`: the user ends at the only `@`.
-        let user_end = memchr::memchr(b'@', &bytes[at..end]).map(|n| at + n);
+        let user_end = find(bytes, at, end, b'@');
         let host = user_end.map_or(at, |n| n + 1);
         let host_end = match bytes[..end].get(host)? {
             b'[' => host + memchr::memchr(b']', &bytes[host..end])? + 1,
@@ -94,8 +95,20 @@ impl Uri {
     }
 }
 
+/// Whether a byte may be in a host's name or address.
+#[inline]
 fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+    const HOST: [bool; 256] = {
+        let mut host = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            host[byte] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            byte += 1;
+        }
+        host
+    };
+    HOST[byte as usize]
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Addresses, Config, Frontend};
-use crate::sip::Transport;
-use crate::sip::text::Text;
+use crate::sip::{Side, Transport};
 
 /// What only the host that runs us can tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,7 +30,7 @@ pub struct Bind {
     pub address: SocketAddr,
     pub dscp: Option<u8>,
     /// What clients are told; `None` on a wildcard without `advertise`: the address the message came to.
-    pub outer: Option<SocketAddr>,
+    pub outer: Option<Side>,
     /// The host's address towards anybody, where this is a wildcard: for messages that no local address was named for.
     pub host: Option<SocketAddr>,
 }
@@ -55,8 +54,8 @@ pub struct Egress {
     pub bind: u16,
     /// What the server sees: source, Via, Record-Route, Path.
     pub local: SocketAddr,
-    /// The same as text.
-    pub sent_by: Box<[u8]>,
+    /// The same as messages name it.
+    pub side: Side,
 }
 
 /// The binds of a configuration, and for each frontend and each server (all backends in order) its egress.
@@ -109,7 +108,7 @@ impl Plan {
             transport: Transport::Udp,
             address,
             dscp: config.dscp,
-            outer,
+            outer: outer.map(Side::of),
         });
         self.binds.len() - 1
     }
@@ -145,7 +144,7 @@ impl Plan {
             Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
             None => self.bind(host, position, frontend, local),
         };
-        let egress = Egress { bind: bind as u16, local, sent_by: Text::host_port(local).as_bytes().into() };
+        let egress = Egress { bind: bind as u16, local, side: Side::of(local) };
         let at = egresses.iter().position(|other| *other == egress).unwrap_or_else(|| {
             egresses.push(egress);
             egresses.len() - 1
@@ -190,7 +189,7 @@ mod tests {
         );
         assert_eq!(addresses(&plan), ["203.0.113.10:5062", "10.0.1.10:5062"]);
         let egress = &plan.egresses[0][plan.egress_of[0][0] as usize];
-        assert_eq!((egress.bind, &*egress.sent_by), (1, &b"10.0.1.10:5062"[..]));
+        assert_eq!((egress.bind, egress.side.host_port.as_bytes()), (1, &b"10.0.1.10:5062"[..]));
     }
 
     #[test]
@@ -213,6 +212,9 @@ mod tests {
         let plan = plan(text, &host());
         assert_eq!(addresses(&plan), ["1.1.1.1:5060", "1.1.1.2:5060", "10.0.1.10:5060"]);
         assert_eq!((plan.egresses[0][0].bind, plan.egresses[1][0].bind), (2, 2));
-        assert_eq!(plan.binds[1].outer.map(|outer| outer.to_string()).as_deref(), Some("9.9.9.9:5060"));
+        assert_eq!(
+            plan.binds[1].outer.as_ref().map(|outer| outer.address.to_string()).as_deref(),
+            Some("9.9.9.9:5060")
+        );
     }
 }

@@ -1,7 +1,9 @@
 //! Lookups by address that cost the same for one server and for a thousand.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::BitAnd;
 
 use ipnet::IpNet;
 
@@ -63,58 +65,92 @@ fn in_ranges<T: Ord + Copy>(ranges: &[(T, T)], value: T) -> bool {
     behind > 0 && value <= ranges[behind - 1].1
 }
 
+/// A map by address and port. The keys are numbers: to hash one is a multiplication, to hash a [`SocketAddr`] a walk
+/// through its parts.
+#[derive(Clone, Debug)]
+pub struct AddressMap<V> {
+    v4: Map<u64, V>,
+    v6: Map<(u128, u16), V>,
+}
+
+impl<V> Default for AddressMap<V> {
+    fn default() -> Self {
+        Self { v4: Map::with_hasher(hasher()), v6: Map::with_hasher(hasher()) }
+    }
+}
+
+impl<V: Copy> AddressMap<V> {
+    pub fn insert(&mut self, address: SocketAddr, value: V) {
+        match address.ip() {
+            IpAddr::V4(ip) => self.v4.insert(packed(ip, address.port()), value),
+            IpAddr::V6(ip) => self.v6.insert((ip.into(), address.port()), value),
+        };
+    }
+
+    #[inline]
+    pub fn get(&self, address: SocketAddr) -> Option<V> {
+        match address.ip() {
+            IpAddr::V4(ip) => self.v4.get(&packed(ip, address.port())).copied(),
+            IpAddr::V6(ip) => self.v6.get(&(ip.into(), address.port())).copied(),
+        }
+    }
+}
+
+fn packed(ip: Ipv4Addr, port: u16) -> u64 {
+    u64::from(u32::from(ip)) << 16 | u64::from(port)
+}
+
+/// Servers by the networks they send from: one map for each prefix length, longest first; there are only a few lengths.
+type Levels<N> = Vec<(N, Map<N, u16>)>;
+
 /// Who sends from an address: servers by what they send from, the most specific first (SIP.md 20).
 #[derive(Clone, Debug)]
 pub struct Sources {
-    exact: Map<(IpAddr, u16), u16>,
-    /// Networks by prefix length, longest first; there are only a few lengths.
-    nets: Vec<(IpNet, Map<IpAddr, u16>)>,
+    exact: AddressMap<u16>,
+    v4: Levels<u32>,
+    v6: Levels<u128>,
 }
 
 impl Sources {
     /// From sources and the position of the server that sends from them.
     pub fn new<'a>(sources: impl IntoIterator<Item = (&'a Source, u16)>) -> Self {
-        let mut all = Self { exact: Map::with_hasher(hasher()), nets: Vec::new() };
+        let mut all = Self { exact: AddressMap::default(), v4: Vec::new(), v6: Vec::new() };
         for (source, server) in sources {
             let host = source.net.prefix_len() == source.net.max_prefix_len();
             if let Some(port) = source.port.filter(|_| host) {
-                all.exact.insert((source.net.addr(), port), server);
-            } else {
-                all.level(source.net).insert(source.net.network(), server);
+                all.exact.insert(SocketAddr::new(source.net.addr(), port), server);
+                continue;
+            }
+            match source.net {
+                IpNet::V4(net) => add(&mut all.v4, net.netmask().into(), net.network().into(), server),
+                IpNet::V6(net) => add(&mut all.v6, net.netmask().into(), net.network().into(), server),
             }
         }
-        all.nets.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
         all
-    }
-
-    fn level(&mut self, net: IpNet) -> &mut Map<IpAddr, u16> {
-        let same =
-            |level: &IpNet| level.prefix_len() == net.prefix_len() && level.max_prefix_len() == net.max_prefix_len();
-        let at = match self.nets.iter().position(|(level, _)| same(level)) {
-            Some(at) => at,
-            None => {
-                self.nets.push((net, Map::with_hasher(hasher())));
-                self.nets.len() - 1
-            }
-        };
-        &mut self.nets[at].1
     }
 
     /// The server that sends from this address.
     #[inline]
     pub fn find(&self, remote: SocketAddr) -> Option<u16> {
-        if let Some(server) = self.exact.get(&(remote.ip(), remote.port())) {
-            return Some(*server);
-        }
-        let of_level = |(level, servers): &(IpNet, Map<IpAddr, u16>)| {
-            if level.addr().is_ipv4() != remote.is_ipv4() {
-                return None;
-            }
-            let network = IpNet::new(remote.ip(), level.prefix_len()).ok()?.network();
-            servers.get(&network).copied()
-        };
-        self.nets.iter().find_map(of_level)
+        self.exact.get(remote).or_else(|| match remote.ip() {
+            IpAddr::V4(ip) => in_levels(&self.v4, ip.into()),
+            IpAddr::V6(ip) => in_levels(&self.v6, ip.into()),
+        })
     }
+}
+
+fn add<N: Ord + Hash>(levels: &mut Levels<N>, mask: N, network: N, server: u16) {
+    // A longer prefix has the larger mask.
+    let at = levels.binary_search_by(|(other, _)| mask.cmp(other)).unwrap_or_else(|at| {
+        levels.insert(at, (mask, Map::with_hasher(hasher())));
+        at
+    });
+    levels[at].1.insert(network, server);
+}
+
+#[inline]
+fn in_levels<N: Copy + Eq + Hash + BitAnd<Output = N>>(levels: &Levels<N>, ip: N) -> Option<u16> {
+    levels.iter().find_map(|(mask, servers)| servers.get(&(ip & *mask)).copied())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Time;
-use super::stick_table::{StickTable, Stuck};
+use super::stick_table::{Seen, StickTable, Stuck};
 use super::table::Inserted;
 use crate::sip::Method;
 use crate::sip::token::NameHash;
@@ -34,6 +34,12 @@ impl Pins {
         self.table.find(call, now)
     }
 
+    /// The pin of a call that a request may open ([`Pins::opened_seen`]).
+    #[inline]
+    pub fn look(&self, call: u64, now: Time) -> (Option<Stuck>, Seen) {
+        self.table.look(call, now)
+    }
+
     /// A request of a confirmed call passed: it lives `expire` longer.
     #[inline]
     pub fn used(&self, pin: Stuck, now: Time, expire: Duration) {
@@ -45,8 +51,14 @@ impl Pins {
     /// A request that opens something went to this server, or came from it. True where a live pin had to give way.
     #[inline]
     pub fn opened(&self, call: u64, server: NameHash, method: Method, now: Time) -> bool {
+        self.opened_seen(call, self.look(call, now).1, server, method, now)
+    }
+
+    /// The same where the call's pin was looked at a moment ago.
+    #[inline]
+    pub fn opened_seen(&self, call: u64, seen: Seen, server: NameHash, method: Method, now: Time) -> bool {
         let life = if method == Method::Invite { RINGING } else { TRANSACTION };
-        matches!(self.table.write(call, server, now, life), Inserted::Evicted(_))
+        matches!(self.table.write_seen(call, seen, server, now, life), Inserted::Evicted(_))
     }
 
     /// A call's server may not be sent to any more, and another one took over: from now on the call is that one's, so
@@ -72,8 +84,9 @@ impl Pins {
 
     /// A call of another server stays there: two of them answer where one forwards to the other.
     fn confirm(&self, call: u64, server: NameHash, now: Time, expire: Duration) {
-        if self.table.find(call, now).is_none_or(|pin| pin.server == server) {
-            self.table.confirm(call, server, now, expire);
+        let (pin, seen) = self.table.look(call, now);
+        if pin.is_none_or(|pin| pin.server == server) {
+            self.table.confirm_seen(call, seen, server, now, expire);
         }
     }
 

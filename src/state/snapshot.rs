@@ -1,5 +1,6 @@
 //! One generation of routing state: what was configured, tied to who is usable now. Immutable; swapped whole.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,15 +10,14 @@ use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
-use super::lookup::{Map, Networks, Set, Sources, hasher};
+use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
-use crate::sip::Transport;
-use crate::sip::text::Text;
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
+use crate::sip::{Side, Transport};
 
 /// Everything that a decision reads. Positions in it (of frontends, binds, servers) mean something only together with
 /// this very snapshot.
@@ -36,7 +36,7 @@ pub struct Snapshot {
     sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
-    server_addresses: Map<SocketAddr, u16>,
+    server_addresses: AddressMap<u16>,
 }
 
 /// A frontend as the message path sees it.
@@ -164,8 +164,10 @@ impl Snapshot {
             .flat_map(|(s, at)| s.sources.iter().map(move |source| (source, at)));
         let mut server_ips = Set::with_hasher(hasher());
         server_ips.extend(servers.iter().map(|server| server.address.ip()));
-        let mut server_addresses = Map::with_hasher(hasher());
-        server_addresses.extend(servers.iter().map(|server| server.address).zip(0..));
+        let mut server_addresses = AddressMap::default();
+        for (server, at) in servers.iter().zip(0..) {
+            server_addresses.insert(server.address, at);
+        }
         Self {
             generation: previous.map_or(1, |p| p.generation + 1),
             node: host.node,
@@ -203,7 +205,7 @@ impl Snapshot {
 
     /// The position of the server that is reached at an address.
     pub fn server_reached_at(&self, address: SocketAddr) -> Option<usize> {
-        self.server_addresses.get(&address).map(|&at| at as usize)
+        self.server_addresses.get(address).map(usize::from)
     }
 
     /// Whether an address is a server's, on any port.
@@ -214,12 +216,12 @@ impl Snapshot {
     /// Whether an address and port are ours.
     #[inline]
     pub fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.addresses.contains(&address)
+        self.own.addresses.get(address).is_some()
     }
 
     /// Whether an address is ours, on any port.
     pub fn is_own_ip(&self, ip: IpAddr) -> bool {
-        self.own.addresses.iter().any(|own| own.ip() == ip)
+        self.own.ips.contains(&ip)
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
@@ -238,10 +240,13 @@ impl Snapshot {
         }
     }
 
-    /// What clients are told of us on a bind, as text; `local` is the address that the message came to or leaves from.
+    /// What clients are told of us on a bind; `local` is the address that the message came to or leaves from.
     #[inline]
-    pub fn outer_text(&self, bind: usize, local: SocketAddr) -> Text {
-        Text::host_port(self.binds[bind].outer.unwrap_or(local))
+    pub fn outer_side(&self, bind: usize, local: SocketAddr) -> Cow<'_, Side> {
+        match &self.binds[bind].outer {
+            Some(side) => Cow::Borrowed(side),
+            None => Cow::Owned(Side::of(local)),
+        }
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
@@ -322,29 +327,40 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
 
 /// Everything that means us.
 struct OwnAddresses {
-    addresses: Set<SocketAddr>,
+    addresses: AddressMap<()>,
+    ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
 }
 
 impl OwnAddresses {
     fn new(config: &Config, host: &Host, plan: &Plan) -> Self {
-        let mut own =
-            Self { addresses: Set::with_hasher(hasher()), ports: Set::with_hasher(hasher()), aliases: Vec::new() };
+        let mut own = Self {
+            addresses: AddressMap::default(),
+            ips: Set::with_hasher(hasher()),
+            ports: Set::with_hasher(hasher()),
+            aliases: Vec::new(),
+        };
         for bind in &plan.binds {
             own.ports.insert(bind.address.port());
-            own.addresses.extend(bind.outer);
+            own.extend(bind.outer.as_ref().map(|outer| outer.address));
             if bind.is_wildcard() {
                 let like = |ip: &&IpAddr| ip.is_ipv4() == bind.address.is_ipv4();
-                own.addresses
-                    .extend(host.interfaces.iter().filter(like).map(|ip| SocketAddr::new(*ip, bind.address.port())));
+                own.extend(host.interfaces.iter().filter(like).map(|ip| SocketAddr::new(*ip, bind.address.port())));
             } else {
-                own.addresses.insert(bind.address);
+                own.extend([bind.address]);
             }
         }
-        own.addresses.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
+        own.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
         own.aliases.extend(config.frontends.iter().flat_map(|f| &f.aliases).map(|alias| alias.as_bytes().into()));
         own
+    }
+
+    fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        for address in addresses {
+            self.addresses.insert(address, ());
+            self.ips.insert(address.ip());
+        }
     }
 }
 

@@ -17,6 +17,11 @@ pub struct StickTable {
     table: Table,
 }
 
+/// What a look at a key has shown: its entry, if it has one, alive or not. Who writes the key soon afterwards need not look
+/// again.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen(Option<Entry>);
+
 /// An entry that was found.
 #[derive(Clone, Copy, Debug)]
 pub struct Stuck {
@@ -43,13 +48,14 @@ impl StickTable {
     /// Looks a key up.
     #[inline]
     pub fn find(&self, key: u64, now: Time) -> Option<Stuck> {
-        let entry = self.table.get(key)?;
-        let alive = entry.value & EXPIRY > now.0 / TICK;
-        alive.then_some(Stuck {
-            entry,
-            server: NameHash((entry.value >> 32) as u32),
-            confirmed: entry.value & CONFIRMED != 0,
-        })
+        self.look(key, now).0
+    }
+
+    /// Looks a key up for who may write it.
+    #[inline]
+    pub fn look(&self, key: u64, now: Time) -> (Option<Stuck>, Seen) {
+        let entry = self.table.get(key);
+        (entry.and_then(|entry| alive(entry, now)), Seen(entry))
     }
 
     /// Lets a found entry live at least `life` from now. Writes only where that adds a sixteenth of `life`: a call that
@@ -66,7 +72,12 @@ impl StickTable {
     /// Remembers that a key belongs to a server for `life`. An entry of the same server keeps its confirmation; one of
     /// another server is replaced.
     pub fn write(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
-        self.set(key, now, |before| match before {
+        self.write_seen(key, self.look(key, now).1, server, now, life)
+    }
+
+    /// The same where the key was looked at a moment ago.
+    pub fn write_seen(&self, key: u64, seen: Seen, server: NameHash, now: Time, life: Duration) -> Inserted {
+        self.set(key, seen, now, |before| match before {
             Some(before) if before.server == server => {
                 let longer = until(now, life).max(if before.confirmed { before.entry.value & EXPIRY } else { 0 });
                 value(server, before.confirmed, longer)
@@ -77,7 +88,12 @@ impl StickTable {
 
     /// Remembers that a key belongs to a server, proven, for `life`.
     pub fn confirm(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
-        self.set(key, now, |_| value(server, true, until(now, life)))
+        self.confirm_seen(key, self.look(key, now).1, server, now, life)
+    }
+
+    /// The same where the key was looked at a moment ago.
+    pub fn confirm_seen(&self, key: u64, seen: Seen, server: NameHash, now: Time, life: Duration) -> Inserted {
+        self.set(key, seen, now, |_| value(server, true, until(now, life)))
     }
 
     /// Takes the proof from a found entry and lets it live no longer than `life`.
@@ -88,13 +104,14 @@ impl StickTable {
 
     /// Writes what `new` makes of the entry as it is. Where another thread changed it in between, one more look is
     /// enough: the loser's knowledge is not older than the winner's.
-    fn set(&self, key: u64, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Inserted {
+    fn set(&self, key: u64, seen: Seen, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Inserted {
+        let mut seen = seen.0;
         for _ in 0..2 {
-            let Some(entry) = self.table.get(key) else { break };
-            let before = self.find(key, now);
-            if self.table.update(entry, new(before)) {
+            let Some(entry) = seen else { break };
+            if self.table.update(entry, new(alive(entry, now))) {
                 return Inserted::Free;
             }
+            seen = self.table.get(key);
         }
         let tick = now.0 / TICK;
         self.table.insert(key, new(None), |value| rank(value, tick))
@@ -108,6 +125,17 @@ impl StickTable {
             .filter(|value| value & EXPIRY > tick)
             .fold((0, 0), |(all, confirmed), value| (all + 1, confirmed + usize::from(value & CONFIRMED != 0)))
     }
+}
+
+/// An entry that has not expired.
+#[inline]
+fn alive(entry: Entry, now: Time) -> Option<Stuck> {
+    let alive = entry.value & EXPIRY > now.0 / TICK;
+    alive.then_some(Stuck {
+        entry,
+        server: NameHash((entry.value >> 32) as u32),
+        confirmed: entry.value & CONFIRMED != 0,
+    })
 }
 
 /// The order in which entries give way: expired ones are free, then unconfirmed before confirmed, and of those the one

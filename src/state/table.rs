@@ -31,6 +31,18 @@ pub struct Entry {
     pub value: u64,
 }
 
+/// The rank of a slot that another thread is about to fill: it never gives way.
+const BUSY_RANK: u64 = u64::MAX;
+
+/// A slot that may be taken.
+struct Candidate {
+    rank: u64,
+    /// How many slots of its bucket are free.
+    free: u32,
+    word: usize,
+    holder: u64,
+}
+
 /// What an insertion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -110,30 +122,29 @@ impl Table {
 
     /// The best slot for a new key and who holds it: a free one in the emptier bucket, else the lowest rank in both.
     fn place(&self, key: u64, rank: &impl Fn(u64) -> u64) -> Option<(usize, u64)> {
-        let mut best: Option<(u64, usize, u64)> = None;
-        let mut most_free = 0;
-        for bucket in self.buckets(key) {
-            let mut free = 0;
-            let mut candidate: Option<(u64, usize, u64)> = None;
-            for word in bucket..bucket + SLOTS {
-                let holder = self.words[word].load(Ordering::Relaxed);
-                let rank = match holder {
-                    BUSY => continue,
-                    EMPTY => 0,
-                    _ => rank(self.words[word + SLOTS].load(Ordering::Relaxed)),
-                };
-                free += usize::from(rank == 0);
-                if candidate.is_none_or(|(lowest, ..)| rank < lowest) {
-                    candidate = Some((rank, word, holder));
-                }
+        let [first, second] = self.buckets(key).map(|bucket| self.candidate(bucket, rank));
+        let best = if second.rank < first.rank || second.free > first.free { second } else { first };
+        (best.rank < BUSY_RANK).then_some((best.word, best.holder))
+    }
+
+    /// The slot of a bucket that gives way first.
+    #[inline(always)]
+    fn candidate(&self, bucket: usize, rank: &impl Fn(u64) -> u64) -> Candidate {
+        let words = &self.words[bucket..bucket + WORDS];
+        let mut best = Candidate { rank: BUSY_RANK, free: 0, word: bucket, holder: BUSY };
+        for slot in 0..SLOTS {
+            let holder = words[slot].load(Ordering::Relaxed);
+            let rank = match holder {
+                EMPTY => 0,
+                BUSY => BUSY_RANK,
+                _ => rank(words[SLOTS + slot].load(Ordering::Relaxed)),
+            };
+            best.free += u32::from(rank == 0);
+            if rank < best.rank {
+                best = Candidate { rank, word: bucket + slot, holder, ..best };
             }
-            let Some(candidate) = candidate else { continue };
-            if best.is_none_or(|(lowest, ..)| candidate.0 < lowest) || free > most_free {
-                best = Some(candidate);
-            }
-            most_free = most_free.max(free);
         }
-        best.map(|(_, word, holder)| (word, holder))
+        best
     }
 
     /// Every value that is there: for counting, not for the message path.
