@@ -115,7 +115,7 @@ fn an_invite_goes_to_the_server_with_exactly_these_lines() {
     ));
     assert_eq!(text, String::from_utf8(expected).unwrap());
     assert_eq!((branch.len(), d.len(), time.len()), (34, 50, 13));
-    let (opened, _) = Branch::open(branch.as_bytes(), &node.keys).unwrap();
+    let (opened, _) = Branch::open(branch.as_bytes(), node.keys.call(CALL.as_bytes()), &node.keys).unwrap();
     assert_eq!((opened.direction, opened.server), (Direction::ToServer, NameHash::of("opensips/k")));
     let sealed = Sealed::open(d.as_bytes(), node.keys.call(CALL.as_bytes()), &node.keys).unwrap();
     assert_eq!((sealed.flow.remote, sealed.flow.local), (addr(PHONE), addr(OUTSIDE)));

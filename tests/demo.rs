@@ -25,7 +25,7 @@ fn a_region_dies_and_comes_back_and_no_call_is_lost() {
     let script = "500ms kill lagos, 1500ms revive lagos";
     let (code, said) = demo(&["--for", "4s", "--rate", "500", "--script", script]);
     assert_eq!(code, Some(0), "{said}");
-    for line in ["lagos killed", "lagos revived", "lagos-2 is dead", "lagos-2 is up", "ok: no call was lost"] {
+    for line in ["lagos killed", "lagos revived", "lagos-2 is dead", "lagos-2 is up", "ok: no call was lost\n"] {
         assert!(said.contains(line), "no `{line}` in\n{said}");
     }
     assert_eq!((row(&said, "answered"), row(&said, "lost"), row(&said, "refused")), (2000, 0, 0), "{said}");

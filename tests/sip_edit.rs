@@ -157,12 +157,12 @@ fn inserted(sent: &[u8], count: usize, expected: &Pieces) -> Result<Vec<String>,
 }
 
 /// Our Via: the branch, the way back and the time in it.
-fn own_via(line: &str, node: &Node, sent_by: &str) -> Result<(Branch, Way), TestCaseError> {
+fn own_via(line: &str, node: &Node, call_id: &str, sent_by: &str) -> Result<(Branch, Way), TestCaseError> {
     let value = line.strip_prefix("Via: SIP/2.0/UDP ").ok_or_else(|| fail("no Via", line.as_bytes()))?;
     prop_assert_eq!(value.split(';').next(), Some(sent_by));
     prop_assert_eq!(value.split(';').count(), 4, "no rport, nothing else");
     let branch = param(value, "branch").strip_prefix("z9hG4bK").unwrap();
-    let (branch, mac) = Branch::open(branch.as_bytes(), &node.keys).unwrap();
+    let (branch, mac) = Branch::open(branch.as_bytes(), node.keys.call(call_id.as_bytes()), &node.keys).unwrap();
     prop_assert_eq!(branch.server, NameHash::of("pbx/k"));
     let time = SendTime::read(param(value, "s").as_bytes()).unwrap();
     prop_assert_eq!((time.node, time.micros), (7, node.now.micros()));
@@ -192,7 +192,7 @@ fn check_request_to_server(node: &mut Node, trip: &Trip) -> Result<(Vec<u8>, Way
     let count = 2 + if record_route || register { 2 } else { 0 } + usize::from(made.max_forwards.is_none());
     let expected = naively_edited(made, *client, nat, routes_left);
     let lines = inserted(&bytes, count, &expected)?;
-    let (branch, way) = own_via(&lines[0], node, INSIDE)?;
+    let (branch, way) = own_via(&lines[0], node, &made.call_id, INSIDE)?;
     prop_assert_eq!(branch.direction, Direction::ToServer);
     let remote = home(&made.vias[0], *client, nat);
     prop_assert_eq!(way, Way { frontend: NameHash::of("sip"), local: *ours, remote, stick: None });
@@ -301,7 +301,7 @@ fn check_from_server(node: &mut Node, dice: &[u8], answers: &[u8]) -> Result<(),
     prop_assert_eq!(passage, Passage::RequestToClient { server: 0 });
     let count = 1 + if wants_record_route(&made) { 2 } else { 0 } + usize::from(made.max_forwards.is_none());
     let lines = inserted(&bytes, count, &naively_edited(&made, addr(SERVER), false, &[]))?;
-    let (branch, way) = own_via(&lines[0], node, &ours.to_string())?;
+    let (branch, way) = own_via(&lines[0], node, &made.call_id, &ours.to_string())?;
     let remote = home(&made.vias[0], addr(SERVER), false);
     prop_assert_eq!(branch.direction, Direction::ToClient);
     prop_assert_eq!(way, Way { frontend, local: addr(INSIDE), remote, stick: None });

@@ -78,6 +78,42 @@ fn one_server_s_responses_are_spread_and_one_client_s_requests_are_not() {
     assert_eq!(requests.iter().filter(|count| **count > 0).count(), 1, "one flow, one worker: {requests:?}");
 }
 
+/// A 200 that overtakes its 180, or a 487 the 200 to its CANCEL, is out of order: SIPp for one gives up such a call.
+#[test]
+fn the_responses_of_a_transaction_stay_with_one_worker() {
+    const RESPONSES: u64 = 8;
+    for (balancer, server, client) in [
+        ("127.0.2.63", "127.0.3.63:0", "127.0.1.63:0"),
+        ("[::1]", "[::1]:0", "[::1]:0"),
+        ("127.1.1.1", "127.0.3.64:0", "127.0.1.64:0"),
+    ] {
+        let (server, client, port) = (bound(server), bound(client), free_port(balancer.trim_matches(['[', ']'])));
+        let servers = [server.local_addr().unwrap().to_string()];
+        let config = config(&format!("\"udp://{balancer}:{port}\""), "", &servers, UNCHECKED);
+        let (setup, sockets) = prepare(&support::core::config(&config), 4, 10_000);
+        let workers = Workers::start(&setup, sockets).unwrap();
+        let to: SocketAddr = format!("{balancer}:{port}").parse().unwrap();
+        let snapshot = setup.snapshot.load();
+        let counts = || (0..4).map(|worker| snapshot.frontends[0].live.of(worker).responses_to_clients.get());
+        for number in 0..100 {
+            client.send_to(&request("INVITE", number, ""), to).unwrap();
+            let (forwarded, via) = receive(&server, "the request");
+            let ok = String::from_utf8(answer(&forwarded)).unwrap();
+            for status in ["180 Ringing", "183 Session Progress", "486 Busy Here", "200 OK"].iter().cycle().take(8) {
+                server.send_to(ok.replace("200 OK", status).as_bytes(), via).unwrap();
+                receive(&client, "the response");
+            }
+            let passed = (number as u64 + 1) * RESPONSES;
+            wait_for("all responses to be counted", || counts().sum::<u64>() == passed);
+            let counts: Vec<_> = counts().collect();
+            assert!(counts.iter().all(|count| count % RESPONSES == 0), "spread over workers: {counts:?}");
+        }
+        let counts: Vec<_> = counts().collect();
+        workers.stop();
+        assert!(counts.iter().all(|count| *count >= 8 * RESPONSES), "transactions are spread: {counts:?}");
+    }
+}
+
 #[test]
 fn a_wildcard_answers_from_the_address_that_was_asked() {
     for (family, wildcard, asked, server) in

@@ -152,7 +152,8 @@ impl Scene {
         self.buffer[HEADROOM..HEADROOM + response.len()].copy_from_slice(&response);
         let message = Message::parse(&response).unwrap();
         let token = message.via.unwrap().branch_id(&response).unwrap();
-        let (branch, _) = Branch::open(token, &self.snapshot.keys).unwrap();
+        let call = self.snapshot.keys.call(message.call_id.unwrap().of(&response));
+        let (branch, _) = Branch::open(token, call, &self.snapshot.keys).unwrap();
         let server = &self.snapshot.servers[self.snapshot.server(branch.server).unwrap()];
         Loaded { len: response.len(), flow: flow(INSIDE, server.address), bind: 1 }
     }

@@ -180,7 +180,9 @@ impl Case<'_> {
 
     fn check_own_via(&self, sent: &[u8], read: &Message, direction: Direction) {
         let via = read.via.expect("our Via");
-        let opened = NODE.with_borrow(|node| Branch::open(via.branch_id(sent).expect("a branch"), &node.keys));
+        let call_id = read.call_id.expect("a Call-ID").of(sent);
+        let token = via.branch_id(sent).expect("a branch");
+        let opened = NODE.with_borrow(|node| Branch::open(token, node.keys.call(call_id), &node.keys));
         assert_eq!(opened.expect("our branch").0.direction, direction);
         assert_eq!(via.parm.start as usize, read.head as usize + b"Via: ".len());
     }

@@ -60,11 +60,13 @@ fn keys() -> Keys {
 fn branch(source: &mut Source<'_>, keys: &Keys) -> BranchMac {
     let direction = if source.byte() % 2 == 0 { Direction::ToServer } else { Direction::ToClient };
     let branch = Branch { direction, server: source.name(), transaction: u64::from_be_bytes(source.take()) };
-    let (text, mac) = branch.seal(keys);
-    assert_eq!(Branch::open(&text, keys), Ok((branch, mac)));
+    let call = u64::from_be_bytes(source.take());
+    let (text, mac) = branch.seal(call, keys);
+    assert_eq!(Branch::open(&text, call, keys), Ok((branch, mac)));
+    assert!(Branch::open(&text, call ^ 1, keys).is_err());
     let damaged = damage(&text, source);
-    if let Ok((opened, _)) = Branch::open(&damaged, keys) {
-        assert!(damaged.len() == BRANCH_LEN && opened.seal(keys).0.eq_ignore_ascii_case(&damaged));
+    if let Ok((opened, _)) = Branch::open(&damaged, call, keys) {
+        assert!(damaged.len() == BRANCH_LEN && opened.seal(call, keys).0.eq_ignore_ascii_case(&damaged));
         assert!(damaged.eq_ignore_ascii_case(&text), "nobody forges a MAC in four steps");
     }
     mac
@@ -125,7 +127,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(SendTime::read(&time.write()), Some(time));
     // And any text, as it came.
     for text in [bytes, source.0] {
-        let _ = (Branch::open(text, &keys), Way::open(text, mac, &keys), Sealed::open(text, 0, &keys));
+        let _ = (Branch::open(text, 0, &keys), Way::open(text, mac, &keys), Sealed::open(text, 0, &keys));
         if let Some(time) = SendTime::read(text) {
             assert!(time.write().eq_ignore_ascii_case(text));
         }

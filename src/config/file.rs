@@ -66,7 +66,7 @@ pub struct FrontendSection {
     pub binds: Vec<At<Bind>>,
     pub advertise: Vec<At<IpAddr>>,
     pub inside: Vec<At<IpAddr>>,
-    pub aliases: Vec<String>,
+    pub aliases: Vec<At<String>>,
     pub backend: Option<At<String>>,
     pub routes: Vec<RouteSection>,
     pub record_route: bool,
@@ -153,19 +153,26 @@ impl File {
     }
 }
 
+/// A key that can only be one word so far; others that are no mistakes come with later versions.
+fn later_word(section: &Section<'_, '_>, key: &'static str, now: &str, later: &[&str]) {
+    let Some(At { value, at }) = section.optional::<String>(key).filter(|word| word.value != now) else { return };
+    let what = match later.contains(&value.as_str()) {
+        true => format!("this version has no {key} \"{value}\" yet"),
+        false => format!("`{key}` cannot be \"{value}\""),
+    };
+    section.fault(at, what, format!("write \"{now}\""));
+}
+
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
     let name = section.required("name", "\"sip\"");
-    if section.optional::<String>("mode").is_some_and(|mode| mode.value != "proxy") {
-        let mode = section.optional::<String>("mode")?;
-        section.fault(mode.at, format!("this version has no mode \"{}\" yet", mode.value), "write \"proxy\"");
-    }
+    later_word(&section, "mode", "proxy", &["relay"]);
     let routes = section.sections("route", "[[frontend.route]]").into_iter().map(route).collect();
     let read = FrontendSection {
         at: section.at(),
         binds: section.list("bind"),
         advertise: section.list("advertise"),
         inside: section.list("inside"),
-        aliases: section.values("aliases"),
+        aliases: section.list("aliases"),
         backend: section.required("backend", "\"opensips\""),
         routes,
         record_route: section.or("record_route", true),
@@ -217,6 +224,9 @@ impl LimitsSection {
 fn limits(section: Section<'_, '_>) -> LimitsSection {
     let burst = section.optional::<u64>("per_source_burst");
     section.number("per_source_burst", 1, BURST);
+    for empty in section.list::<String>("deny_user_agent").iter().filter(|part| part.value.is_empty()) {
+        section.fault(empty.at, "an empty text is in every User-Agent", "remove it");
+    }
     let read = LimitsSection {
         rate: section.optional::<Rate>("per_source_rate").map(|rate| rate.value),
         burst,
@@ -234,9 +244,7 @@ fn limits(section: Section<'_, '_>) -> LimitsSection {
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let name = section.required("name", "\"opensips\"");
-    if let Some(balance) = section.optional::<String>("balance").filter(|balance| balance.value != "hash") {
-        section.fault(balance.at, format!("this version has no balance \"{}\" yet", balance.value), "write \"hash\"");
-    }
+    later_word(&section, "balance", "hash", &["roundrobin", "leastconn", "leasttransactions", "random2", "first"]);
     let read = BackendSection {
         at: section.at(),
         pin: pin(section.section("pin", "pin")),
@@ -325,10 +333,11 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     };
     let Some(section) = section else { return Some(default) };
     let on = section.word("type", true, &[("options", true), ("none", false)]);
+    let interval = section.or("interval", default.interval);
     let check = Check {
-        interval: section.or("interval", default.interval),
+        interval,
         timeout: section.or("timeout", default.timeout),
-        fast_interval: section.or("fast_interval", default.fast_interval),
+        fast_interval: section.or("fast_interval", default.fast_interval.min(interval)),
         rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
         fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
         max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
@@ -340,6 +349,13 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
             section.at(),
             "checks more often than every 100 ms are an attack on the server",
             "write a longer interval",
+        );
+    }
+    if let Some(fast) = section.optional::<Duration>("fast_interval").filter(|fast| fast.value > check.interval) {
+        section.fault(
+            fast.at,
+            "`fast_interval` is longer than `interval`",
+            "a server that changes its state is looked at more often, not less: write a shorter one",
         );
     }
     if check.timeout.is_zero() {

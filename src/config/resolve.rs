@@ -213,7 +213,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         id: NameHash::of(&section.name.value),
         advertise: addresses("advertise", &section.advertise, faults),
         inside: addresses("inside", &section.inside, faults),
-        aliases: section.aliases,
+        aliases: section.aliases.iter().map(|alias| alias.value.clone()).collect(),
         binds: section.binds.iter().map(|bind| bind.value).collect(),
         backend,
         routes,
@@ -227,7 +227,18 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         name: section.name.value,
     };
     reachable(&frontend, section.at, backends, faults);
+    for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
+        let what = format!("`aliases` cannot hold \"{}\"", alias.value);
+        faults.push(alias.at, what, "write a host name or an address, without scheme, port or `*`");
+    }
     frontend
+}
+
+/// A host as it stands in a URI (RFC 3261 §25.1).
+fn is_host(text: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    !text.is_empty() && (text.chars().all(name) || address.parse::<IpAddr>().is_ok())
 }
 
 /// Every server needs an address of ours of its own family to be reached from.
@@ -238,6 +249,11 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
     used.dedup();
     for backend in used.into_iter().filter_map(|at| backends.get(at)) {
         for server in &backend.servers {
+            if frontend.binds.iter().any(|bind| bind.address == server.address) {
+                let (what, name) = (format!("{}/{}", backend.name, server.name), &frontend.name);
+                let remedy = "write the address of a SIP server, or bind another one";
+                faults.push(at, format!("server {what} is this balancer itself: frontend \"{name}\" binds it"), remedy);
+            }
             let like = |ip: IpAddr| ip.is_ipv4() == server.address.is_ipv4();
             let ours = frontend.inside.like(server.address.ip()).is_some()
                 || frontend.binds.iter().any(|bind| like(bind.address.ip()));

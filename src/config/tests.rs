@@ -221,6 +221,17 @@ fn what_only_shows_when_two_sections_are_seen_together() {
         ),
         ("inside = \"10.0.1.10\"", "inside = \"0.0.0.0\"", "`inside` cannot be 0.0.0.0"),
         ("name = \"single\"", "name = \"sin gle\"", "\"sin gle\" is no name for a backend"),
+        ("[\"sip.example.ng\"]", "[\"sip:sip.example.ng:5060\"]", "`aliases` cannot hold \"sip:sip.example.ng:5060\""),
+        ("[\"sip.example.ng\"]", "[\"[2001:db8::1]\", \"\"]", "`aliases` cannot hold \"\""),
+        ("udp://[2001:db8::5]:5062", "udp://[::]:5060", "`address` is not"),
+        ("udp://0.0.0.0:5060", "udp://10.0.10.11:5060", "server opensips/lagos-1 is this balancer itself"),
+        ("[\"Friendly-Scanner\"]", "[\"Friendly-Scanner\", \"\"]", "an empty text is in every User-Agent"),
+        (
+            "rise = 1",
+            "rise = 1, interval = \"1s\", fast_interval = \"60s\"",
+            "`fast_interval` is longer than `interval`",
+        ),
+        ("mode = \"proxy\"", "mode = \"http\"", "`mode` cannot be \"http\""),
     ] {
         let found = with(from, to);
         match expected {

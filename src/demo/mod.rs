@@ -48,9 +48,8 @@ pub fn run(args: DemoArgs) -> Result<bool, String> {
     let played = runtime.block_on(play(args, keyboard.is_some()));
     drop(keyboard);
     let (report, shares) = played?;
-    let good = lost_nothing(&report.total());
-    eprintln!("{}", screen::summary(&report, shares, good));
-    Ok(good)
+    screen::say(&screen::summary(&report, shares));
+    Ok(lost_nothing(&report.total()))
 }
 
 /// A call that is established on a server when that one is killed is stranded: nobody could have kept it. Everything
@@ -70,7 +69,7 @@ async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.l
     };
     let (mut screen, mut pressed, mut tick) = (Screen::new(), read_keys(keys), tokio::time::interval(TICK));
     let begin = clock();
-    let mut leaving = false;
+    let (mut leaving, mut told) = (false, false);
     {
         let serve = balancer.serve();
         tokio::pin!(serve);
@@ -83,7 +82,7 @@ async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.l
                 _ = int.recv() => Some(b'q'),
             };
             let elapsed = clock().since(begin);
-            if key == Some(b'q') {
+            if matches!(key, Some(b'q' | CONTROL_C)) {
                 if leaving {
                     stage.abort()
                 } else {
@@ -101,8 +100,11 @@ async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.l
                 screen.event(elapsed, &format!("{} {done}", REGIONS[at].name));
             });
             let over = leaving || args.length.is_some_and(|length| elapsed >= length);
+            if over && !std::mem::replace(&mut told, over) {
+                screen.event(elapsed, "no new calls; those that go on come to their end");
+            }
             let note = match (over, keys) {
-                (true, _) => "no new calls; those that go on come to their end (q: hang up)",
+                (true, _) => "waiting for the last calls    q: hang up",
                 (false, true) => "1 2 3: kill or revive lagos, abuja, asaba    q: end",
                 (false, false) => "",
             };
@@ -136,7 +138,10 @@ fn read_keys(wanted: bool) -> mpsc::Receiver<u8> {
     keys
 }
 
-/// The terminal without echo and without waiting for Enter; as it was before when this is dropped.
+/// ^C as a key.
+const CONTROL_C: u8 = 3;
+
+/// The terminal without echo, signals and waiting for Enter; as it was before when this is dropped.
 struct Keyboard(Termios);
 
 impl Keyboard {
@@ -147,7 +152,7 @@ impl Keyboard {
         }
         let before = tcgetattr(io::stdin()).ok()?;
         let mut raw = before.clone();
-        raw.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
+        raw.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG);
         tcsetattr(io::stdin(), SetArg::TCSANOW, &raw).ok()?;
         Some(Self(before))
     }

@@ -1,4 +1,4 @@
-//! What the demo shows: a picture that renews itself in a terminal, lines elsewhere.
+//! What the demo shows: a picture that renews itself in a terminal (of 80 columns and 24 lines or more), lines elsewhere.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -10,18 +10,20 @@ use crate::load::CallReport;
 use crate::state::server::Health;
 
 /// How many events stay in the picture.
-const EVENTS: usize = 8;
+const EVENTS: usize = 6;
 /// "Now" is the last two seconds, in ticks of [`super::TICK`].
 const NOW: usize = 20;
 /// Width of a bar that means 100 %.
 const BAR: usize = 40;
 
+/// The other screen, without cursor; what is too wide is cut off, not wrapped.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
 /// Where and how it is shown.
 pub struct Screen {
     terminal: bool,
     color: bool,
-    /// Lines of the last picture: the next one goes over it.
-    drawn: usize,
     events: VecDeque<String>,
     /// Health by server, as it was last seen.
     health: Vec<Health>,
@@ -35,22 +37,17 @@ impl Screen {
     pub fn new() -> Self {
         let terminal = io::stderr().is_terminal();
         let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self {
-            terminal,
-            color,
-            drawn: 0,
-            events: VecDeque::new(),
-            health: Vec::new(),
-            samples: VecDeque::new(),
-            said: None,
+        if terminal {
+            say(ENTER);
         }
+        Self { terminal, color, events: VecDeque::new(), health: Vec::new(), samples: VecDeque::new(), said: None }
     }
 
     /// Something happened that somebody did.
     pub fn event(&mut self, elapsed: Duration, what: &str) {
         let line = format!("{:>5.1} s  {what}", elapsed.as_secs_f64());
         if !self.terminal {
-            eprintln!("{line}");
+            say(&format!("{line}\n"));
         }
         self.events.push_back(line);
         if self.events.len() > EVENTS {
@@ -70,7 +67,7 @@ impl Screen {
             self.draw(&picture);
         } else if self.said != Some(elapsed.as_secs()) && elapsed.as_secs() > 0 {
             self.said = Some(elapsed.as_secs());
-            eprintln!("{}", self.line(stage, elapsed));
+            say(&self.line(stage, elapsed));
         }
     }
 
@@ -105,14 +102,20 @@ impl Screen {
         }
         let report = stage.report();
         let total = report.total();
-        let _ = write!(line, "   {} calls, {} answered, {} lost", total.started, total.answered, total.lost);
+        let (refused, stranded) = (total.refused_total(), total.stranded_total());
+        let open = total.started - total.ended();
+        let _ = writeln!(
+            line,
+            "  {} calls: {} answered, {open} going on, {stranded} stranded, {refused} refused, {} lost",
+            total.started, total.answered, total.lost
+        );
         line
     }
 
     fn picture(&self, stage: &Stage, elapsed: Duration, note: &str) -> String {
         let (bold, dim, plain) = (self.ink("1"), self.ink("2"), self.ink("0"));
         let mut out = format!(
-            "{bold}Trunkline{plain}  {} SIP/UDP, five servers, three regions{dim}{:>18.1} s{plain}\n\n",
+            "{bold}Trunkline{plain}  five servers in three regions behind {}{dim}{:>13.1} s{plain}\n\n",
             stage.address,
             elapsed.as_secs_f64()
         );
@@ -148,17 +151,16 @@ impl Screen {
         let open = total.started - total.ended();
         let (bold, plain) = (self.ink("1"), self.ink("0"));
         let setup = report.setup;
+        let [p50, p99] = [setup.p50, setup.p99].map(|micros| micros as f64 / 1000.0);
         format!(
-            "{} calls: {} answered and ended, {open} going on, {} stranded on a killed server, {} refused, \
-             {bold}{} lost{plain}\n{:.0} calls/s; from INVITE to the first answer p50 {:.2} ms, p99 {:.2} ms\n",
+            "{} calls: {} answered, {open} going on, {bold}{} lost{plain}, {} refused, {} stranded\n\
+             {:.0} calls/s; from INVITE to the first answer p50 {p50:.2} ms, p99 {p99:.2} ms\n",
             total.started,
             total.answered,
-            total.stranded_total(),
-            total.refused_total(),
             total.lost,
+            total.refused_total(),
+            total.stranded_total(),
             report.achieved(),
-            setup.p50 as f64 / 1000.0,
-            setup.p99 as f64 / 1000.0
         )
     }
 
@@ -166,17 +168,28 @@ impl Screen {
         if self.color { format!("\x1b[{code}m") } else { String::new() }
     }
 
-    /// Over the last picture: up as many lines as it had, and everything below away.
+    /// Over the last picture, line by line.
     fn draw(&mut self, picture: &str) {
-        let mut out = String::new();
-        if self.drawn > 0 {
-            let _ = write!(out, "\x1b[{}A\x1b[J", self.drawn);
+        let mut out = String::from("\x1b[H");
+        for (n, line) in picture.lines().enumerate() {
+            let _ = write!(out, "{}{line}\x1b[K", if n > 0 { "\r\n" } else { "" });
         }
-        out += picture;
-        self.drawn = picture.lines().count();
-        // A terminal that went away has nobody before it.
-        let _ = io::stderr().lock().write_all(out.as_bytes());
+        out += "\x1b[J";
+        say(&out);
     }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.terminal {
+            say(LEAVE);
+        }
+    }
+}
+
+/// To stderr. Whoever went away need not hear it.
+pub fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// The new calls that each region got, by the balancer's own count.
@@ -193,12 +206,14 @@ fn percent(calls: [u64; REGIONS.len()]) -> [f64; REGIONS.len()] {
     calls.map(|calls| calls as f64 * 100.0 / all as f64)
 }
 
-/// The last words: what came of it, and whether a call was lost.
-pub fn summary(report: &CallReport, shares: [u64; REGIONS.len()], lost_nothing: bool) -> String {
+/// The last words: what came of it.
+pub fn summary(report: &CallReport, chosen: [u64; REGIONS.len()]) -> String {
     let total = report.total();
     let mut out = format!("\n{} calls in {:.1} s\n", total.started, report.elapsed.as_secs_f64());
-    for ((region, calls), share) in REGIONS.iter().zip(shares).zip(percent(shares)) {
-        let _ = writeln!(out, "  {:<10}{calls:>9} calls {share:>5.1} %  (weight {})", region.name, region.weight);
+    // More than there were calls, where some were sent on to another region.
+    for ((region, times), share) in REGIONS.iter().zip(chosen).zip(percent(chosen)) {
+        let _ =
+            writeln!(out, "  {:<10}{times:>9} times chosen {share:>5.1} %  (weight {})", region.name, region.weight);
     }
     let rows = [
         ("answered", total.answered, ""),
@@ -207,13 +222,18 @@ pub fn summary(report: &CallReport, shares: [u64; REGIONS.len()], lost_nothing: 
             total.stranded_total(),
             "   established on a server that was killed and did not come back in time",
         ),
-        ("refused", total.refused_total(), ""),
+        ("refused", total.refused_total(), "   nobody could take them"),
         ("lost", total.lost, "   no final answer"),
         ("cut off", total.unfinished, "   by the end of the demo"),
     ];
     for (name, count, what) in rows.into_iter().filter(|(name, count, _)| *count > 0 || *name != "cut off") {
         let _ = writeln!(out, "  {name:<10}{count:>9}{}", if count > 0 { what } else { "" });
     }
-    out += if lost_nothing { "ok: no call was lost" } else { "FAILED: calls were lost" };
+    out += match (total.started, super::lost_nothing(&total), total.stranded_total() + total.unfinished) {
+        (0, ..) => "FAILED: nothing was called\n",
+        (_, false, _) => "FAILED: calls were lost\n",
+        (_, true, 0) => "ok: no call was lost\n",
+        (_, true, _) => "ok: no call was lost that could have been kept\n",
+    };
     out
 }

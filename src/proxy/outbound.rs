@@ -42,6 +42,7 @@ impl Case<'_> {
             transport: Transport::Udp,
             sent_by: outside.as_bytes(),
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
+            call: identity.call,
             way: Way { frontend: self.frontend().config.id, local: received.flow.local, remote: home, stick: None },
             time: send_time(snapshot, self.now),
         };

@@ -172,6 +172,7 @@ impl Case<'_> {
             transport: chosen.transport,
             sent_by: &egress.sent_by,
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
+            call: identity.call,
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
             time: send_time(snapshot, self.now),
         };

@@ -18,10 +18,14 @@ impl Case<'_> {
             return Err(Reason::TooLong);
         }
         let token = via.branch_id(bytes).ok_or(Reason::ForeignResponse)?;
-        let (branch, mac) = Branch::open(token, &snapshot.keys).map_err(|error| match error {
-            TokenError::Forged => Reason::ForgedResponse,
-            TokenError::Foreign | TokenError::UnknownKey => Reason::ForeignResponse,
-        })?;
+        let call = message.call_id.map(|id| snapshot.keys.call(id.of(bytes)));
+        let (branch, mac) =
+            Branch::open(token, call.unwrap_or_default(), &snapshot.keys).map_err(|error| match error {
+                // Without a Call-ID nobody can tell whose it is.
+                TokenError::Forged if call.is_none() => Reason::Unanswerable,
+                TokenError::Forged => Reason::ForgedResponse,
+                TokenError::Foreign | TokenError::UnknownKey => Reason::ForeignResponse,
+            })?;
         if message.fault.is_some() {
             return Err(Reason::Unanswerable);
         }
@@ -38,7 +42,7 @@ impl Case<'_> {
         };
         let to = self.way_back(way.as_ref(), next_via)?;
         self.take_off(&via, next_via);
-        let call = message.call_id.map(|id| snapshot.keys.call(id.of(bytes))).ok_or(Reason::Unanswerable)?;
+        let call = call.ok_or(Reason::Unanswerable)?;
         let end = message.end as usize;
         let passage = match branch.direction {
             Direction::ToServer => {

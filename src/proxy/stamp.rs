@@ -70,6 +70,8 @@ pub struct OwnVia<'a> {
     pub transport: Transport,
     pub sent_by: &'a [u8],
     pub branch: Branch,
+    /// [`Keys::call`] of the Call-ID.
+    pub call: u64,
     pub way: Way,
     pub time: SendTime,
 }
@@ -78,7 +80,7 @@ impl OwnVia<'_> {
     /// Appends the header line.
     #[inline]
     pub fn put(&self, edits: &mut Edits, keys: &Keys) {
-        let (branch, mac) = self.branch.seal(keys);
+        let (branch, mac) = self.branch.seal(self.call, keys);
         let mut way = [0; WAY_LEN_MAX];
         let way_len = self.way.seal(mac, keys, &mut way);
         edits.put(b"Via: SIP/2.0/").put(self.transport.in_via().as_bytes()).put(b" ").put(self.sent_by);

@@ -50,6 +50,8 @@ impl Answer {
         out.put(cseq.of(request))?.put(b"\r\n")?;
         match self.extra {
             Extra::None => {}
+            // They are a SHOULD, and would make a reflector of us for whoever asks in fewer bytes than they have.
+            Extra::Capabilities if request.len() < CAPABILITIES.len() => {}
             Extra::Capabilities => {
                 out.put(CAPABILITIES)?;
             }

@@ -3,7 +3,7 @@
 //!
 //! | where | what it says | sealed with |
 //! |---|---|---|
-//! | branch of our Via | direction, server, transaction | key derived from the `route` secret |
+//! | branch of our Via | direction, server, transaction | key derived from the `route` secret, and the Call-ID |
 //! | `w` beside it | the way back of the response | the same, and the branch |
 //! | `s` beside it | when the request left, by which node | nothing: a wrong one spoils a time sample |
 //! | Record-Route | server and client flow of a dialog | a `seal` key, and the Call-ID |
@@ -11,6 +11,8 @@
 //!
 //! The branch is a function of the transaction alone: nothing in it comes from port, connection, worker or node, so a
 //! retransmission, the CANCEL and the ACK to a non-2xx carry the same one whoever forwards them (RFC 3261 §16.11).
+//! Its MAC covers the Call-ID, which a response carries too: an answer to one call is none to another, and whoever was
+//! once called through us can confirm no pins for calls that nobody made.
 //! Servers and frontends are named by [`NameHash`], never by position: a reload cannot misdirect a token.
 //!
 //! The text is lower-case base32: tokens are compared without case (RFC 3261 §7.3.1) and base64 is not permissible in
@@ -201,14 +203,14 @@ pub const BRANCH_LEN: usize = text_len(BRANCH_RAW);
 pub struct BranchMac([u8; MAC_LEN]);
 
 impl Branch {
-    /// Writes the token.
+    /// Writes the token. `call` is [`Keys::call`] of the request's Call-ID.
     #[inline]
-    pub fn seal(&self, keys: &Keys) -> ([u8; BRANCH_LEN], BranchMac) {
+    pub fn seal(&self, call: u64, keys: &Keys) -> ([u8; BRANCH_LEN], BranchMac) {
         let mut raw = [0; BRANCH_RAW];
         raw[0] = VERSION | matches!(self.direction, Direction::ToClient) as u8;
         raw[1..5].copy_from_slice(&self.server.0.to_be_bytes());
         raw[5..13].copy_from_slice(&self.transaction.to_be_bytes());
-        let mac = keys.branch.hash(&raw[..13]).to_be_bytes();
+        let mac = branch_mac(keys, &raw, call);
         raw[13..].copy_from_slice(&mac);
         let mut text = [0; BRANCH_LEN];
         encode(&raw, &mut text);
@@ -220,7 +222,7 @@ impl Branch {
     /// # Errors
     /// [`TokenError::Foreign`] or [`TokenError::Forged`].
     #[inline]
-    pub fn open(text: &[u8], keys: &Keys) -> Result<(Self, BranchMac), TokenError> {
+    pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<(Self, BranchMac), TokenError> {
         let mut raw = [0; BRANCH_RAW];
         if text.len() != BRANCH_LEN || !decode(text, &mut raw) {
             return Err(TokenError::Foreign);
@@ -230,13 +232,21 @@ impl Branch {
             1 => Direction::ToClient,
             _ => return Err(TokenError::Foreign),
         };
-        let mac = keys.branch.hash(&raw[..13]).to_be_bytes();
+        let mac = branch_mac(keys, &raw, call);
         if raw[13..] != mac {
             return Err(TokenError::Forged);
         }
         let branch = Self { direction, server: NameHash(be32(&raw[1..])), transaction: be64(&raw[5..]) };
         Ok((branch, BranchMac(mac)))
     }
+}
+
+/// `raw` holds the MAC or room for it; that part does not count.
+#[inline]
+fn branch_mac(keys: &Keys, raw: &[u8; BRANCH_RAW], call: u64) -> [u8; MAC_LEN] {
+    let mut input = *raw;
+    input[BRANCH_RAW - MAC_LEN..].copy_from_slice(&call.to_be_bytes());
+    keys.branch.hash(&input).to_be_bytes()
 }
 
 /// The way back of a response: the value of the `w` parameter.

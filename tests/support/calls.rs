@@ -6,8 +6,8 @@ use super::core::{Node, Outcome};
 use trunkline::sip::Flow;
 use trunkline::sip::Transport;
 use trunkline::sip::token::{Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn};
-use trunkline::state::Reason;
 use trunkline::state::counters::{Counter, FrontendCounters};
+use trunkline::state::{Reason, Snapshot};
 
 /// The Call-ID of [`request`].
 pub const CALL: &str = "call-1@phone";
@@ -59,10 +59,10 @@ pub fn sealed(stands_in: SealedIn, server: &str, local: SocketAddr, remote: Sock
     Sealed { stands_in, server: NameHash::of(server), frontend: NameHash::of("sip"), flow, nat: true }
 }
 
-/// Every counter of every frontend that is not zero.
-fn counts(node: &Node) -> Vec<(String, u64)> {
+/// Every counter of every frontend.
+pub fn counts(snapshot: &Snapshot) -> Vec<(String, u64)> {
     let mut counts = Vec::new();
-    for frontend in &node.snapshot.frontends {
+    for frontend in &snapshot.frontends {
         let mut note = |word: &str, counter: &dyn Fn(&FrontendCounters) -> &Counter| {
             counts.push((word.to_owned(), frontend.live.sum(counter)));
         };
@@ -83,9 +83,9 @@ fn counts(node: &Node) -> Vec<(String, u64)> {
 
 /// Feeds a datagram to the node; it must move this counter by one, and no other.
 pub fn feed(node: &mut Node, from: SocketAddr, to: SocketAddr, bytes: &[u8], counter: &str) -> Outcome {
-    let before = counts(node);
+    let before = counts(&node.snapshot);
     let outcome = node.receive(from, to, bytes);
-    let moved: Vec<_> = counts(node)
+    let moved: Vec<_> = counts(&node.snapshot)
         .into_iter()
         .zip(before)
         .filter(|(after, before)| after.1 != before.1)

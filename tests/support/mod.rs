@@ -7,6 +7,12 @@ pub mod generate;
 pub mod lines;
 pub mod model;
 pub mod netns;
+#[cfg(feature = "io")]
+pub mod nigeria;
 pub mod process;
+#[cfg(feature = "io")]
+pub mod regions;
+#[cfg(feature = "io")]
+pub mod wire;
 #[cfg(feature = "io")]
 pub mod workers;

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -24,6 +25,15 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         std::thread::yield_now();
     }
+}
+
+/// Whether somebody has a UDP socket on this address.
+pub fn is_bound(address: SocketAddr) -> bool {
+    // Asked of the kernel: a trial bind would take the port from whoever is about to.
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address}: only IPv4 is looked for") };
+    let address = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    sockets.lines().any(|line| line.split_whitespace().nth(1) == Some(&address))
 }
 
 /// A child that ends with the test.

@@ -42,7 +42,7 @@ fn golden_vectors() {
     });
     assert_eq!(transaction, GOLDEN_TRANSACTION);
     let branch = Branch { direction: Direction::ToServer, server: NameHash::of("opensips/lagos-1"), transaction };
-    let (text, mac) = branch.seal(&keys);
+    let (text, mac) = branch.seal(call, &keys);
     assert_eq!(std::str::from_utf8(&text).unwrap(), GOLDEN_BRANCH);
     let way = Way {
         frontend: NameHash::of("sip"),
@@ -63,8 +63,8 @@ fn golden_vectors() {
 const GOLDEN_NAME: u32 = 2_360_493_376;
 const GOLDEN_CALL: u64 = 0x448e_f976_dad0_82cc;
 const GOLDEN_TRANSACTION: u64 = 0x47dc_fb22_b2c9_9a6a;
-const GOLDEN_BRANCH: &str = "ccglerkai7opwivszgngvwrcswj7cdss4a";
-const GOLDEN_WAY: &str = "ccg4ch5rzmahccqtytddgzahpibdpde3pwawrwm2";
+const GOLDEN_BRANCH: &str = "ccglerkai7opwivszgnguoralze2t5byq4";
+const GOLDEN_WAY: &str = "ccg4ch5rzmahccqtytddgzahpibjbz5nccdoiwnb";
 const GOLDEN_RECORD_ROUTE: &str = "cabafdfsivai3qi7whfqa4ikcpcmmm3ea55afchbvwdw4azldq";
 const GOLDEN_PATH: &str = "cebafdfsivai3qi7whfqa4ikcpcmmm3ea55aevnetvzqy65kyq";
 const GOLDEN_TAG: &str = "yqfqrkptos7ti";
@@ -105,13 +105,14 @@ fn rotation_of_seal_keys_keeps_what_was_sealed_before() {
     assert_eq!(Sealed::open(from_before.as_bytes(), 7, &retired), Err(TokenError::UnknownKey));
     // The branch is no matter of seal keys: retransmissions and CANCEL agree through a rotation.
     let branch = Branch { direction: Direction::ToServer, server: NameHash(1), transaction: 2 };
-    assert_eq!(branch.seal(&before).0, branch.seal(&after).0);
+    assert_eq!(branch.seal(3, &before).0, branch.seal(3, &after).0);
 }
 
 #[test]
 fn a_way_is_bound_to_its_branch() {
     let keys = keys();
-    let seal = |transaction| Branch { direction: Direction::ToServer, server: NameHash(1), transaction }.seal(&keys).1;
+    let seal =
+        |transaction| Branch { direction: Direction::ToServer, server: NameHash(1), transaction }.seal(3, &keys).1;
     let way = Way {
         frontend: NameHash(3),
         local: address("[2001:db8::1]:5060"),
@@ -122,6 +123,15 @@ fn a_way_is_bound_to_its_branch() {
     let len = way.seal(seal(1), &keys, &mut text);
     assert_eq!(Way::open(&text[..len], seal(1), &keys), Ok(way));
     assert_eq!(Way::open(&text[..len], seal(2), &keys), Err(TokenError::Forged));
+}
+
+#[test]
+fn a_branch_is_bound_to_its_call() {
+    let keys = keys();
+    let branch = Branch { direction: Direction::ToClient, server: NameHash(9), transaction: 77 };
+    let (text, mac) = branch.seal(7, &keys);
+    assert_eq!(Branch::open(&text, 7, &keys), Ok((branch, mac)));
+    assert_eq!(Branch::open(&text, 8, &keys), Err(TokenError::Forged));
 }
 
 /// Every text that differs from `token` in one bit.
@@ -137,9 +147,9 @@ fn flipped(token: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
 fn no_flipped_bit_passes() {
     let keys = keys();
     let branch = Branch { direction: Direction::ToClient, server: NameHash(9), transaction: 77 };
-    let (text, mac) = branch.seal(&keys);
+    let (text, mac) = branch.seal(3, &keys);
     for forged in flipped(&text).filter(|forged| !forged.eq_ignore_ascii_case(&text)) {
-        assert!(Branch::open(&forged, &keys).is_err(), "{}", String::from_utf8_lossy(&forged));
+        assert!(Branch::open(&forged, 3, &keys).is_err(), "{}", String::from_utf8_lossy(&forged));
     }
     let way =
         Way { frontend: NameHash(3), local: address("10.0.0.1:5060"), remote: address("10.0.0.2:9"), stick: None };
@@ -158,15 +168,15 @@ fn no_flipped_bit_passes() {
 fn upper_case_means_the_same() {
     let keys = keys();
     let branch = Branch { direction: Direction::ToServer, server: NameHash(9), transaction: 77 };
-    let text = branch.seal(&keys).0.to_ascii_uppercase();
-    assert_eq!(Branch::open(&text, &keys).map(|(branch, _)| branch), Ok(branch));
+    let text = branch.seal(3, &keys).0.to_ascii_uppercase();
+    assert_eq!(Branch::open(&text, 3, &keys).map(|(branch, _)| branch), Ok(branch));
 }
 
 proptest! {
     #[test]
     fn any_text_is_refused_without_panic(text in proptest::collection::vec(any::<u8>(), 0..100)) {
         let keys = keys();
-        prop_assert!(Branch::open(&text, &keys).is_err());
+        prop_assert!(Branch::open(&text, 0, &keys).is_err());
         prop_assert!(Way::open(&text, BranchMac([0; 8]), &keys).is_err());
         prop_assert!(Sealed::open(&text, 0, &keys).is_err());
     }
