@@ -52,14 +52,13 @@ impl Contestant {
         let front = free(Ipv4Addr::new(127, 0, 2, 81 + at))?;
         // The same port on another address: a socket for servers beside the one for clients.
         let inside = SocketAddr::new(Ipv4Addr::new(127, 0, 2, 91 + at).into(), front.port());
-        let mut command = match self {
+        let command = match self {
             Self::Trunkline | Self::TrunklineAgain => trunkline(front, inside, servers, &folder),
             Self::Bare => bare(front, inside, servers),
             Self::Nginx => nginx(front, servers, &folder),
             Self::Kamailio => kamailio(front, servers, &folder),
         }?;
-        command.stdout(Stdio::null());
-        let mut program = Program::start(self.name(), command, BALANCER_CORE, &folder)?;
+        let mut program = Program::start(self.name(), &command, Stdio::null(), BALANCER_CORE, &folder)?;
         program.listens_on(front)?;
         Ok(Running { program, front })
     }

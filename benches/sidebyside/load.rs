@@ -72,9 +72,8 @@ pub fn measure(
         Load::Closed => command.args(["--outstanding", &OUTSTANDING.to_string()]),
         Load::Open(rate) => command.args(["--rate", &rate.to_string()]),
     };
-    command.stdout(File::create(&output)?);
     let before = balancer.cpu_time();
-    let mut flood = Program::start("flood", command, LOAD_CORE, folder)?;
+    let mut flood = Program::start("flood", &command, File::create(&output)?, LOAD_CORE, folder)?;
     // Its exit code is non-zero where something was lost; that is for the table.
     flood.ended(time + PATIENCE)?;
     let used = balancer.cpu_time() - before;

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +41,11 @@ fn wait_for(longest: Duration, mut condition: impl FnMut() -> bool) -> Result<bo
     Ok(true)
 }
 
-/// A program and whatever it starts, in a process group of its own: killed together when this is dropped.
+/// Before a program: its session goes before all others, where root may say so. Linux shares the cores among sessions,
+/// so a priority within one (nice) would not keep a compiler in another away.
+const FIRST: &str = r#"(echo -20 >/proc/self/autogroup) 2>/dev/null; exec "$@""#;
+
+/// A program and whatever it starts, in a session of its own: killed together when this is dropped.
 pub struct Program {
     child: Child,
     name: String,
@@ -50,17 +53,24 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a command on one core. What it says goes to a file in `folder`.
-    pub fn start(name: &str, mut command: Command, core: usize, folder: &Path) -> Result<Self, Box<dyn Error>> {
+    /// Starts a command on one core. What it says goes to a file in `folder`, what it prints to `output`.
+    pub fn start(
+        name: &str,
+        command: &Command,
+        output: impl Into<Stdio>,
+        core: usize,
+        folder: &Path,
+    ) -> Result<Self, Box<dyn Error>> {
         let log = folder.join(format!("{}.log", name.replace([' ', '/'], "-")));
         let file = File::create(&log)?;
-        command.stdin(Stdio::null()).stderr(file.try_clone()?).process_group(0);
+        let mut first = Command::new("setsid");
+        first.args(["sh", "-c", FIRST, "sh"]).arg(command.get_program()).args(command.get_args());
+        first.stdin(Stdio::null()).stdout(output).stderr(file);
         // A child inherits the core of the thread that starts it.
         pin(core)?;
-        let spawned = command.spawn();
+        let spawned = first.spawn();
         pin(super::LOAD_CORE)?;
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = spawned.map_err(|error| format!("{program}: {error}; tests/setup installs it"))?;
+        let child = spawned.map_err(|error| format!("setsid: {error}; it is part of util-linux"))?;
         Ok(Self { child, name: name.to_owned(), log })
     }
 
@@ -74,7 +84,16 @@ impl Program {
         let child = &mut self.child;
         let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
         let open = wait_for(START, || is_bound(address) || ended(child))? && !ended(child);
-        if open { Ok(()) } else { Err(format!("{} does not listen on {address}:\n{}", self.name, self.said()).into()) }
+        if open {
+            Ok(())
+        } else {
+            Err(format!(
+                "{} does not listen on {address} (tests/setup installs what is needed):\n{}",
+                self.name,
+                self.said()
+            )
+            .into())
+        }
     }
 
     /// Waits until it has ended by itself.
