@@ -22,10 +22,12 @@ fn parse(c: &mut Criterion) {
     c.bench_function("parse/invite", |b| b.iter(|| message.read(black_box(&bytes)).is_ok()));
 }
 
-/// Each step by itself. The request is one that is sent again: that of a new call is in `whole`.
+/// Each step by itself. The request is one of a call that was answered: that of a new call is in `whole`.
 fn steps(c: &mut Criterion) {
     let mut scene = Scene::new(SERVERS, CALLS);
-    let request = scene.load_request();
+    let answered = scene.load_response("SIP/2.0 200 OK");
+    scene.pass(&answered);
+    let request = scene.load_request_again();
     scene.read(&request);
     c.bench_function("decide/request", |b| b.iter(|| scene.decide(black_box(&request))));
     let Verdict::Forward { end, .. } = scene.decide(&request) else { panic!("not forwarded") };

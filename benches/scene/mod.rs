@@ -56,7 +56,7 @@ pub struct Scene {
     request: Vec<u8>,
     /// A request as it reached its server, for the responses to it.
     forwarded: Vec<u8>,
-    /// How many calls were made: each has a Call-ID of its own.
+    /// How many calls were made: each has a Call-ID of its own, and comes late enough for the limit of its source.
     calls: u32,
 }
 
@@ -139,11 +139,20 @@ impl Scene {
 
     /// The INVITE of a new call, which no pin knows: the dearest request that is usual.
     pub fn load_request(&mut self) -> Loaded {
+        self.calls += 1;
+        self.load_request_of(self.calls - 1)
+    }
+
+    /// The INVITE of the first call once more.
+    pub fn load_request_again(&mut self) -> Loaded {
+        self.load_request_of(0)
+    }
+
+    fn load_request_of(&mut self, call: u32) -> Loaded {
         let id = self.request.windows(4).position(|window| window == b"YmQ3").unwrap_or_default() - 4;
-        let digits = format!("{:08x}", self.calls);
+        let digits = format!("{call:08x}");
         self.buffer[HEADROOM..HEADROOM + self.request.len()].copy_from_slice(&self.request);
         self.buffer[HEADROOM + id..HEADROOM + id + digits.len()].copy_from_slice(digits.as_bytes());
-        self.calls += 1;
         Loaded { len: self.request.len(), flow: flow(OUTSIDE, CLIENT.parse().unwrap()), bind: 0 }
     }
 
@@ -182,7 +191,12 @@ impl Scene {
     pub fn decide(&mut self, loaded: &Loaded) -> Verdict {
         let bytes = &self.buffer[HEADROOM..HEADROOM + loaded.len];
         let received = Received { bytes, message: &self.message, flow: &loaded.flow, bind: loaded.bind };
-        decide(received, NOW, &self.snapshot, &mut self.memory, &mut self.edits)
+        decide(received, self.now(), &self.snapshot, &mut self.memory, &mut self.edits)
+    }
+
+    /// As many microseconds after the start as calls were made: the configured rate.
+    fn now(&self) -> Time {
+        Time(NOW.0 + u64::from(self.calls) * 1_000)
     }
 
     /// The third: changes its head; `end` is the verdict's.
