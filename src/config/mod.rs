@@ -1,7 +1,7 @@
 //! What the operator asked for, made impossible to misread.
 //!
 //! Text goes in, a [`Config`] comes out, or every fault of the text at once: where it is, what is wrong, what to write
-//! instead. This floor opens no file and asks no clock; the roof reads the text. Start with [`file`] for the keys,
+//! instead. This floor opens no file and asks no clock; the roof reads the text. Start with [`mod@file`] for the keys,
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
 pub mod fault;
