@@ -49,7 +49,11 @@ impl Case<'_> {
         }
         let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
-        if !confirmed && !matches!(self.received.message.method(), Method::Ack | Method::Cancel) && failed.is_none() {
+        let belongs = confirmed
+            || routed.token.is_some()
+            || self.in_dialog && pin.is_some()
+            || matches!(self.received.message.method(), Method::Ack | Method::Cancel);
+        if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
         let kept = pin.and_then(|pin| Some((pin, self.keeping(pin.server, pin.confirmed)?)));
@@ -120,7 +124,8 @@ impl Case<'_> {
 
     fn pinned_elsewhere(&self, call: u64) -> Option<usize> {
         let pin = self.memory.shared.pins.find(call, self.now)?;
-        self.keeping(pin.server, pin.confirmed)
+        // It opens a call of its own: a dead server does not get it, whatever it keeps.
+        self.keeping(pin.server, false)
     }
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.

@@ -166,7 +166,13 @@ pub fn undelivered(
     memory: &mut Memory,
     edits: &mut Edits,
 ) -> Verdict {
-    let Passage::RequestToServer { server, .. } = passage else { return Verdict::Drop(Reason::SendFailed) };
+    let server = match passage {
+        Passage::RequestToServer { server, .. } => server,
+        Passage::RequestToClient { .. } => return Case::new(received, now, snapshot, memory, edits).unsent(),
+        Passage::ResponseToClient { .. } | Passage::ResponseToServer { .. } => {
+            return Verdict::Drop(Reason::SendFailed);
+        }
+    };
     let failed = &snapshot.servers[server];
     failed.live.counters.of(memory.worker).failed.add(1);
     memory.sign(&failed.live, Sign::Unreachable);

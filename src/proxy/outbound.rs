@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::sip::token::{Branch, Direction, Sealed, SealedIn, Way};
 use crate::sip::{Flow, Side, Transport, Uri};
 use crate::state::Reason;
+use crate::state::binds::Bind;
 
 use super::request::{Identity, send_time};
 use super::route::Routed;
@@ -96,7 +97,11 @@ impl Case<'_> {
                 Some(address) if !token.nat => self.allowed(address, frontend)?,
                 _ => token.flow.remote,
             };
-            let hop = self.hop(frontend, token.flow.local, remote)?;
+            let hop = match self.hop(frontend, token.flow.local, remote) {
+                // A Contact of a family that we do not speak: the flow reaches the client nevertheless.
+                Err(Reason::NoSocket) => self.hop(frontend, token.flow.local, token.flow.remote),
+                found => found,
+            }?;
             return Ok(Target { frontend, hop, nat: token.nat });
         }
         uri?;
@@ -113,15 +118,17 @@ impl Case<'_> {
         Some(bind.frontend as usize)
     }
 
-    /// Leaves from `local` where we have it, else from the frontend's first bind.
+    /// Leaves from `local` where we have it, else from the frontend's first bind of the family.
     fn hop(&self, frontend: usize, local: SocketAddr, remote: SocketAddr) -> Result<Hop, Reason> {
         let snapshot = self.snapshot;
         if !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
+        let like = |bind: &Bind| bind.address.is_ipv4() == remote.is_ipv4();
         let at = snapshot
             .bind_for(frontend, Transport::Udp, local)
-            .filter(|at| snapshot.binds[*at].address.is_ipv4() == remote.is_ipv4());
+            .filter(|at| like(&snapshot.binds[*at]))
+            .or_else(|| snapshot.binds.iter().position(|bind| bind.frontend as usize == frontend && like(bind)));
         let at = at.ok_or(Reason::NoSocket)?;
         let bind = &snapshot.binds[at];
         let local = match (bind.is_wildcard(), bind.serves(Transport::Udp, local)) {

@@ -26,8 +26,11 @@ impl Case<'_> {
         let Some(identity) = identity.filter(|_| !is_ack) else {
             return Verdict::Drop(if reason == Reason::Malformed { Reason::Unanswerable } else { reason });
         };
-        let source = self.snapshot.keys.source(self.received.flow.remote.ip());
-        if !self.memory.shared.answers.admit(source, self.now, REFUSAL_INTERVAL, REFUSAL_BURST) {
+        let remote = self.received.flow.remote;
+        let source = self.snapshot.keys.source(remote.ip());
+        // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
+        let known = self.snapshot.server_at(remote).is_some() || self.frontend.trusted.contains(remote.ip());
+        if !known && !self.memory.shared.answers.admit(source, self.now, REFUSAL_INTERVAL, REFUSAL_BURST) {
             return Verdict::Drop(Reason::AnswerLimited);
         }
         let extra = if reason == Reason::UnknownExtension { Extra::Unsupported } else { Extra::None };

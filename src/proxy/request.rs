@@ -84,6 +84,12 @@ impl Case<'_> {
         }
     }
 
+    /// A server's request that could not be sent to its client (RFC 3261 §16.9).
+    pub(super) fn unsent(self) -> Verdict {
+        let identity = Identity::of(self.received, true, self.frontend, &self.snapshot.keys);
+        self.refuse(identity.as_ref(), Reason::NoServer, None)
+    }
+
     /// Routes a request that is well formed. `None`: it is OPTIONS, and for us.
     fn pass(
         &mut self,

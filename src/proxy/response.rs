@@ -58,7 +58,10 @@ impl Case<'_> {
         };
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
-        self.memory.shared.pins.answered(call, owner.id, message.method(), status, self.now, expire);
+        // A fork that a client refused is not the end of the caller's call at the server.
+        if branch.direction == Direction::ToServer || status < 300 {
+            self.memory.shared.pins.answered(call, owner.id, message.method(), status, self.now, expire);
+        }
         Ok(Verdict::Forward { to, end, passage })
     }
 

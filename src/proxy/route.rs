@@ -112,6 +112,13 @@ impl Reader<'_> {
         Ok((whose, uri))
     }
 
+    /// Whether a value of ours belongs to the pass whose token was found before it: a pair carries one token. Where a
+    /// server sent a client's request on to another client through us and did not record itself, the other pass is still
+    /// to come, and its values are for the next time (RFC 3261 §16.4, RFC 5658). A server names each pass anew.
+    fn same_pass(&self, first: Option<Sealed>, found: Option<Sealed>) -> bool {
+        self.path || first.is_none() || found.is_none() || first == found
+    }
+
     /// Cuts our values at the front of Route; returns the URI of the first that is not ours.
     fn take_prefix(
         &self,
@@ -127,11 +134,11 @@ impl Reader<'_> {
                 emptied = None;
             }
             match self.whose_value(&value)? {
-                (Whose::Ours(found), _) => {
+                (Whose::Ours(found), _) if self.same_pass(*token, found) => {
                     *token = token.or(found);
                     emptied.get_or_insert((value.line, value.span.start));
                 }
-                (Whose::Another, uri) => {
+                (_, uri) => {
                     if let Some((_, start)) = emptied {
                         edits.replace(Span { start, end: value.span.start });
                     }
@@ -166,7 +173,10 @@ impl Reader<'_> {
         let mut kept = [Span::default(); MAX_VALUES];
         let (mut count, mut token, mut in_front) = (0, token, true);
         for value in received.message.values(self.bytes, Name::Route) {
-            if in_front && let (Whose::Ours(found), _) = self.whose_value(&value)? {
+            if in_front
+                && let (Whose::Ours(found), _) = self.whose_value(&value)?
+                && self.same_pass(token, found)
+            {
                 token = token.or(found);
                 continue;
             }

@@ -58,6 +58,10 @@ impl Pins {
     #[inline]
     pub fn opened_seen(&self, call: u64, seen: Seen, server: NameHash, method: Method, now: Time) -> bool {
         let life = if method == Method::Invite { RINGING } else { TRANSACTION };
+        // What only follows, as a registration that is renewed again and again, must not keep its server for ever.
+        if method != Method::Invite && self.table.find(call, now).is_some_and(|pin| pin.server == server) {
+            return false;
+        }
         matches!(self.table.write_seen(call, seen, server, now, life), Inserted::Evicted(_))
     }
 
@@ -70,14 +74,17 @@ impl Pins {
         };
     }
 
-    /// A final response passed: a 2xx that makes a dialog confirms the pin, a failure of what was never confirmed and
-    /// the end of a dialog give it back.
+    /// A response passed: a 2xx that makes a dialog confirms the pin, ringing keeps it, the failure of an INVITE that was
+    /// never confirmed and the end of a dialog give it back. A failure of anything else says nothing about the INVITE
+    /// that rings beside it, nor does a challenge (the INVITE comes again), nor a BYE that was refused.
     pub fn answered(&self, call: u64, server: NameHash, method: Method, status: u16, now: Time, expire: Duration) {
         match (method, status) {
             (Method::Invite | Method::Subscribe | Method::Refer, 200..300) => self.confirm(call, server, now, expire),
-            (Method::Bye, 200..) => self.give_back(call, server, now, true),
+            (Method::Bye, 200..300) => self.give_back(call, server, now, true),
+            (Method::Invite, 101..200) => self.rings(call, server, now),
+            (Method::Invite, 401 | 407) => {}
             // A refused re-INVITE ends no call, so what is confirmed stays.
-            (_, 300..) => self.give_back(call, server, now, false),
+            (Method::Invite, 300..) => self.give_back(call, server, now, false),
             _ => {}
         }
     }
@@ -87,6 +94,13 @@ impl Pins {
         let (pin, seen) = self.table.look(call, now);
         if pin.is_none_or(|pin| pin.server == server) {
             self.table.confirm_seen(call, seen, server, now, expire);
+        }
+    }
+
+    /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1).
+    fn rings(&self, call: u64, server: NameHash, now: Time) {
+        if let Some(pin) = self.table.find(call, now).filter(|pin| pin.server == server && !pin.confirmed) {
+            self.table.touch(pin, now, RINGING);
         }
     }
 
@@ -140,7 +154,7 @@ mod tests {
         assert!(alive(&pins, 14_000));
         pins.answered(77, NameHash(6), Method::Bye, 200, at(14_000), EXPIRE);
         assert!(alive(&pins, 14_100), "another server's answer says nothing about this call");
-        pins.answered(77, SERVER, Method::Bye, 481, at(14_000), EXPIRE);
+        pins.answered(77, SERVER, Method::Bye, 200, at(14_000), EXPIRE);
         assert!(alive(&pins, 14_031) && !alive(&pins, 14_033));
     }
 

@@ -1,0 +1,306 @@
+//! Calls that take their time or an unusual way: forks, challenges, long ringing, two passes through us, dead servers.
+
+mod support;
+
+use std::time::Duration;
+use support::calls::{CALL, request, response, sealed, token};
+use support::core::{Node, Outcome, addr};
+use support::lines::headers;
+use trunkline::sip::token::{Sealed, SealedIn};
+use trunkline::state::Reason;
+use trunkline::state::server::{Admin, Health, ServerState};
+
+const CONFIG: &str = r#"
+[[frontend]]
+name = "sip"
+bind = ["udp://203.0.113.10:5060", "udp://[2001:db8:f::10]:5060"]
+inside = "10.0.1.10"
+aliases = ["sip.example.ng"]
+backend = "pbx"
+
+[[backend]]
+name = "pbx"
+pin = { size = 1000 }
+[[backend.server]]
+name = "k"
+address = "udp://10.0.10.11:5060"
+[[backend.server]]
+name = "m"
+address = "udp://10.0.10.12:5060"
+"#;
+const PHONE: &str = "198.51.100.7:31234";
+const B: &str = "192.0.2.77:40000";
+const OUTSIDE: &str = "203.0.113.10:5060";
+const INSIDE: &str = "10.0.1.10:5060";
+const URI: &str = "sip:100@sip.example.ng";
+const TOTAG: &str = "To: <sip:100@sip.example.ng>;tag=t1";
+
+fn drain() -> ServerState {
+    ServerState { admin: Admin::Drain, health: Health::Up }
+}
+fn state(health: Health) -> ServerState {
+    ServerState { admin: Admin::Ready, health }
+}
+fn wait(node: &mut Node, seconds: u64) {
+    node.now = node.now + Duration::from_secs(seconds);
+}
+fn phone(node: &mut Node, bytes: &[u8]) -> Outcome {
+    node.receive(addr(PHONE), addr(OUTSIDE), bytes)
+}
+
+/// A's INVITE went to K; K forks it to phones B and C through us; B is busy at once, C rings on.
+#[test]
+fn one_busy_fork_does_not_unpin_the_callers_call() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    let p = token(&node.keys, "any", &sealed(SealedIn::Path, &name, addr(OUTSIDE), addr(B)));
+    let fork = request(
+        "INVITE",
+        "sip:b@192.168.7.7",
+        &[&format!("Via: SIP/2.0/UDP {k};branch=z9hG4bKforkB"), &format!("Route: <sip:{p}@{INSIDE};lr>")],
+    );
+    let at_b = node.receive(k, addr(INSIDE), &fork);
+    assert_eq!(at_b.to(), addr(B));
+    let busy = node.receive(addr(B), addr(OUTSIDE), &response(&at_b.text(), "486 Busy Here", &[]));
+    assert_eq!(busy.to(), k);
+    wait(&mut node, 40);
+    node.set(&name, drain());
+    let cancel = phone(&mut node, &request("CANCEL", URI, &[]));
+    assert_eq!(cancel.to(), k, "the CANCEL must reach the server that has the INVITE");
+}
+
+#[test]
+fn a_refused_update_does_not_unpin_the_ringing_invite() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    let update =
+        request("UPDATE", URI, &[TOTAG, "CSeq: 2 UPDATE", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKu;rport"]);
+    let update = phone(&mut node, &update);
+    assert_eq!(update.to(), k);
+    node.receive(k, addr(INSIDE), &response(&update.text(), "491 Request Pending", &[]));
+    wait(&mut node, 40);
+    node.set(&name, drain());
+    assert_eq!(phone(&mut node, &request("CANCEL", URI, &[])).to(), k);
+}
+
+#[test]
+fn a_late_copy_of_the_401_does_not_unpin_the_second_invite() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    let unauthorized = response(&sent.text(), "401 Unauthorized", &[]);
+    node.receive(k, addr(INSIDE), &unauthorized);
+    let second = ["CSeq: 2 INVITE", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKa2;rport"];
+    assert_eq!(phone(&mut node, &request("INVITE", URI, &second)).to(), k);
+    node.receive(k, addr(INSIDE), &unauthorized); // retransmitted: the ACK was late
+    wait(&mut node, 40);
+    node.set(&name, drain());
+    let cancel = ["CSeq: 2 CANCEL", second[1]];
+    assert_eq!(phone(&mut node, &request("CANCEL", URI, &cancel)).to(), k);
+}
+
+/// RFC 3261 §16.7 item 2: a provisional response begins timer C anew; §13.3.1.1: a UAS sends one every minute.
+#[test]
+fn a_call_that_says_every_minute_that_it_rings_stays_pinned() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    for _ in 0..4 {
+        wait(&mut node, 60);
+        node.receive(k, addr(INSIDE), &response(&sent.text(), "183 Session Progress", &[]));
+    }
+    node.set(&name, drain());
+    assert_eq!(phone(&mut node, &request("CANCEL", URI, &[])).to(), k);
+}
+
+/// The server does not Record-Route (Kamailio's default for REFER): A and B are both ours.
+#[test]
+fn only_the_route_of_this_pass_is_taken_off() {
+    let mut node = Node::new(CONFIG);
+    let refer = phone(&mut node, &request("REFER", URI, &[]));
+    let (k, name) = (refer.to(), node.server_of(&refer));
+    let text = refer.text();
+    let rr_a: Vec<_> = headers(&text, "Record-Route").collect();
+    let p = token(&node.keys, "any", &sealed(SealedIn::Path, &name, addr(OUTSIDE), addr(B)));
+    let on = request(
+        "REFER",
+        "sip:b@192.168.7.7",
+        &[
+            &format!("Via: SIP/2.0/UDP {k};branch=z9hG4bKk"),
+            &format!("Route: <sip:{p}@{INSIDE};lr>"),
+            &format!("Record-Route: {}", rr_a[0]),
+            &format!("Record-Route: {}", rr_a[1]),
+        ],
+    );
+    let at_b = node.receive(k, addr(INSIDE), &on).text();
+    let set: Vec<_> = headers(&at_b, "Record-Route").collect();
+    assert_eq!(set.len(), 4);
+    // B's NOTIFY: its route set is what it saw, in order (it was the callee).
+    let notify =
+        request("NOTIFY", "sip:bob@192.168.1.20", &[&format!("Route: {}", set.join(", ")), TOTAG, "CSeq: 7 NOTIFY"]);
+    let sent = node.receive(addr(B), addr(OUTSIDE), &notify);
+    assert_eq!(sent.to(), k);
+    let text = sent.text();
+    assert_eq!(
+        headers(&text, "Route").flat_map(|r| r.split(", ")).collect::<Vec<_>>(),
+        rr_a,
+        "K needs them to reach A"
+    );
+}
+
+#[test]
+fn an_invite_with_replaces_does_not_go_to_a_dead_server() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
+    node.set(&name, state(Health::Dead));
+    let replaces = ["Call-ID: second", &format!("Replaces: {CALL};to-tag=t1;from-tag=f1")];
+    let first = phone(&mut node, &request("INVITE", URI, &replaces));
+    let again = phone(&mut node, &request("INVITE", URI, &replaces));
+    assert_ne!((first.to(), again.to()), (k, k), "a new call, sent to a dead server, and each retransmission too");
+}
+
+const LIMITED: &str = "backend = \"pbx\"\n[frontend.limits]\nper_source_rate = \"1/s\"\nper_source_burst = 1\n";
+
+#[test]
+fn what_follows_a_pinned_call_is_not_limited() {
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", LIMITED, 1));
+    phone(&mut node, &request("INVITE", URI, &[]));
+    let mut lost = vec![];
+    for (what, bytes) in [
+        ("PRACK without Route", request("PRACK", URI, &[TOTAG, "CSeq: 2 PRACK"])),
+        ("BYE without Route, early dialog", request("BYE", URI, &[TOTAG, "CSeq: 3 BYE"])),
+    ] {
+        if phone(&mut node, &bytes) == Outcome::Dropped(Reason::RateLimited) {
+            lost.push(what);
+        }
+    }
+    assert_eq!(lost, [""; 0]);
+}
+
+#[test]
+fn a_token_whose_server_is_in_maintenance_is_not_limited() {
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", LIMITED, 1));
+    node.set("pbx/k", ServerState { admin: Admin::Maint, health: Health::Up });
+    let d = token(&node.keys, CALL, &sealed(SealedIn::RecordRoute, "pbx/k", addr(OUTSIDE), addr(PHONE)));
+    let bye = request("BYE", URI, &[TOTAG, &format!("Route: <sip:{d}@{OUTSIDE};lr>")]);
+    phone(&mut node, &bye);
+    assert_ne!(phone(&mut node, &bye), Outcome::Dropped(Reason::RateLimited));
+}
+
+/// RFC 3261 §16.9: a failed send of a request counts as 503 for it.
+#[test]
+fn a_request_to_a_client_that_cannot_be_sent_is_503() {
+    let mut node = Node::new(CONFIG);
+    let invite = request("INVITE", "sip:u@192.0.2.50", &[]);
+    let sent = node.receive(addr("10.0.10.11:5060"), addr(INSIDE), &invite);
+    let Outcome::Sent { passage, .. } = sent else { panic!() };
+    let outcome = node.undelivered(addr("10.0.10.11:5060"), addr(INSIDE), &invite, passage);
+    assert_eq!(outcome.status(), Some(503), "{outcome:?}");
+}
+
+/// A phone that registers every 30 s leaves a drained server.
+#[test]
+fn short_registrations_leave_a_drained_server() {
+    let mut node = Node::new(CONFIG);
+    let first = phone(&mut node, &request("REGISTER", "sip:sip.example.ng", &[]));
+    let name = node.server_of(&first);
+    node.receive(first.to(), addr(INSIDE), &response(&first.text(), "200 OK", &[]));
+    node.set(&name, drain());
+    let mut last = first.to();
+    for n in 2..20 {
+        wait(&mut node, 30);
+        let again = phone(
+            &mut node,
+            &request(
+                "REGISTER",
+                "sip:sip.example.ng",
+                &[
+                    &format!("CSeq: {n} REGISTER"),
+                    &format!("Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKr{n};rport"),
+                ],
+            ),
+        );
+        last = again.to();
+        node.receive(last, addr(INSIDE), &response(&again.text(), "200 OK", &[]));
+    }
+    assert_ne!(last, first.to(), "nine minutes after the drain");
+}
+
+/// A registered Contact of the other family, client not behind NAT: the flow is known and works.
+#[test]
+fn a_contact_of_the_other_family_is_reached_or_refused_not_lost() {
+    let mut node = Node::new(&CONFIG.replace(", \"udp://[2001:db8:f::10]:5060\"", ""));
+    let p = token(&node.keys, "any", &Sealed { nat: false, ..sealed(SealedIn::Path, "pbx/k", addr(OUTSIDE), addr(B)) });
+    let out = node.receive(
+        addr("10.0.10.11:5060"),
+        addr(INSIDE),
+        &request("INVITE", "sip:u@[2001:db8::77]", &[&format!("Route: <sip:{p}@{INSIDE};lr>")]),
+    );
+    assert!(!matches!(out, Outcome::Dropped(_)), "{out:?}");
+}
+
+#[test]
+fn a_contact_of_the_other_family_leaves_by_the_bind_of_that_family() {
+    let mut node = Node::new(CONFIG);
+    let p = token(&node.keys, "any", &Sealed { nat: false, ..sealed(SealedIn::Path, "pbx/k", addr(OUTSIDE), addr(B)) });
+    let out = node.receive(
+        addr("10.0.10.11:5060"),
+        addr(INSIDE),
+        &request("INVITE", "sip:u@[2001:db8::77]", &[&format!("Route: <sip:{p}@{INSIDE};lr>")]),
+    );
+    assert!(!matches!(out, Outcome::Dropped(_)), "{out:?}");
+}
+
+/// A carrier must hear 503, or it goes on trying.
+#[test]
+fn a_trusted_carrier_hears_503_for_every_call_while_nobody_is_usable() {
+    let text = CONFIG.replacen(
+        "backend = \"pbx\"\n",
+        "backend = \"pbx\"\n[frontend.limits]\ntrusted = [\"198.51.100.0/24\"]\n",
+        1,
+    );
+    let mut node = Node::new(&text);
+    node.set("pbx/k", state(Health::Dead));
+    node.set("pbx/m", state(Health::Dead));
+    let silent = (0..200)
+        .filter(|n| {
+            let call = format!("Call-ID: c{n}");
+            matches!(phone(&mut node, &request("INVITE", URI, &[&call])), Outcome::Dropped(_))
+        })
+        .count();
+    assert_eq!(silent, 0);
+}
+
+#[test]
+fn a_server_hears_every_refusal() {
+    let mut node = Node::new(CONFIG);
+    let silent = (0..200)
+        .filter(|n| {
+            let call = format!("Call-ID: c{n}");
+            matches!(
+                node.receive(addr("10.0.10.11:5060"), addr(INSIDE), &request("INVITE", "sip:u@name.example", &[&call])),
+                Outcome::Dropped(_)
+            )
+        })
+        .count();
+    assert_eq!(silent, 0);
+}
+
+/// A BYE that finds no dialog, or is challenged, ends none (forked call: two dialogs with one Call-ID).
+#[test]
+fn a_challenged_bye_does_not_end_the_call() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
+    let bye = phone(&mut node, &request("BYE", URI, &["To: <sip:100@sip.example.ng>;tag=otherfork", "CSeq: 2 BYE"]));
+    node.receive(k, addr(INSIDE), &response(&bye.text(), "481 No Dialog", &[]));
+    wait(&mut node, 60);
+    node.set(&name, drain());
+    let info = phone(&mut node, &request("INFO", URI, &[TOTAG, "CSeq: 3 INFO"]));
+    assert_eq!(info.to(), k);
+}
