@@ -19,15 +19,16 @@ use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
-use crate::state::server::ServerState;
+use crate::state::health::Silence;
+use crate::state::server::{ServerState, Sign};
 use crate::state::snapshot::Ingredients;
 use crate::state::{Shared, Snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
 const CHANGES: usize = 1024;
 
-/// How often old snapshots are looked at.
-const RETIRE: Duration = Duration::from_secs(1);
+/// How often old snapshots and silent servers are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the balancer could not start, with what to do.
 #[derive(Debug)]
@@ -122,6 +123,7 @@ pub struct Balancer {
     workers: Workers,
     worker_count: usize,
     checkers: HashMap<NameHash, Checker>,
+    silence: HashMap<NameHash, Silence>,
     changes: mpsc::Receiver<Changed>,
 }
 
@@ -162,7 +164,19 @@ impl Balancer {
         let (sender, changes) = mpsc::channel(CHANGES);
         let checkers = start_checks(&config, u64::from_be_bytes(random().map_err(|e| refused(&e))?), &sender);
         tracing::info!(workers = worker_count, key = format_args!("{:016x}", keys.fingerprint()), "started");
-        Ok(Self { config, keys, host, states, setup, retired: Vec::new(), workers, worker_count, checkers, changes })
+        Ok(Self {
+            config,
+            keys,
+            host,
+            states,
+            setup,
+            retired: Vec::new(),
+            workers,
+            worker_count,
+            checkers,
+            silence: HashMap::new(),
+            changes,
+        })
     }
 
     /// What the workers see: for whoever shows it.
@@ -172,12 +186,15 @@ impl Balancer {
 
     /// Keeps the snapshots up to date, for ever.
     pub async fn serve(&mut self) {
-        let mut retire = tokio::time::interval(RETIRE);
+        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 Some(changed) = self.changes.recv() => self.change(changed),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
-                _ = retire.tick() => self.drop_retired(),
+                _ = look.tick() => {
+                    self.drop_retired();
+                    self.suspect_silent();
+                }
             }
         }
     }
@@ -217,6 +234,21 @@ impl Balancer {
                 if let Some(checker) = self.checkers.get(&server.id) {
                     checker.sign(sign);
                 }
+            }
+        }
+    }
+
+    /// A server that answers nothing of what it gets is checked at once, whatever its interval.
+    fn suspect_silent(&mut self) {
+        let snapshot = self.setup.snapshot.load();
+        for server in &snapshot.servers {
+            let counters = &server.live.counters;
+            let answers: u64 = (0..6).map(|class| counters.sum(|of| &of.responses[class])).sum();
+            let said = answers + counters.sum(|of| &of.sent);
+            if self.silence.entry(server.id).or_default().look(counters.sum(|of| &of.requests), said)
+                && let Some(checker) = self.checkers.get(&server.id)
+            {
+                checker.sign(Sign::Silent);
             }
         }
     }

@@ -81,23 +81,31 @@ async fn watch(target: Target, mut signs: mpsc::Receiver<Sign>, changes: mpsc::S
     let spread = check.interval.as_millis() as u64 / 10 + 1;
     let mut start = Instant::now() + Duration::from_millis(target.seed % spread);
     loop {
-        let transition = tokio::select! {
-            biased;
-            sign = signs.recv() => {
-                let Some(sign) = sign else { return };
-                let transition = monitor.sign(sign, clock());
-                if transition.is_some() {
-                    start = Instant::now() + monitor.first_check_after(sign);
+        let timeout = monitor.next(check).timeout;
+        nonce = nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let begin = start;
+        let checked = async {
+            sleep_until(begin).await;
+            probe(&target, nonce, begin + timeout).await
+        };
+        tokio::pin!(checked);
+        let transition = loop {
+            tokio::select! {
+                biased;
+                sign = signs.recv() => {
+                    let Some(sign) = sign else { return };
+                    let transition = monitor.sign(sign, clock());
+                    // News end a check that may wait for seconds; what is known already does not.
+                    if transition.is_some() {
+                        start = Instant::now() + monitor.first_check_after(sign);
+                        break transition;
+                    }
                 }
-                transition
-            }
-            () = sleep_until(start) => {
-                let next = monitor.next(check);
-                nonce = nonce.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let outcome = probe(&target, nonce, start + next.timeout).await;
-                let transition = monitor.observe(outcome, check, clock());
-                start = (start + monitor.next(check).after).max(Instant::now());
-                transition
+                outcome = &mut checked => {
+                    let transition = monitor.observe(outcome, check, clock());
+                    start = (start + monitor.next(check).after).max(Instant::now());
+                    break transition;
+                }
             }
         };
         if let Some(transition) = transition

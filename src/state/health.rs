@@ -19,6 +19,37 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// A fast check waits no longer than this, whatever `timeout` says.
 const FAST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// So many requests without an answer are no accident.
+const SILENT_REQUESTS: u64 = 3;
+/// So many looks in a row: with one a second, a server that falls silent under load is suspected within three seconds.
+const SILENT_LOOKS: u32 = 2;
+
+/// Whether a server answers what it is sent. Its counters are looked at once a second; the message path does nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence {
+    /// As it was when it last said something.
+    requests: u64,
+    said: u64,
+    looks: u32,
+}
+
+impl Silence {
+    /// Takes how many requests were sent to it and how many messages came from it, ever. True where it has been silent
+    /// for too long; then the count begins anew.
+    pub fn look(&mut self, requests: u64, said: u64) -> bool {
+        if said != self.said {
+            *self = Self { requests, said, looks: 0 };
+        } else if requests >= self.requests + SILENT_REQUESTS {
+            self.looks += 1;
+        }
+        let silent = self.looks >= SILENT_LOOKS;
+        if silent {
+            *self = Self { requests, said, looks: 0 };
+        }
+        silent
+    }
+}
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -45,6 +76,7 @@ impl fmt::Display for Why {
             Self::Check(Outcome::Unreachable) => write!(f, "check found nobody there (ICMP)"),
             Self::Sign(Sign::Unreachable) => write!(f, "a request found nobody there (ICMP)"),
             Self::Sign(Sign::Said503) => write!(f, "answered a request with 503"),
+            Self::Sign(Sign::Silent) => write!(f, "answers none of the requests that it gets"),
         }
     }
 }
@@ -106,7 +138,7 @@ impl Monitor {
     /// A worker left a sign. Without a check to follow it up it means nothing: it could never be taken back.
     pub fn sign(&mut self, sign: Sign, now: Time) -> Option<Transition> {
         let to = match (sign, self.health) {
-            (Sign::Unreachable, Health::Up | Health::Resting) => {
+            (Sign::Unreachable | Sign::Silent, Health::Up | Health::Resting) => {
                 self.failures = 0;
                 Health::Suspect
             }
@@ -135,7 +167,7 @@ impl Monitor {
     /// How long after a sign the first check starts: at once, but after a live 503 the server has its rest first.
     pub fn first_check_after(&self, sign: Sign) -> Duration {
         match sign {
-            Sign::Unreachable => Duration::ZERO,
+            Sign::Unreachable | Sign::Silent => Duration::ZERO,
             Sign::Said503 => LIVE_REST,
         }
     }
@@ -218,6 +250,16 @@ mod tests {
             monitor.health()
         };
         outcomes.iter().enumerate().map(step).collect()
+    }
+
+    #[test]
+    fn who_answers_nothing_is_silent_and_who_is_asked_nothing_is_not() {
+        let mut silence = Silence::default();
+        assert!(![(100, 90), (200, 190), (300, 190)].into_iter().any(|(sent, said)| silence.look(sent, said)));
+        assert!(silence.look(310, 190), "two looks without a word");
+        assert!(!silence.look(311, 190) && !silence.look(312, 190), "the count begins anew, and two requests are few");
+        assert!(!(0..60).any(|_| silence.look(312, 190)), "nobody asked");
+        assert!(!silence.look(400, 190) && !silence.look(500, 191), "it said something");
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub enum Sign {
     Unreachable = 1,
     /// It answered a live request with 503.
     Said503 = 2,
+    /// It was sent requests for seconds and answered none.
+    Silent = 4,
 }
 
 /// The live side of a server: survives every snapshot.
@@ -99,7 +101,7 @@ impl ServerLive {
     /// Takes all signs that were left.
     pub fn take_signs(&self) -> impl Iterator<Item = Sign> {
         let signs = self.signs.swap(0, Ordering::Relaxed);
-        [Sign::Unreachable, Sign::Said503].into_iter().filter(move |&sign| signs & sign as u8 != 0)
+        [Sign::Unreachable, Sign::Said503, Sign::Silent].into_iter().filter(move |&sign| signs & sign as u8 != 0)
     }
 }
 
