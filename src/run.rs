@@ -22,10 +22,13 @@ use crate::state::binds::Host;
 use crate::state::health::Silence;
 use crate::state::server::{ServerState, Sign};
 use crate::state::snapshot::Ingredients;
-use crate::state::{Shared, Snapshot};
+use crate::state::{Reason, Shared, Snapshot, snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
 const CHANGES: usize = 1024;
+
+/// How often the log says what was dropped and refused, where something was.
+const TELL: Duration = Duration::from_secs(60);
 
 /// How often old snapshots and silent servers are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -124,6 +127,8 @@ pub struct Balancer {
     worker_count: usize,
     checkers: HashMap<NameHash, Checker>,
     silence: HashMap<NameHash, Silence>,
+    /// What the log has said of each [`Reason`].
+    told: [u64; Reason::ALL.len()],
     changes: mpsc::Receiver<Changed>,
 }
 
@@ -175,6 +180,7 @@ impl Balancer {
             worker_count,
             checkers,
             silence: HashMap::new(),
+            told: [0; Reason::ALL.len()],
             changes,
         })
     }
@@ -186,11 +192,12 @@ impl Balancer {
 
     /// Keeps the snapshots up to date, for ever.
     pub async fn serve(&mut self) {
-        let mut look = tokio::time::interval(LOOK);
+        let (mut look, mut tell) = (tokio::time::interval(LOOK), tokio::time::interval(TELL));
         loop {
             tokio::select! {
                 Some(changed) = self.changes.recv() => self.change(changed),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
+                _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
                 _ = look.tick() => {
                     self.drop_retired();
                     self.suspect_silent();
@@ -200,9 +207,10 @@ impl Balancer {
     }
 
     /// Finishes what is in flight and ends.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         drop(self.checkers);
         self.workers.stop();
+        tell_drops(&self.setup.snapshot.load(), &mut self.told);
     }
 
     /// A server's health changed: a new snapshot, and a line in the log.
@@ -257,6 +265,23 @@ impl Balancer {
         let workers = &self.setup.shared.workers;
         let oldest = (0..self.worker_count).map(|worker| workers.of(worker).generation.get()).min().unwrap_or(u64::MAX);
         self.retired.retain(|snapshot| snapshot.generation >= oldest);
+    }
+}
+
+/// Says what was dropped and refused since the last time, by reason. A counter that nobody reads is no help to who
+/// wonders why a carrier's calls do not arrive.
+fn tell_drops(snapshot: &Snapshot, told: &mut [u64; Reason::ALL.len()]) {
+    let mut words = String::new();
+    for (reason, told) in Reason::ALL.iter().zip(told).filter(|(reason, _)| **reason != Reason::AckAbsorbed) {
+        let dropped = |frontend: &snapshot::Frontend| frontend.live.sum(|counters| counters.reasons.of(*reason));
+        let now: u64 = snapshot.frontends.iter().map(dropped).sum();
+        if now > *told {
+            words += &format!(" {}={}", reason.word(), now - *told);
+        }
+        *told = now;
+    }
+    if !words.is_empty() {
+        tracing::warn!("dropped or refused:{words}");
     }
 }
 
