@@ -5,7 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::regions::{Net, ROUND, SERVERS, answer, assert_kept};
+use support::regions::{Net, ROUND, SERVERS, answer, assert_kept, stop};
 use trunkline::load::{AnswerReport, CallReport, Generator, GeneratorOptions, Timers, Weather};
 
 /// Runs clients with public and, beside them, clients with private addresses through one balancer.
@@ -21,8 +21,9 @@ fn run(net: &Net, timers: Timers, options: impl Fn(SocketAddr) -> GeneratorOptio
         Generator::start(options).unwrap()
     });
     let reports = clients.map(|clients| clients.finish().unwrap()).into();
+    let answered = stop(answerer);
     balancer.stop();
-    (reports, answerer.stop().unwrap())
+    (reports, answered)
 }
 
 #[test]

@@ -10,7 +10,7 @@ use trunkline::load::{
     Weather,
 };
 
-use super::process::Balancer;
+use super::process::{Balancer, wait_for};
 use super::workers::free_port;
 
 /// The servers and their regions.
@@ -106,6 +106,13 @@ impl Net {
 pub fn answer(servers: &[(&str, SocketAddr)], timers: Timers) -> Answerer {
     let servers = servers.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();
     Answerer::start(&AnswererOptions { servers, manner: Manner::default(), timers }).unwrap()
+}
+
+/// Ends the servers when their last call has ended: a client is done when its BYE is sent, its server a moment later.
+pub fn stop(servers: Answerer) -> AnswerReport {
+    let open = || servers.servers().iter().map(|server| server.counters.dialogs.get()).sum::<u64>();
+    wait_for("the last calls to end at their servers", || open() == 0);
+    servers.stop().unwrap()
 }
 
 /// Checks that all of [`MIX`] that was started came to its end at the server where it began, and that each region had
