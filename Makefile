@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 run:
-	$(CARGO) run --release --quiet -- demo
+	$(CARGO) run --release --locked -- demo
 
 build:
 	$(CARGO) build --release --locked

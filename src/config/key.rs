@@ -95,8 +95,8 @@ pub fn generate(route: [u8; 16], seal: [u8; 16]) -> String {
     };
     format!(
         "# Trunkline's cluster key. Copy it to every node of a pair; whoever holds it can steer calls.\n\
-         # `route` must never change. Seal keys rotate in two steps: add a new [[seal]] on every node and reload,\n\
-         # then set `seal_with` to its id on every node and reload.\n\
+         # `route` must never change. Seal keys rotate in two steps: add a new [[seal]] on every node and restart,\n\
+         # then set `seal_with` to its id on every node and restart.\n\
          route = \"{}\"\n\
          seal_with = 1\n\n\
          [[seal]]\n\
