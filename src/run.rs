@@ -20,7 +20,7 @@ use crate::net::{host, socket};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
 use crate::state::health::Silence;
-use crate::state::server::{ServerState, Sign};
+use crate::state::server::{Health, ServerState, Sign};
 use crate::state::snapshot::Ingredients;
 use crate::state::{Reason, Shared, Snapshot, snapshot};
 
@@ -219,9 +219,24 @@ impl Balancer {
         let snapshot = self.setup.snapshot.load();
         let name = snapshot.server(id).map_or("?", |at| snapshot.servers[at].name.as_str());
         let (from, to, reason) = (transition.from.word(), transition.to.word(), transition.why);
-        tracing::info!(server = name, from, to, checks = transition.checks, %reason, "server state");
+        match transition.to {
+            Health::Down | Health::Dead => {
+                tracing::warn!(server = name, from, to, after_checks = transition.checks, %reason, "server state");
+            }
+            _ => tracing::info!(server = name, from, to, after_checks = transition.checks, %reason, "server state"),
+        }
+        let backend = snapshot.server(id).map(|at| snapshot.servers[at].backend as usize);
+        let was_empty = backend.is_some_and(|at| snapshot.backends[at].balance.is_empty());
         drop(snapshot);
         self.publish();
+        let snapshot = self.setup.snapshot.load();
+        let Some(backend) = backend.and_then(|at| snapshot.backends.get(at)) else { return };
+        let name = &backend.config.name;
+        match (was_empty, backend.balance.is_empty()) {
+            (false, true) => tracing::error!(backend = name, "no server takes new calls"),
+            (true, false) => tracing::info!(backend = name, "new calls are taken again"),
+            _ => {}
+        }
     }
 
     fn publish(&mut self) {
