@@ -1,0 +1,102 @@
+//! Commands to a running Trunkline, by its runtime socket.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::admin::client::ask;
+use crate::config::{RUNTIME_SOCKET, runtime_socket};
+
+/// How often a drain that is waited for is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where the running Trunkline is found.
+#[derive(Debug, clap::Args)]
+pub struct Door {
+    #[command(flatten)]
+    config: super::ConfigFile,
+    /// Its runtime socket [default: what the configuration says].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// A server of a running Trunkline.
+#[derive(Debug, clap::Args)]
+pub struct Server {
+    #[command(flatten)]
+    door: Door,
+    /// The server.
+    #[arg(value_name = "BACKEND/SERVER")]
+    name: String,
+}
+
+impl Door {
+    fn socket(&self) -> PathBuf {
+        let named = || runtime_socket(&std::fs::read_to_string(&self.config.file).ok()?);
+        self.socket.clone().or_else(named).unwrap_or_else(|| RUNTIME_SOCKET.into())
+    }
+}
+
+/// `trunkline reload`
+pub fn reload(door: &Door) -> ExitCode {
+    finish(ask(&door.socket(), "reload").and_then(|answer| {
+        let (success, text) = answer.split_once("\n--\n").ok_or_else(|| answer.clone())?;
+        if success == "Success=1" { Ok(eprint!("{text}")) } else { Err(text.trim_end().to_owned()) }
+    }))
+}
+
+/// `trunkline status`: on stdout, for `grep` is a program too.
+pub fn status(door: &Door, json: bool) -> ExitCode {
+    let command = if json { "status json" } else { "status" };
+    finish(ask(&door.socket(), command).map(|text| print!("{text}")))
+}
+
+/// `trunkline ready`, `trunkline maint`
+pub fn set(server: &Server, state: &str) -> ExitCode {
+    finish(set_state(&server.door.socket(), &server.name, state).map(|()| eprintln!("{} is {state}", server.name)))
+}
+
+/// `trunkline drain`: says how many calls remain; with `wait` until none does.
+pub fn drain(server: &Server, wait: bool) -> ExitCode {
+    finish(try_drain(&server.door.socket(), &server.name, wait))
+}
+
+fn try_drain(socket: &Path, name: &str, wait: bool) -> Result<(), String> {
+    set_state(socket, name, "drain")?;
+    let mut told = None;
+    loop {
+        let answer = ask(socket, &format!("show calls {name}"))?;
+        let calls: usize = answer.trim().parse().map_err(|_| answer.trim_end().to_owned())?;
+        if told.replace(calls) != Some(calls) {
+            let remain = if calls == 1 { "1 call remains".to_owned() } else { format!("{calls} calls remain") };
+            eprintln!("{name} gets no new calls; {remain}");
+        }
+        if !wait || calls == 0 {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// An answer to a change is empty; anything else says why it was not made.
+fn set_state(socket: &Path, name: &str, state: &str) -> Result<(), String> {
+    // What is written here ends up in a line of commands.
+    if name.contains([' ', ';', '\\', '\n']) {
+        return Err(format!("\"{name}\" is no server's name: write BACKEND/SERVER"));
+    }
+    let answer = ask(socket, &format!("set server {name} state {state}"))?;
+    match answer.trim() {
+        "" => Ok(()),
+        said => Err(format!("{name}: {said} `trunkline status` lists the servers")),
+    }
+}
+
+fn finish(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
