@@ -126,6 +126,8 @@ fn servers(shape: &Shape) -> Answerer {
 fn calls(net: &Net, to: SocketAddr, count: u64, rate: f64, mix: &str) -> Generator {
     let mut options: GeneratorOptions = net.callers(to, count, rate);
     options.habits.mix = Mix::parse(mix).unwrap();
+    // Those of the last half minute are remembered.
+    options.habits.limit = 200_000;
     Generator::start(options).unwrap()
 }
 
@@ -172,13 +174,15 @@ fn five_hundred_reloads_lose_nothing() {
     let mut guest_calls = None;
     let mut drained = None::<(usize, u64)>;
     for n in 0..RELOADS {
+        // One that is removed and comes back is ready: the drained one stays.
+        let other = |at: usize| (at + usize::from(drained.is_some_and(|(server, _)| server == at % 5))) % 5;
         match n % 10 {
             0 | 5 => shape.weights[n % 5] = 50 + (n * 7 % 100) as u32,
-            1 => shape.absent = Some((n / 10 + 2) % 5),
+            1 => shape.absent = Some(other(n / 10 + 2)),
             2 | 7 => shape.absent = None,
             3 => shape.regions[n % 3] = 10 + (n % 80) as u32,
             4 => shape.rate = 50_000 + n as u32,
-            6 => shape.absent = Some((n / 10 + 3) % 5),
+            6 => shape.absent = Some(other(n / 10 + 3)),
             // The first of them stays for the calls that are made through it.
             8 if n < 150 => shape.guests = guests[..1 + n / 10 % 4].to_vec(),
             9 if n < 150 => shape.guests.truncate(1),
