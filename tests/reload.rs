@@ -226,6 +226,13 @@ fn five_hundred_reloads_lose_nothing() {
     assert_eq!(report.total().started + guest_report.total().started, CALLS + 400);
     assert_kept(&[&report, &guest_report], &answered);
     assert_all_arrived(&[&report, &guest_report], &answered);
+    let traffic = [&report, &guest_report].map(|report| report.traffic.sent + report.traffic.received);
+    println!(
+        "{RELOADS} reloads in {:.1} s, {} calls, {} datagrams to and from clients: lost 0, failed calls 0, misdirected 0",
+        report.starting.as_secs_f64(),
+        CALLS + 400,
+        traffic.iter().sum::<u64>()
+    );
 }
 
 /// The same where servers send requests, too: BYE, re-INVITE, calls to phones.
