@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use support::process::{Balancer, Process, is_bound, program, wait_for};
 use support::regions::{DOMAIN, Net, REGIONS, SERVERS, answer, stop};
 use trunkline::admin::client::ask;
-use trunkline::load::{AnswerReport, Answerer, CallReport, Generator, GeneratorOptions, Mix, ServerView, Timers};
+use trunkline::load::{
+    AnswerReport, Answerer, Behaviour, CallReport, Generator, GeneratorOptions, Mix, ServerView, Timers,
+};
 
 const WORKERS: usize = 4;
 
@@ -350,6 +352,36 @@ fn a_broken_configuration_under_load_says_why_and_touches_nothing() {
     running.balancer.stop();
     assert_kept(&[&report], &answered);
     assert_all_arrived(&[&report], &answered);
+}
+
+/// A dead server is dead after a reload, too, without a moment in which it gets calls, and rises as it would have.
+#[test]
+fn health_survives_a_reload() {
+    let net = Net(97);
+    let mut shape = Shape::new(&net);
+    let answerer = servers(&shape);
+    let check = "check = { interval = \"500ms\", timeout = \"300ms\", fast_interval = \"200ms\", fall = 2 }\n[[backend.region]]";
+    let text = |shape: &Shape| shape.text().replacen("[[backend.region]]", check, 1);
+    let mut running = Running::start(&text(&shape));
+    answerer.server("lagos-1").unwrap().behave(Behaviour::Closed);
+    running.balancer.process.line_with("to=\"dead\"");
+    shape.weights = [90; 5];
+    let slower = text(&shape).replace("500ms", "600ms");
+    for text in [&text(&shape), &slower, &slower.replace("fall = 2", "fall = 3")] {
+        running.reload(text);
+        let status = running.ask("status json");
+        let dead = format!("\"address\":\"{}\",\"health\":\"dead\"", shape.servers[0]);
+        assert!(status.contains(&dead) && status.matches("\"health\":\"up\"").count() == 4, "{status}");
+    }
+    answerer.server("lagos-1").unwrap().behave(Behaviour::Normal);
+    let line = running.balancer.process.line_with("server state");
+    assert!(line.contains("pbx/lagos-1") && line.contains("to=\"up\"") && line.contains("after_checks=2"), "{line}");
+    answerer.server("lagos-2").unwrap().behave(Behaviour::Closed);
+    running.balancer.process.line_with("to=\"dead\"");
+    let unchecked = text(&shape).replace("check = {", "check = { type = \"none\",");
+    running.reload(&unchecked);
+    assert!(!running.ask("status json").contains("dead"), "who is not checked is up");
+    running.balancer.stop();
 }
 
 /// What a reload cannot do is said, and the rest is done.

@@ -51,7 +51,7 @@ pub enum Severity {
 }
 
 /// What `help` prints, and every line that is no command.
-const COMMANDS: [(&str, &str); 18] = [
+const COMMANDS: [(&str, &str); 19] = [
     ("disable server <bk>/<srv>", "put a server into maintenance: no calls, not even its own"),
     ("enable server <bk>/<srv>", "make it ready again"),
     ("get weight <bk>/<srv>", "report a server's weight, and that of the file"),
@@ -67,6 +67,7 @@ const COMMANDS: [(&str, &str); 18] = [
     ("show backend", "list the backends"),
     ("show calls <bk>/<srv>", "how many calls a server has"),
     ("show info", "report about the process"),
+    ("show servers", "the same as status"),
     ("show servers state [<backend>]", "dump the servers' states"),
     ("show version", "report the version"),
     ("status [json]", "the servers as a table, or as one JSON object"),
@@ -117,6 +118,7 @@ pub fn parse(words: &[String]) -> Result<Command, String> {
         ["show", "info", ..] => Ok(Command::ShowInfo),
         ["show", "version"] => Ok(Command::ShowVersion),
         ["show", "cli", "level"] => Ok(Command::ShowLevel),
+        ["show", "servers"] => Ok(Command::Status(Style::People)),
         ["show", "backend"] => Ok(Command::ShowBackend),
         ["show", "servers", "state", ..] => Ok(Command::ShowServersState(words.get(3).map(|name| (*name).to_owned()))),
         ["show", "calls", ..] => Ok(Command::ShowCalls(word(2))),

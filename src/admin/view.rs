@@ -62,6 +62,7 @@ impl ServerRow {
 impl View {
     /// What `workers` threads see; `text` names the configuration.
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>, workers: usize, text: Arc<AtomicU64>) -> Self {
+        #[allow(clippy::disallowed_methods, reason = "HAProxy's tools want the date of the start")]
         let started_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { snapshot, shared, workers, text, started: clock(), started_at }
     }

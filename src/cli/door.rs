@@ -39,10 +39,12 @@ impl Door {
 
 /// `trunkline reload`
 pub fn reload(door: &Door) -> ExitCode {
-    finish(ask(&door.socket(), "reload").and_then(|answer| {
-        let (success, text) = answer.split_once("\n--\n").ok_or_else(|| answer.clone())?;
-        if success == "Success=1" { Ok(eprint!("{text}")) } else { Err(text.trim_end().to_owned()) }
-    }))
+    let reloaded = ask(&door.socket(), "reload").and_then(|answer| match answer.split_once("\n--\n") {
+        Some(("Success=1", done)) => Ok(done.to_owned()),
+        Some((_, faults)) => Err(faults.trim_end().to_owned()),
+        None => Err(answer),
+    });
+    finish(reloaded.map(|done| eprint!("{done}")))
 }
 
 /// `trunkline status`: on stdout, for `grep` is a program too.
@@ -74,6 +76,7 @@ fn try_drain(socket: &Path, name: &str, wait: bool) -> Result<(), String> {
         if !wait || calls == 0 {
             return Ok(());
         }
+        #[allow(clippy::disallowed_methods, reason = "a person waits for calls to end, with ^C as deadline")]
         std::thread::sleep(LOOK);
     }
 }

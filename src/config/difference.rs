@@ -1,6 +1,6 @@
 //! What differs between two configurations, in words for the log and for whoever asked for a reload.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -51,16 +51,18 @@ pub fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
 }
 
 /// Compares two lists by the names of their members: what is new, what is gone, and what `changed` says of the rest.
-fn by_name<T>(
+fn by_name<'a, T>(
     lines: &mut Vec<String>,
     kind: &str,
-    (before, after): (&[T], &[T]),
-    name: impl Fn(&T) -> String,
+    (before, after): (&'a [T], &'a [T]),
+    name: impl Fn(&T) -> String + Copy,
     changed: impl Fn(&T, &T, &mut Vec<String>),
 ) {
+    let by_name = |members: &'a [T]| members.iter().map(|member| (name(member), member)).collect::<HashMap<_, _>>();
+    let (old, new) = (by_name(before), by_name(after));
     for member in after {
         let own = name(member);
-        match before.iter().find(|other| name(other) == own) {
+        match old.get(&own) {
             None => lines.push(format!("{kind} {own} added")),
             Some(other) => {
                 let mut changes = Vec::new();
@@ -69,8 +71,8 @@ fn by_name<T>(
             }
         }
     }
-    let gone = before.iter().filter(|member| !after.iter().any(|other| name(other) == name(member)));
-    lines.extend(gone.map(|member| format!("{kind} {} removed", name(member))));
+    let gone = before.iter().map(name).filter(|name| !new.contains_key(name));
+    lines.extend(gone.map(|name| format!("{kind} {name} removed")));
 }
 
 /// Notes `key was -> is` where the two differ.
