@@ -68,7 +68,7 @@ impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
         let server = self.snapshot.server_at(self.received.flow.remote);
-        if let Err(reason) = self.admit_source(server.is_some()) {
+        if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
         let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
