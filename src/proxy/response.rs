@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, TokenError, Way};
 use crate::sip::{Span, Transport, Via};
 use crate::state::Reason;
@@ -113,8 +113,8 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
-                self.edits.replace(line);
+            for line in self.received.message.lines(Name::RetryAfter) {
+                self.edits.replace(line.span);
             }
         }
     }
