@@ -234,8 +234,8 @@ fn open_runtime_socket(path: Option<&Path>) -> Result<Option<RuntimeSocket>, Sta
 }
 
 fn check(file: &Path) -> ExitCode {
-    let config = match read_config(file) {
-        Ok(config) => config,
+    let (config, source) = match Source::read(file) {
+        Ok(read) => read,
         Err(error) => {
             eprint!("{error}");
             return ExitCode::FAILURE;
@@ -251,7 +251,9 @@ fn check(file: &Path) -> ExitCode {
     };
     let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
     let (frontends, backends) = (config.frontends.len(), config.backends.len());
-    eprintln!("{}: good ({frontends} frontend(s), {backends} backend(s), {servers} server(s); {key})", file.display());
+    let text = format_args!("configuration {:016x}", source.text);
+    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s)");
+    eprintln!("{}: good ({counts}; {text}; {key})", file.display());
     ExitCode::SUCCESS
 }
 

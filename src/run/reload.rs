@@ -34,17 +34,19 @@ impl Balancer {
         };
         let (wanted, source) = Source::read(&before.file).map_err(|error| error.to_string())?;
         let keys = self.new_keys(&wanted)?;
-        let lines = difference(&self.basis.wanted, &wanted);
+        let mut lines = difference(&self.basis.wanted, &wanted);
         let warnings = needs_restart(&self.first, &wanted);
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
-        let rotated = keys.fingerprint() != self.basis.keys.fingerprint();
+        lines.extend(
+            (keys.fingerprint() != self.basis.keys.fingerprint()).then(|| "cluster key: seals changed".to_owned()),
+        );
         self.apply(self.basis.next(wanted, keys, leaving)).await?;
         self.text.store(source.text, Ordering::Relaxed);
         let (was, is) = (format!("{:016x}", before.text), format!("{:016x}", source.text));
         let mut text = format!("{}: reloaded, {}\n", source.file.display(), count(lines.len()));
         tracing::info!(%who, changes = lines.len(), was, is, "reloaded");
-        for line in lines.into_iter().chain(rotated.then(|| "cluster key: seals changed".to_owned())) {
+        for line in lines {
             tracing::info!("changed: {line}");
             text += &format!("  {line}\n");
         }
