@@ -21,7 +21,7 @@ use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::proxy::explain;
-use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys};
+use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, with_addresses};
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::snapshot::Ingredients;
@@ -166,9 +166,9 @@ fn run(file: &Path, log: LogFormat) -> ExitCode {
         Ok(keys) => keys,
         Err(error) => return fail(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&StartError::Host(format!("cannot start a runtime: {error}\n"))),
+        Err(error) => return fail(&error),
     };
     runtime.block_on(async {
         match serve(config, keys, source).await {
@@ -176,6 +176,11 @@ fn run(file: &Path, log: LogFormat) -> ExitCode {
             Err(error) => fail(&error),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| StartError::Host(format!("cannot start a runtime: {error}\n")))
 }
 
 /// Balances until a signal says to stop.
@@ -187,7 +192,12 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
     // Nothing hangs on it, but whoever sends it out of habit must not end the process.
     let _usr1 = listen(SignalKind::user_defined1())?;
     let runtime_socket = open_runtime_socket(config.runtime_socket.as_deref())?;
-    let mut balancer = Balancer::start(config, keys, Some(source))?;
+    let mut balancer = tokio::select! {
+        started = Balancer::start(config, keys, Some(source)) => started?,
+        // Names may take a while.
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    };
     let requests = balancer.door();
     if let Some(socket) = runtime_socket {
         tokio::spawn(socket.serve(balancer.show(), requests.clone()));
@@ -252,7 +262,11 @@ fn check(file: &Path) -> ExitCode {
     let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
     let (frontends, backends) = (config.frontends.len(), config.backends.len());
     let text = format_args!("configuration {:016x}", source.text);
-    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s)");
+    let names = match config.queries().count() {
+        0 => String::new(),
+        names => format!(", {names} name(s) to resolve when it runs"),
+    };
+    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s){names}");
     eprintln!("{}: good ({counts}; {text}; {key})", file.display());
     ExitCode::SUCCESS
 }
@@ -278,7 +292,11 @@ fn find_route(
     source: Option<IpAddr>,
     backend: Option<&str>,
 ) -> Result<(String, String), StartError> {
-    let config = read_config(file)?;
+    let file = read_config(file)?;
+    let config = match file.queries().count() {
+        0 => file,
+        _ => runtime()?.block_on(with_addresses(&file)),
+    };
     let Some(keys) = read_keys(&config.cluster_key_file)? else {
         let path = config.cluster_key_file.display();
         return Err(StartError::Config(format!(
@@ -296,12 +314,19 @@ fn find_route(
     let snapshot =
         Snapshot::build(&Ingredients { config: &config, keys, host: &host, states: &states, workers: 1 }, None);
     let key = snapshot.keys.call(call_id.as_bytes());
+    let backend = &config.backends[position];
+    let unresolved: String = backend.names.iter().filter(|named| named.servers(backend).next().is_none()).fold(
+        String::new(),
+        |text, named| {
+            text + &format!("{}/{}: {} has no address that can be used\n", backend.name, named.name, named.query)
+        },
+    );
     let found = explain(&snapshot, position, key, source)
-        .ok_or_else(|| StartError::Config("no server of this backend has a weight\n".into()))?;
-    let (server, backend) = (&snapshot.servers[found.server], &config.backends[position]);
+        .ok_or_else(|| StartError::Config(unresolved.clone() + "no server of this backend has a weight\n"))?;
+    let server = &snapshot.servers[found.server];
     let region_name =
         |id: u32| backend.regions.iter().find(|region| region.id.0 == id).map_or("?", |region| region.name.as_str());
-    let mut why = format!("key {key:016x} of \"{call_id}\", with every server up\n");
+    let mut why = unresolved + &format!("key {key:016x} of \"{call_id}\", with every server up\n");
     if let Some(id) = found.preferred {
         why += &format!(
             "region {} because it prefers clients from {}\n",

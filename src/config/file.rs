@@ -11,8 +11,8 @@ use toml::de::DeTable;
 
 use super::fault::Faults;
 use super::read::{At, Section};
-use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
-use super::{Bind, Check, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
+use super::value::{Dscp, Nameserver, Percent, Rate, ServerAddress, Source};
+use super::{Bind, Check, Dns, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
 const WORKERS: RangeInclusive<u64> = 0..=256;
@@ -27,6 +27,14 @@ const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
 const THRESHOLD: RangeInclusive<u64> = 1..=100;
 const STATUS: RangeInclusive<u64> = 200..=699;
+/// A nameserver that is asked more often than once a second is attacked.
+const LEAST_TTL: Duration = Duration::from_secs(1);
+/// Beyond a day, an address that moved would be missed for longer than anybody waits.
+const MOST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Start and reload wait so long for new names.
+const DNS_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+/// The system's resolver reads three (resolv.conf(5)).
+const NAMESERVERS: usize = 8;
 
 const DEFAULT_CLUSTER_KEY_FILE: &str = "/etc/trunkline/cluster.key";
 /// Longer than nearly all calls, and each use begins it anew (a re-INVITE of the session timer, RFC 4028).
@@ -39,6 +47,12 @@ const DEFAULT_STICK_SIZE: u64 = 100_000;
 const DEFAULT_SPILL_BELOW: Percent = Percent(50);
 /// As sticky as possible by default: each IPv6 address is a source of its own.
 const DEFAULT_IPV6_PREFIX: u64 = 128;
+
+/// The least and the most that the time to live of an answer counts: a change is seen within five minutes, and an answer of
+/// 0 seconds does not make a storm of questions.
+const DEFAULT_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5 * 60));
+/// Two tries with a second and a half for each.
+const DEFAULT_DNS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The keys that later versions bring, by section. They are refused with a word that says so.
 mod later {
@@ -56,6 +70,7 @@ pub struct File {
     pub workers: usize,
     pub cluster_key_file: String,
     pub runtime_socket: Option<At<String>>,
+    pub dns: Dns,
     pub frontends: Vec<FrontendSection>,
     pub backends: Vec<BackendSection>,
 }
@@ -148,11 +163,48 @@ impl File {
             file.runtime_socket = global.optional("runtime_socket");
             global.finish(later::GLOBAL);
         }
+        file.dns = top.section("dns", "[dns]").map_or_else(Dns::default, dns);
         file.frontends = top.sections("frontend", "[[frontend]]").into_iter().filter_map(frontend).collect();
         file.backends = top.sections("backend", "[[backend]]").into_iter().filter_map(backend).collect();
         top.finish(later::TOP);
         (file, faults.into_inner())
     }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        let (ttl_min, ttl_max) = DEFAULT_TTL;
+        Self { nameservers: Vec::new(), ttl_min, ttl_max, timeout: DEFAULT_DNS_TIMEOUT }
+    }
+}
+
+fn dns(section: Section<'_, '_>) -> Dns {
+    let default = Dns::default();
+    let nameservers = section.list::<Nameserver>("nameservers");
+    if let Some(more) = nameservers.get(NAMESERVERS) {
+        section.fault(more.at, format!("more than {NAMESERVERS} nameservers"), "write those that are near");
+    }
+    let ttl_min = section.or("ttl_min", default.ttl_min);
+    let read = Dns {
+        nameservers: nameservers.into_iter().map(|nameserver| nameserver.value.0).collect(),
+        ttl_min,
+        ttl_max: section.or("ttl_max", default.ttl_max.max(ttl_min)),
+        timeout: section.or("timeout", default.timeout),
+    };
+    let outside = |key| section.optional::<Duration>(key).filter(|ttl| !(LEAST_TTL..=MOST_TTL).contains(&ttl.value));
+    for (key, ttl) in ["ttl_min", "ttl_max"].into_iter().filter_map(|key| Some((key, outside(key)?))) {
+        section.fault(ttl.at, format!("`{key}` is {:?}", ttl.value), "write a duration from \"1s\" to \"1d\"");
+    }
+    if read.ttl_max < read.ttl_min {
+        let at = section.optional::<Duration>("ttl_max").map_or(section.at(), |ttl| ttl.at);
+        section.fault(at, "`ttl_max` is shorter than `ttl_min`", "write a longer one");
+    }
+    if let Some(timeout) = section.optional::<Duration>("timeout").filter(|t| !DNS_TIMEOUT.contains(&t.value)) {
+        let what = format!("`timeout` is {:?}", timeout.value);
+        section.fault(timeout.at, what, "write a duration from \"100ms\" to \"30s\"");
+    }
+    section.finish(&[]);
+    read
 }
 
 /// A key that can only be one word so far; others that are no mistakes come with later versions.

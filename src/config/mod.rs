@@ -9,11 +9,12 @@ pub mod fault;
 pub mod file;
 pub mod key;
 pub mod leaving;
+pub mod names;
 mod read;
 mod resolve;
 mod value;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
+use names::{Named, Query};
 
 pub use fault::{Fault, Faults};
 pub use value::{Rate, Source};
@@ -36,6 +38,7 @@ pub struct Config {
     pub cluster_key_file: PathBuf,
     /// Where commands come in; `None` where nothing is written: then it is [`RUNTIME_SOCKET`], if that can be had.
     pub runtime_socket: Option<PathBuf>,
+    pub dns: Dns,
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
 }
@@ -50,6 +53,17 @@ impl Config {
         let config = resolve::resolve(file, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(faults.in_order()) }
     }
+
+    /// Everything that is asked of the DNS.
+    pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        self.backends.iter().flat_map(|backend| &backend.names).map(|named| &named.query)
+    }
+
+    /// Whether servers can be reached by IPv4, and by IPv6.
+    pub fn families(&self) -> (bool, bool) {
+        let any = |ip: IpAddr| self.frontends.iter().any(|frontend| frontend.reaches(ip));
+        (any(Ipv4Addr::UNSPECIFIED.into()), any(Ipv6Addr::UNSPECIFIED.into()))
+    }
 }
 
 /// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs.
@@ -63,6 +77,18 @@ pub fn fingerprint(text: &str) -> u64 {
 /// The socket that a configuration names, however faulty the rest of it is.
 pub fn runtime_socket(text: &str) -> Option<PathBuf> {
     file::File::parse(text).0.runtime_socket.map(|path| path.value.into())
+}
+
+/// How names of servers are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Who is asked; empty: those of the system's resolv.conf.
+    pub nameservers: Vec<SocketAddr>,
+    /// An answer is used at least so long, and what failed is asked again after it.
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
+    /// How long one look-up may take, retransmissions included.
+    pub timeout: Duration,
 }
 
 /// One address for each family.
@@ -103,6 +129,18 @@ pub struct Frontend {
     /// The upper six bits of the IP header's traffic class.
     pub dscp: Option<u8>,
     pub limits: Limits,
+}
+
+impl Frontend {
+    /// Whether requests can go from it to this backend.
+    pub fn uses(&self, backend: usize) -> bool {
+        self.backend == backend || self.routes.iter().any(|route| route.backend == backend)
+    }
+
+    /// Whether it has an address of the same family to reach this one from.
+    pub fn reaches(&self, ip: IpAddr) -> bool {
+        self.inside.like(ip).is_some() || self.binds.iter().any(|bind| bind.address.is_ipv4() == ip.is_ipv4())
+    }
 }
 
 /// One listening address.
@@ -177,7 +215,9 @@ pub struct Backend {
     /// Whether a server's 503 reaches clients as 503.
     pub pass_503: bool,
     pub regions: Vec<Region>,
+    /// Those with an address; after [`names::expand`] also those that the DNS has for [`Backend::names`].
     pub servers: Vec<Server>,
+    pub names: Vec<Named>,
 }
 
 /// The memory of which call belongs to which server.
@@ -256,6 +296,13 @@ pub struct Server {
     pub sources: Vec<Source>,
     pub weight: u32,
     pub backup: bool,
+}
+
+impl Server {
+    /// Whether it is one of the addresses of a name, which no written name looks like.
+    pub fn is_of_name(&self) -> bool {
+        self.name.contains('@')
+    }
 }
 
 #[cfg(test)]

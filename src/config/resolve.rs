@@ -2,12 +2,13 @@
 //! together is judged here.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::fault::{Faults, suggestion};
 use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
+use super::names::{self, Named};
 use super::read::At;
-use super::value::Source;
+use super::value::{ServerAddress, Source};
 use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -45,8 +46,13 @@ const OWN_HEADERS: &[&str] = &[
 pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
     distinct("backend", &backend_names, faults);
-    let server_places: Vec<_> =
-        file.backends.iter().flat_map(|backend| &backend.servers).map(|server| server.name.at).collect();
+    let written = || file.backends.iter().flat_map(|backend| &backend.servers);
+    let has_address = |server: &&ServerSection| matches!(server.address.value, ServerAddress::Address(..));
+    let server_places: Vec<_> = written().filter(has_address).map(|server| server.name.at).collect();
+    if let Some(server) = written().filter(|server| !has_address(server)).nth(names::MOST_NAMES) {
+        let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
+        faults.push(server.address.at, what, "write addresses, or one name for many servers");
+    }
     let backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
@@ -74,6 +80,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
         runtime_socket: file.runtime_socket.map(|path| path.value.into()),
+        dns: file.dns,
         frontends,
         backends,
     }
@@ -269,10 +276,7 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
                 let remedy = "write the address of a SIP server, or bind another one";
                 faults.push(at, format!("server {what} is this balancer itself: frontend \"{name}\" binds it"), remedy);
             }
-            let like = |ip: IpAddr| ip.is_ipv4() == server.address.is_ipv4();
-            let ours = frontend.inside.like(server.address.ip()).is_some()
-                || frontend.binds.iter().any(|bind| like(bind.address.ip()));
-            if !ours {
+            if !frontend.reaches(server.address.ip()) {
                 let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
                 faults.push(
                     at,
@@ -324,9 +328,26 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         names.clear();
     }
     distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
-    let servers: Vec<_> =
-        section.servers.into_iter().map(|server| self::server(server, name, &names, faults)).collect();
-    judge_backend(name, section.at, &regions, &servers, faults);
+    let (mut servers, mut named) = (Vec::new(), Vec::new());
+    for written in section.servers {
+        let region = region_of(&written, &names, faults);
+        match &written.address.value {
+            ServerAddress::Address(transport, address) => {
+                servers.push(server(&written, name, region, (*transport, *address), faults));
+            }
+            ServerAddress::Name(query) => {
+                not_later(query.transport, written.address.at, faults);
+                if let Some(source) = written.sources.first() {
+                    let remedy = "remove it, or write a server for each address";
+                    faults.push(source.at, "`sources` with a name: each of its addresses sends from itself", remedy);
+                }
+                let (query, at) = (query.clone(), servers.len());
+                let ServerSection { weight, backup, .. } = written;
+                named.push(Named { name: written.name.value, query, at, region, weight, backup });
+            }
+        }
+    }
+    judge_backend(name, section.at, &regions, &servers, &named, faults);
     Backend {
         name: section.name.value,
         pin: section.pin,
@@ -338,11 +359,13 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         pass_503: section.pass_503,
         regions,
         servers,
+        names: named,
     }
 }
 
-fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults: &mut Faults) -> Server {
-    let region = match &section.region {
+/// The position of the region that a server is in.
+fn region_of(section: &ServerSection, regions: &[At<String>], faults: &mut Faults) -> usize {
+    match &section.region {
         Some(region) => position("region", region, regions, faults),
         None if regions.is_empty() => 0,
         None => {
@@ -353,41 +376,50 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
             );
             0
         }
-    };
-    let address = section.address.value;
-    if address.transport != Transport::Udp {
-        faults.push(
-            section.address.at,
-            format!("this version has no {}:// yet", address.transport.name()),
-            "write udp://",
-        );
     }
-    let port = (address.transport == Transport::Udp).then_some(address.address.port());
+}
+
+fn not_later(transport: Transport, at: usize, faults: &mut Faults) {
+    if transport != Transport::Udp {
+        faults.push(at, format!("this version has no {}:// yet", transport.name()), "write udp://");
+    }
+}
+
+fn server(
+    section: &ServerSection,
+    backend: &str,
+    region: usize,
+    (transport, address): (Transport, SocketAddr),
+    faults: &mut Faults,
+) -> Server {
+    not_later(transport, section.address.at, faults);
+    let port = (transport == Transport::Udp).then_some(address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
     if sources.is_empty() {
-        sources.push(Source { net: address.address.ip().into(), port });
+        sources.push(Source { net: address.ip().into(), port });
     }
     Server {
         id: NameHash::of(&format!("{backend}/{}", section.name.value)),
-        name: section.name.value,
+        name: section.name.value.clone(),
         region,
-        transport: address.transport,
-        address: address.address,
+        transport,
+        address,
         sources,
         weight: section.weight,
         backup: section.backup,
     }
 }
 
-fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], faults: &mut Faults) {
-    if servers.is_empty() {
+fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], named: &[Named], faults: &mut Faults) {
+    let weights: Vec<_> = servers.iter().map(|s| s.weight).chain(named.iter().map(|n| n.weight)).collect();
+    if weights.is_empty() {
         return faults.push(
             at,
             format!("backend \"{name}\" has no server"),
             "add [[backend.server]] with `name` and `address`",
         );
     }
-    if servers.iter().all(|server| server.weight == 0) || regions.iter().all(|region| region.weight == 0) {
+    if weights.iter().all(|weight| *weight == 0) || regions.iter().all(|region| region.weight == 0) {
         faults.push(
             at,
             format!("in backend \"{name}\" every weight is zero: nobody may serve"),
@@ -395,7 +427,8 @@ fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], 
         );
     }
     for (at_region, region) in regions.iter().enumerate() {
-        if !servers.iter().any(|server| server.region == at_region) {
+        let mut used = servers.iter().map(|s| s.region).chain(named.iter().map(|n| n.region));
+        if !used.any(|region| region == at_region) {
             faults.push(
                 at,
                 format!("region \"{}\" of backend \"{name}\" has no server", region.name),

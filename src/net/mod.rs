@@ -19,6 +19,7 @@
 pub mod check;
 pub mod host;
 pub mod mmsg;
+pub mod resolve;
 pub mod socket;
 pub mod udp;
 pub mod worker;

@@ -58,6 +58,7 @@ impl Balancer {
                 Some(changed) = self.changes.recv() => self.change(changed),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
+                Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.let_go().await,
                 _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
                 _ = look.tick() => {

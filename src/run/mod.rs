@@ -1,14 +1,16 @@
 //! The wiring: configuration and key to a snapshot, sockets, workers, checks; and the one who writes new snapshots.
 //!
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `reload` takes a
-//! new configuration, `leaving` lets go what it removed; `checks` keeps the checks like the configuration.
+//! new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like the configuration.
 
 mod checks;
 mod control;
 mod leaving;
+mod names;
 mod reload;
 mod start;
 
+pub use names::with_addresses;
 pub use start::{Source, read_config, read_keys, read_or_make_keys};
 
 use std::collections::HashMap;
@@ -29,6 +31,7 @@ use crate::state::server::ServerState;
 use crate::state::{Reason, Snapshot};
 use checks::Checks;
 use leaving::Leaving;
+use names::Names;
 
 /// Why the balancer could not start, with what to do.
 #[derive(Debug)]
@@ -63,6 +66,7 @@ pub struct Balancer {
     workers: Workers,
     worker_count: usize,
     checks: Checks,
+    names: Names,
     changes: mpsc::Receiver<Changed>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
@@ -74,6 +78,8 @@ pub struct Balancer {
 /// What a snapshot is made of.
 struct Basis {
     /// What the file says.
+    file: Config,
+    /// The same with the addresses of names.
     wanted: Config,
     /// The same with what a reload removed and what is not gone yet.
     config: Config,
