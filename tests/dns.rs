@@ -277,6 +277,7 @@ fn calls_go_on_whatever_the_nameserver_does() {
     dns.change(0, &records(&net, [13]));
     calls.log(&line(13, "added"));
     calls.share(&[2]);
+    assert_eq!(calls.said("a request found nobody there"), 0, "{}", calls.balancer.process.said());
     calls.end();
 }
 

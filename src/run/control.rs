@@ -159,7 +159,7 @@ impl Balancer {
     }
 
     /// Workers left signs at servers: their checks follow them up.
-    fn pass_signs_on(&self) {
+    pub(super) fn pass_signs_on(&self) {
         let snapshot = self.setup.snapshot.load();
         for server in &snapshot.servers {
             server.live.take_signs().for_each(|sign| self.checks.sign(server.id, sign));

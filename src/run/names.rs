@@ -60,7 +60,8 @@ impl Names {
         self.last.clear();
     }
 
-    fn begin(&mut self, file: &Config) {
+    /// Asks for new names; until when their first answers are waited for.
+    fn begin(&mut self, file: &Config) -> Instant {
         for query in file.queries() {
             let question = Question { query: query.clone(), dns: file.dns.clone(), families: file.families() };
             if self.running.get(query).is_some_and(|watch| *watch.question() == question) {
@@ -74,19 +75,34 @@ impl Names {
                 self.waiting.insert(query.clone());
             }
         }
+        // A service, then its hosts: two look-ups; whoever says nothing even then is not waited for.
+        Instant::now() + file.dns.timeout * 3
     }
 
-    /// The configuration with the addresses of its names. New names are asked for, and their first answers, or failures,
-    /// are waited for, as long as look-ups may take.
-    pub(super) async fn resolve(&mut self, file: &Config, previous: Option<&Snapshot>) -> Config {
-        self.begin(file);
-        // A service, then its hosts: two look-ups, and whoever does not report in time is not waited for.
-        let until = Instant::now() + file.dns.timeout * 3;
-        while !self.waiting.is_empty() {
-            let Ok(Some(resolved)) = timeout_at(until, self.receiver.recv()).await else { break };
-            self.take(resolved, file, previous);
+    /// One of the first answers, or failures, to new names; false where none is waited for any more.
+    async fn first(&mut self, file: &Config, previous: Option<&Snapshot>, until: Instant) -> bool {
+        if self.waiting.is_empty() {
+            return false;
         }
-        self.waiting.clear();
+        // It may be dropped while it waits: nothing is taken yet.
+        match timeout_at(until, self.receiver.recv()).await {
+            Ok(Some(resolved)) => {
+                self.take(resolved, file, previous);
+            }
+            _ => self.waiting.clear(),
+        }
+        true
+    }
+
+    /// The configuration with the addresses of its names, for a start: their first answers are waited for, as long as
+    /// look-ups may take.
+    pub(super) async fn resolve(&mut self, file: &Config) -> Config {
+        let until = self.begin(file);
+        while self.first(file, None, until).await {}
+        self.expanded(file, None)
+    }
+
+    fn expanded(&mut self, file: &Config, previous: Option<&Snapshot>) -> Config {
         let (config, refused) = self.expand(file, previous, &self.answers);
         self.tell(refused);
         config
@@ -142,10 +158,25 @@ impl Names {
 
 /// The configuration with the addresses that its names have now. Call it inside a tokio runtime.
 pub async fn with_addresses(file: &Config) -> Config {
-    Names::new(0).resolve(file, None).await
+    Names::new(0).resolve(file).await
 }
 
 impl Balancer {
+    /// The configuration with the addresses of its names. The first answers to new ones are waited for, and what checks
+    /// find meanwhile counts at once.
+    pub(super) async fn resolve(&mut self, file: &Config) -> Config {
+        let previous = self.setup.snapshot.load_full();
+        let until = self.names.begin(file);
+        loop {
+            tokio::select! {
+                more = self.names.first(file, Some(&previous), until) => if !more { break },
+                Some(changed) = self.changes.recv() => self.change(changed),
+                () = self.setup.woken.notified() => self.pass_signs_on(),
+            }
+        }
+        self.names.expanded(file, Some(&previous))
+    }
+
     /// A name was asked for: where its servers are others now, so are those of the next snapshot.
     pub(super) async fn resolved(&mut self, resolved: Resolved) {
         let (query, previous) = (resolved.query.clone(), self.setup.snapshot.load_full());
@@ -153,7 +184,7 @@ impl Balancer {
         if !self.names.take(resolved, &file, Some(&previous)) {
             return;
         }
-        let wanted = self.names.resolve(&file, Some(&previous)).await;
+        let wanted = self.names.expanded(&file, Some(&previous));
         if wanted == self.basis.wanted {
             return;
         }

@@ -34,8 +34,7 @@ impl Balancer {
         };
         let (file, source) = Source::read(&before.file).map_err(|error| error.to_string())?;
         let keys = self.new_keys(&file)?;
-        let previous = self.setup.snapshot.load_full();
-        let wanted = self.names.resolve(&file, Some(&previous)).await;
+        let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
         let warnings = needs_restart(&self.first, &wanted);
         let mut leaving = self.basis.leaving.clone();

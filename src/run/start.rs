@@ -122,7 +122,7 @@ impl Balancer {
         };
         let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
         let mut names = Names::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?));
-        let wanted = names.resolve(&file, None).await;
+        let wanted = names.resolve(&file).await;
         let basis = Basis {
             host: host::ask(&wanted, node),
             file,
