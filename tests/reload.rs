@@ -294,6 +294,39 @@ fn what_is_removed_keeps_its_calls_and_then_goes() {
     running.balancer.stop();
 }
 
+/// A wildcard takes an address's place: both are there for a while, and when the address goes, what is sent to it finds the
+/// wildcard. The traffic class changes on sockets that stay.
+#[test]
+fn a_wildcard_takes_the_place_of_an_address() {
+    let net = Net(98);
+    let shape = Shape::new(&net);
+    let answerer = servers(&shape);
+    let mut running = Running::start(&shape.text());
+    let callers = calls(&net, shape.at, 12_000, 250.0, "call=4,reinvite=1");
+    wait_for("calls to run", || started(&callers) > 100);
+    let classes = || {
+        let output = Command::new("ss").args(["-uanH", "--tos", "src", &net.ip(2).to_string()]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().matches("tos:0xa0").count()
+    };
+    assert_eq!(classes(), 0);
+    let wildcard = format!("0.0.0.0:{}", shape.at.port());
+    let text = shape.text().replace(&shape.at.to_string(), &wildcard).replace("aliases", "dscp = \"cs5\"\naliases");
+    assert!(running.reload(&text).contains(&format!("bind udp://{wildcard} added")));
+    assert_eq!(classes(), WORKERS, "inside stays, with another traffic class");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while is_bound(shape.at) {
+        assert!(Instant::now() < deadline, "the address is closed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!callers.is_finished(), "under load");
+    let report = callers.finish().unwrap();
+    let answered = stop(answerer);
+    assert!(!running.balancer.process.said().contains("may be lost"));
+    running.balancer.stop();
+    assert_kept(&[&report], &answered);
+    assert_all_arrived(&[&report], &answered);
+}
+
 /// A file with every fault that there is, one that is no TOML, a key that is broken, gone or another pair's, an address
 /// that another process has: each says what is wrong, to the caller and in the log, and changes nothing.
 #[test]
