@@ -131,17 +131,15 @@ fn a_socket_that_goes_is_read_empty_and_hears_nobody() {
     let workers = Workers::start(&setup, sockets).unwrap();
     let binds = setup.snapshot.load().binds.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        for order in [Order::Shut, Order::Drain] {
-            workers.tell(|_| binds.iter().cloned().map(order).collect()).await;
-        }
-    });
+    // In one go, and before the workers have looked at their sockets for the first time.
+    let bind = &binds[0];
+    runtime.block_on(workers.tell(|_| vec![Order::Shut(bind.clone()), Order::Drain(bind.clone())]));
     clients[0].connect(to).unwrap();
     clients[0].send(&request("OPTIONS", QUEUED, "")).unwrap();
     let refused = clients[0].recv(&mut [0; 2000]).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the sender hears that nobody is there");
-    // Where the close closes, the sockets are gone: their address can be had without SO_REUSEPORT.
-    runtime.block_on(workers.tell(|_| binds.iter().cloned().map(Order::Close).collect()));
+    runtime.block_on(workers.tell(|_| vec![Order::Close(bind.clone())]));
+    // Only when none is left can the address be had without SO_REUSEPORT.
     wait_for("the sockets to be closed", || UdpSocket::bind(to).is_ok());
     for number in 0..QUEUED {
         receive(&server, &format!("request {number} of those that were queued"));
