@@ -67,7 +67,7 @@ impl Case<'_> {
         self.admit_scheme()
     }
 
-    /// A scheme that cannot be routed is our business only where the URI is addressed to us (SIP.md 30).
+    /// A scheme that cannot be routed is our business only where the URI is addressed to us (docs/rules.md 30).
     fn admit_scheme(&self) -> Result<(), Reason> {
         let bytes = self.received.bytes;
         let span = self.received.message.request_uri().unwrap_or_default();

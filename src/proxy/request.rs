@@ -146,7 +146,7 @@ impl Case<'_> {
         !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
     }
 
-    /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
+    /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
         match self.received.message.method() {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {

@@ -93,7 +93,7 @@ impl Case<'_> {
     }
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
-    /// reaches the client as 500, for a carrier would leave the whole VIP alone (SIP.md 18, RFC 3261 §16.7 item 6).
+    /// reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7 item 6).
     fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];

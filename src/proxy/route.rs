@@ -91,7 +91,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Ours is a valid token, or our host and port (SIP.md 6). Under a key that we hold no longer the token is nothing
+    /// Ours is a valid token, or our host and port (docs/rules.md 6). Under a key that we hold no longer the token is nothing
     /// and the pin decides; a wrong MAC under one that we hold was made by somebody.
     fn whose(&self, uri: &Uri) -> Result<Whose, Reason> {
         let token = uri.user.map(|user| Sealed::open(user.of(self.bytes), self.call, &self.snapshot.keys));

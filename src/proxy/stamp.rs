@@ -37,7 +37,7 @@ impl Source {
     }
 }
 
-/// Whether the sender is behind NAT (SIP.md 1): its sent-by is not its source address, or only the port differs though
+/// Whether the sender is behind NAT (docs/rules.md 1): its sent-by is not its source address, or only the port differs though
 /// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from.
 pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source) -> bool {
     if !source.is_sent_by(bytes, via) || via.rport.is_some() && via.sent_by_port() != source.address.port() {
