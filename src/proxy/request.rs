@@ -39,14 +39,17 @@ impl<'a> Identity<'a> {
             return None;
         }
         let call = keys.call(call_id.of(bytes));
+        let branch = via.branch_id(bytes);
+        // A branch names the transaction (RFC 3261 §17.2.3); the tag is for those of RFC 2543, who have none (§16.11).
+        let from_tag = if branch.is_some() { None } else { message.from_tag(bytes) };
         let transaction = keys.transaction(&Transaction {
             call,
-            branch: via.branch_id(bytes).unwrap_or_default(),
+            branch: branch.unwrap_or_default(),
             sent_by: via.host.of(bytes),
             sent_by_port: via.sent_by_port(),
             // Without a number it is a fault, and only the tag of our answer hangs on this.
             cseq: message.cseq.map_or(0, |cseq| cseq.number),
-            from_tag: message.from_tag(bytes).unwrap_or_default(),
+            from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
         let source = stamp::Source::new(received.flow.remote);

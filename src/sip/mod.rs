@@ -17,6 +17,7 @@ pub mod message;
 pub mod parser;
 pub mod reply;
 pub mod side;
+mod siphash;
 pub mod text;
 pub mod token;
 pub mod uri;
