@@ -14,7 +14,7 @@ const SCHEMES: [&[u8]; 4] = [b"sip:", b"sips:", b"tel:", b"urn:"];
 impl Case<'_> {
     /// Who is not even answered.
     pub(super) fn admit_source(&self, is_server: bool) -> Result<(), Reason> {
-        let remote = self.received.flow.remote;
+        let remote = &self.received.flow.remote;
         let one_host = match self.received.flow.local.ip() {
             IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
             IpAddr::V6(ip) => !ip.is_multicast(),

@@ -87,7 +87,7 @@ impl Case<'_> {
         let uri = Uri::parse(bytes, routed.next.unwrap_or(routed.request_uri)).ok_or(Reason::UnknownTarget);
         let written = uri.as_ref().ok().and_then(|uri| stamp::target(bytes, uri));
         // A name, or ourselves, says nothing about where the client is.
-        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(*address));
+        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(address));
         if let Some(token) = routed.token {
             let frontend = snapshot
                 .frontend(token.frontend)
@@ -121,17 +121,17 @@ impl Case<'_> {
     /// Leaves from `local` where we have it, else from the frontend's first bind of the family.
     fn hop(&self, frontend: usize, local: SocketAddr, remote: SocketAddr) -> Result<Hop, Reason> {
         let snapshot = self.snapshot;
-        if !may_send_to(remote, snapshot) {
+        if !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         let like = |bind: &Bind| bind.address.is_ipv4() == remote.is_ipv4();
         let at = snapshot
-            .bind_for(frontend, Transport::Udp, local)
+            .bind_for(frontend, Transport::Udp, &local)
             .filter(|at| like(&snapshot.binds[*at]))
             .or_else(|| snapshot.binds.iter().position(|bind| bind.frontend as usize == frontend && like(bind)));
         let at = at.ok_or(Reason::NoSocket)?;
         let bind = &snapshot.binds[at];
-        let local = match (bind.is_wildcard(), bind.serves(Transport::Udp, local)) {
+        let local = match (bind.is_wildcard(), bind.serves(Transport::Udp, &local)) {
             (false, _) => bind.address,
             (true, true) => local,
             (true, false) => bind.host.unwrap_or(bind.address),

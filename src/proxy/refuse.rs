@@ -29,7 +29,7 @@ impl Case<'_> {
         let remote = self.received.flow.remote;
         let source = self.snapshot.keys.source(remote.ip());
         // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
-        let known = self.snapshot.server_at(remote).is_some() || self.frontend.trusted.contains(remote.ip());
+        let known = self.snapshot.server_at(&remote).is_some() || self.frontend.trusted.contains(remote.ip());
         if !known && !self.memory.shared.answers.admit(source, self.now, REFUSAL_INTERVAL, REFUSAL_BURST) {
             return Verdict::Drop(Reason::AnswerLimited);
         }
@@ -57,7 +57,7 @@ impl Case<'_> {
         let flow = self.received.flow;
         self.edits.clear();
         let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
-        if !may_send_to(remote, self.snapshot) {
+        if !may_send_to(&remote, self.snapshot) {
             return Verdict::Drop(Reason::BadDestination);
         }
         Verdict::Answer {

@@ -23,7 +23,7 @@ pub(super) struct Identity<'a> {
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
-    pub source: stamp::Source,
+    pub source: stamp::Source<'a>,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
@@ -52,7 +52,7 @@ impl<'a> Identity<'a> {
             from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let source = stamp::Source::new(received.flow.remote);
+        let source = stamp::Source::new(&received.flow.remote);
         let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
@@ -66,7 +66,7 @@ impl<'a> Identity<'a> {
 impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
-        let server = self.snapshot.server_at(self.received.flow.remote);
+        let server = self.snapshot.server_at(&self.received.flow.remote);
         if let Err(reason) = self.admit_source(server.is_some()) {
             return Verdict::Drop(reason);
         }
@@ -169,7 +169,7 @@ impl Case<'_> {
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
         let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
-        if remote != received.flow.remote && !may_send_to(remote, snapshot) {
+        if remote != received.flow.remote && !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         if let Some(name) = &frontend.config.source_header

@@ -22,7 +22,8 @@ const OVERFLOWED: usize = HEADROOM + SLACK + 1;
 /// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
 const MAX_SPLICES: usize = 32;
 
-/// One replacement: `span` of the message gives way to `text` of the pool.
+/// One replacement: `span` of the message gives way to `text` of the pool. The end of the one that is being written to
+/// is not noted yet: it is what is used of the pool.
 #[derive(Clone, Copy, Default)]
 struct Splice {
     span: Span,
@@ -79,12 +80,14 @@ impl Edits {
             self.used = OVERFLOWED;
             return self;
         }
+        self.splices[self.current].text.end = self.used as u16;
         let mut at = self.count;
         while at > 0 && self.splices[at - 1].span.end > span.start {
             self.splices[at] = self.splices[at - 1];
             at -= 1;
         }
-        self.splices[at] = Splice { span, text: Span::new(self.used, self.used) };
+        let start = self.used as u16;
+        self.splices[at] = Splice { span, text: Span { start, end: start } };
         self.current = at;
         self.count += 1;
         self.replaced += span.len();
@@ -103,7 +106,7 @@ impl Edits {
         match self.pool.get_mut(self.used..self.used + text.len()) {
             Some(room) => {
                 room.copy_from_slice(text);
-                self.grow(text.len());
+                self.used += text.len();
             }
             None => self.used = OVERFLOWED,
         }
@@ -114,11 +117,23 @@ impl Edits {
     /// overwritten by what comes next.
     #[inline]
     pub fn put_text<const N: usize>(&mut self, text: &Text<N>) -> &mut Self {
-        self.put_with(|room: &mut [u8; N]| {
-            let (bytes, len) = text.whole();
-            *room = *bytes;
-            len
-        })
+        self.put_led(b"", text)
+    }
+
+    /// Appends fixed bytes and a short text behind them.
+    #[inline(always)]
+    pub fn put_led<const L: usize, const N: usize>(&mut self, lead: &[u8; L], text: &Text<N>) -> &mut Self {
+        const { assert!(L + N <= SLACK) };
+        let (bytes, len) = text.whole();
+        match self.pool.get_mut(self.used..).and_then(|room| room.get_mut(..L + N)) {
+            Some(room) => {
+                room[..L].copy_from_slice(lead);
+                room[L..].copy_from_slice(bytes);
+                self.used += L + len;
+            }
+            None => self.used = OVERFLOWED,
+        }
+        self
     }
 
     /// Appends what `write` writes into its room and says the length of.
@@ -126,19 +141,20 @@ impl Edits {
     pub fn put_with<const N: usize>(&mut self, write: impl FnOnce(&mut [u8; N]) -> usize) -> &mut Self {
         const { assert!(N <= SLACK) };
         match self.pool.get_mut(self.used..).and_then(|room| room.first_chunk_mut()) {
-            Some(room) => {
-                let len = write(room);
-                self.grow(len);
-            }
+            Some(room) => self.used += write(room),
             None => self.used = OVERFLOWED,
         }
         self
     }
 
-    #[inline]
-    fn grow(&mut self, len: usize) {
-        self.used += len;
-        self.splices[self.current].text.end = self.used as u16;
+    /// The changes, in order of position: what is replaced, and by what.
+    #[inline(always)]
+    fn changes(&self) -> impl Iterator<Item = (Span, &[u8])> {
+        let change = |(at, splice): (usize, &Splice)| {
+            let end = if at == self.current { self.used } else { splice.text.end as usize };
+            (splice.span, &self.pool[splice.text.start as usize..end])
+        };
+        self.splices[..self.count].iter().enumerate().map(change)
     }
 
     /// Whether the changes did not fit: the message must be refused, not half changed.
@@ -158,11 +174,13 @@ impl Edits {
     #[inline]
     pub fn copy(&self, original: &[u8], span: Span, out: &mut [u8]) -> Option<usize> {
         let (mut from, mut to) = (span.start as usize, 0);
-        let inside = |splice: &&Splice| (span.start..span.end.max(span.start + 1)).contains(&splice.span.start);
-        for splice in self.splices[..self.count].iter().filter(inside) {
-            to = append(out, to, &original[from..splice.span.start as usize])?;
-            to = append(out, to, splice.text.of(&self.pool))?;
-            from = splice.span.end as usize;
+        for (replaced, text) in self.changes() {
+            if !(span.start..span.end.max(span.start + 1)).contains(&replaced.start) {
+                continue;
+            }
+            to = append(out, to, &original[from..replaced.start as usize])?;
+            to = append(out, to, text)?;
+            from = replaced.end as usize;
         }
         append(out, to, &original[from..span.end as usize])
     }
@@ -179,15 +197,17 @@ impl Edits {
         let saved = &mut saved[..head];
         saved.copy_from_slice(&buffer[at.start..at.start + head]);
         let start = (at.start as isize - self.growth()) as usize;
-        let (mut from, mut to) = (0, start);
-        for splice in &self.splices[..self.count] {
-            for piece in [&saved[from..splice.span.start as usize], splice.text.of(&self.pool)] {
-                buffer[to..to + piece.len()].copy_from_slice(piece);
-                to += piece.len();
+        let (mut rest, mut room, mut from) = (&*saved, &mut buffer[start..at.start + head], 0);
+        for (replaced, text) in self.changes() {
+            let (kept, behind) = rest.split_at((replaced.start - from) as usize);
+            for piece in [kept, text] {
+                let (out, behind) = room.split_at_mut(piece.len());
+                out.copy_from_slice(piece);
+                room = behind;
             }
-            from = splice.span.end as usize;
+            (rest, from) = (&behind[replaced.len()..], replaced.end);
         }
-        debug_assert_eq!(to, at.start + head);
+        debug_assert!(room.is_empty());
         Edited { message: start..at.end, saved: head }
     }
 }

@@ -423,7 +423,8 @@ const fn sealed_raw(v6: bool) -> usize {
     3 + 4 + 4 + 2 * (if v6 { 18 } else { 6 }) + MAC_LEN
 }
 
-const SEALED_V4: usize = text_len(sealed_raw(false));
+/// Length of the shortest sealed token's text, that of IPv4.
+pub const SEALED_LEN_MIN: usize = text_len(sealed_raw(false));
 const SEALED_V6: usize = text_len(sealed_raw(true));
 /// Room for the text of any sealed token.
 pub const SEALED_LEN_MAX: usize = room_len(sealed_raw(true));
@@ -464,7 +465,7 @@ impl Sealed {
     #[inline]
     pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
         match text.len() {
-            SEALED_V4 => Self::open_as::<false, SEALED_V4>(text, call, keys),
+            SEALED_LEN_MIN => Self::open_as::<false, SEALED_LEN_MIN>(text, call, keys),
             SEALED_V6 => Self::open_as::<true, SEALED_V6>(text, call, keys),
             _ => Err(TokenError::Foreign),
         }
