@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
-use crate::sip::{Flow, Message, StartLine};
+use crate::sip::{Flow, Message, Method, StartLine};
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -119,6 +119,8 @@ struct Case<'a> {
     snapshot: &'a Snapshot,
     /// The frontend that the message came to.
     frontend: &'a Frontend,
+    /// [`Message::method`]: asked for again and again.
+    method: Method,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
@@ -135,7 +137,8 @@ impl<'a> Case<'a> {
     ) -> Self {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
-        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false }
+        let method = received.message.method();
+        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false }
     }
 }
 

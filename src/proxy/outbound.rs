@@ -31,7 +31,7 @@ impl Case<'_> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::receive_via(self.edits, identity.via, &identity.source, false);
+        let home = stamp::home(identity.via, &identity.source, false);
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {
@@ -62,6 +62,7 @@ impl Case<'_> {
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
         }
         stamp::count_hop(self.edits, received.message);
+        stamp::receive_via(self.edits, identity.via, &identity.source, false);
         self.own_call(identity.call, sender.id);
         Ok(Verdict::Forward {
             to: target.hop,

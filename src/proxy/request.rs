@@ -100,7 +100,7 @@ impl Case<'_> {
         server: Option<usize>,
         failed: Option<usize>,
     ) -> Result<Option<Verdict>, Reason> {
-        let is_options = self.received.message.method() == Method::Options;
+        let is_options = self.method == Method::Options;
         match self.admit_request() {
             // RFC 3261 §16.3 item 3: OPTIONS that may go no further is for whom it reached.
             Err(Reason::TooManyHops) if is_options => return Ok(None),
@@ -127,7 +127,7 @@ impl Case<'_> {
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
     fn is_ack_to_us(&self, identity: &Identity<'_>) -> bool {
         let message = self.received.message;
-        message.method() == Method::Ack
+        self.method == Method::Ack
             && message
                 .to_tag(self.received.bytes)
                 .is_some_and(|tag| tag.len() == TAG_LEN && tag == self.snapshot.keys.tag(identity.transaction))
@@ -142,12 +142,12 @@ impl Case<'_> {
 
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
-        !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
+        !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
     /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
-        match self.received.message.method() {
+        match self.method {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
                 false
             }
@@ -167,7 +167,7 @@ impl Case<'_> {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
         if remote != received.flow.remote && !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
@@ -190,6 +190,7 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
+        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         self.open_pin(identity.call, pin, chosen.id);
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
@@ -212,7 +213,7 @@ impl Case<'_> {
             let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, &outside);
-        } else if received.message.method() == Method::Register {
+        } else if self.method == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
     }

@@ -22,14 +22,19 @@ impl Case<'_> {
         // Without a Call-ID nobody can tell whose it is.
         let forged = if call.is_some() { Reason::ForgedResponse } else { Reason::Unanswerable };
         let (branch, raw) = Branch::read(token, call.unwrap_or_default()).ok_or(Reason::ForeignResponse)?;
-        let way = match via.way.map(|way| Way::open(way.of(bytes), &raw, &snapshot.keys)) {
-            Some(Ok(way)) => Some(way),
-            Some(Err(TokenError::Forged)) => return Err(forged),
-            // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough. Then
-            // the branch must prove itself; else the way's MAC covers it.
-            Some(Err(_)) | None if raw.is_sealed(&snapshot.keys) => None,
-            Some(Err(_)) | None => return Err(forged),
+        let way = match via.way {
+            Some(way) => match Way::open(way.of(bytes), &raw, &snapshot.keys) {
+                Ok(way) => Some(way),
+                Err(TokenError::Forged) => return Err(forged),
+                Err(_) => None,
+            },
+            None => None,
         };
+        // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough. Then the
+        // branch must prove itself; else the way's MAC covers it.
+        if way.is_none() && !raw.is_sealed(&snapshot.keys) {
+            return Err(forged);
+        }
         if message.fault.is_some() {
             return Err(Reason::Unanswerable);
         }
@@ -60,7 +65,7 @@ impl Case<'_> {
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
         // A fork that a client refused is not the end of the caller's call at the server.
         if branch.direction == Direction::ToServer || status < 300 {
-            self.memory.shared.pins.answered(call, owner.id, message.method(), status, self.now, expire);
+            self.memory.shared.pins.answered(call, owner.id, self.method, status, self.now, expire);
         }
         Ok(Verdict::Forward { to, end, passage })
     }

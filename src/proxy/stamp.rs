@@ -63,9 +63,19 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
+/// Where the responses to a request go (RFC 3261 §18.2.2, RFC 3581 §4): to its source, and to the port there if `rport` is
+/// there or `force`d, else to that of sent-by.
+#[inline]
+pub fn home(via: &Via, source: &Source<'_>, force: bool) -> SocketAddr {
+    match via.rport.is_some() || force {
+        true => *source.address,
+        false => SocketAddr::new(source.address.ip(), via.sent_by_port()),
+    }
+}
+
 /// Writes `received` and, where `rport` is there or `force`d, `rport` into the sender's Via (RFC 3581 §4); values that
-/// the sender wrote give way. Returns where its responses go.
-pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source<'_>, force: bool) -> SocketAddr {
+/// the sender wrote give way.
+pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source<'_>, force: bool) {
     let param_span = |param: Param| Span { start: param.name.start, end: param.value.unwrap_or(param.name).end };
     let rport = via.rport.map(param_span);
     if let Some(rport) = rport {
@@ -77,13 +87,9 @@ pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source<'_>, force: boo
         None if rport.is_some_and(|rport| rport.end == via.parm.end) => edits.put_led(b";received=", &source.ip),
         None => edits.insert(via.parm.end).put_led(b";received=", &source.ip),
     };
-    if rport.is_none() && !force {
-        return SocketAddr::new(source.address.ip(), via.sent_by_port());
-    }
-    if rport.is_none() {
+    if rport.is_none() && force {
         edits.insert(via.parm.end).put_led(b";rport=", &source.port);
     }
-    *source.address
 }
 
 /// Our own Via, for one transaction.
@@ -143,7 +149,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
 pub fn count_hop(edits: &mut Edits, message: &Message) {
     match message.max_forwards {
         Some((digits, hops)) => {
-            edits.replace(digits).put_text(&Text::<16>::octet(hops.saturating_sub(1)));
+            edits.write_over(digits, &Text::<16>::octet(hops.saturating_sub(1)));
         }
         None => {
             edits.put(MAX_FORWARDS);

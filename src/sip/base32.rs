@@ -44,14 +44,14 @@ fn spread(bits: u64x2) -> u8x16 {
     cast(tens >> 5 | (tens & u16x8::splat(0x1f)) << 8)
 }
 
-/// The other way round.
+/// The other way round, the forty bits of a group on top of a word.
 #[inline(always)]
 fn gather(values: u8x16) -> [u64; 2] {
     let values: u16x8 = cast(values);
     let tens: i16x8 = cast((values & u16x8::splat(0x1f)) << 5 | values >> 8);
     let twenties: u64x2 = cast(tens.dot(i16x8::new([1024, 1, 1024, 1, 1024, 1, 1024, 1])));
-    let forties: u64x2 = twenties << 32 >> 12 | twenties >> 32;
-    forties.to_array()
+    let groups: u64x2 = twenties << 44 | twenties >> 32 << 24;
+    groups.to_array()
 }
 
 /// Bytes of 0 to 31 as the characters `a` to `z` and `2` to `7`.
@@ -85,8 +85,8 @@ pub fn decode<const N: usize>(text: &[u8], raw: &mut [u8; N]) -> Option<usize> {
         // A character of the alphabet is what its value reads as again.
         wrong |= letters(values) ^ lower;
         let [first, second] = gather(values);
-        room[..8].copy_from_slice(&(first << 24).to_be_bytes());
-        room[5..].copy_from_slice(&(second << 24).to_be_bytes());
+        room[..8].copy_from_slice(&first.to_be_bytes());
+        room[5..].copy_from_slice(&second.to_be_bytes());
     }
     let rest = raw.get(len..)?.first_chunk::<4>()?;
     let good = wrong == u8x16::ZERO && u32::from_be_bytes(*rest) == 0 && text_len(len) == text.len();

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
+use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
@@ -45,6 +46,8 @@ pub struct Frontend {
     pub live: Arc<PerWorker<FrontendCounters>>,
     pub deny: Networks,
     pub trusted: Networks,
+    /// How often a source may open something, where that is limited.
+    pub pace: Option<Pace>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -276,6 +279,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             live,
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
+            pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),
