@@ -360,7 +360,7 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
     for _ in 0..ERRORS_AT_ONCE {
         let Some((remote, _)) = take_error(socket) else { return };
         memory.shared.workers.of(memory.worker).icmp.add(1);
-        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(remote)) {
+        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(&remote)) {
             memory.sign(&snapshot.servers[server].live, Sign::Unreachable);
         }
     }

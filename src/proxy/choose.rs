@@ -53,7 +53,7 @@ impl Case<'_> {
         let belongs = confirmed
             || routed.token.is_some()
             || self.in_dialog && pin.is_some()
-            || matches!(self.received.message.method(), Method::Ack | Method::Cancel);
+            || matches!(self.method, Method::Ack | Method::Cancel);
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
@@ -95,7 +95,7 @@ impl Case<'_> {
         }
         let Memory { shared, worker, .. } = &*self.memory;
         let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        if shared.pins.opened_seen(call, seen, server, self.received.message.method(), self.now) {
+        if shared.pins.opened_seen(call, seen, server, self.method, self.now) {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
     }
@@ -135,7 +135,7 @@ impl Case<'_> {
             true => frontend.backend,
             false => {
                 let method = match message.start {
-                    _ if matches!(message.method(), Method::Ack | Method::Cancel) => &b"INVITE"[..],
+                    _ if matches!(self.method, Method::Ack | Method::Cancel) => &b"INVITE"[..],
                     crate::sip::StartLine::Request { name, .. } => name.of(bytes),
                     crate::sip::StartLine::Response { .. } => &[],
                 };

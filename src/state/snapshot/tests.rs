@@ -156,10 +156,10 @@ fn a_server_that_leaves_is_found_by_its_name_and_gives_way_by_its_address() {
         let host = Host::default();
         let ingredients = Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 1 };
         let snapshot = Snapshot::build(&ingredients, None);
-        assert_eq!(snapshot.server_at(same.address), Some(new), "what comes from the address is the one's that stays");
-        assert_eq!(snapshot.server_reached_at(same.address), Some(new));
+        assert_eq!(snapshot.server_at(&same.address), Some(new), "what comes from the address is the one's that stays");
+        assert_eq!(snapshot.server_reached_at(&same.address), Some(new));
         let at = snapshot.server(same.id).unwrap();
-        assert!(snapshot.servers[at].sends_from(same.address), "and the answers to the other's requests are good");
+        assert!(snapshot.servers[at].sends_from(&same.address), "and the answers to the other's requests are good");
         assert!(!reached(&snapshot).contains(&snapshot.servers[at].name));
     }
 }
@@ -221,7 +221,7 @@ fn knows_what_means_us() {
 fn a_message_leaves_from_the_address_that_its_token_says() {
     let snapshot = build(TEXT, &[], None);
     let bind = |local: &str| {
-        snapshot.bind_for(0, Transport::Udp, local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
+        snapshot.bind_for(0, Transport::Udp, &local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
     };
     assert_eq!(bind("10.0.1.10:5060").as_deref(), Some("10.0.1.10:5060"));
     assert_eq!(bind("192.0.2.77:5070").as_deref(), Some("0.0.0.0:5070"));
