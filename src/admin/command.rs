@@ -166,6 +166,7 @@ pub fn weight(written: &str, initial: u32) -> Result<Option<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parsed(line: &str) -> Vec<Result<Command, String>> {
         split(line).iter().map(|words| parse(words)).collect()
@@ -175,6 +176,17 @@ mod tests {
         let mut all = parsed(line);
         assert_eq!(all.len(), 1, "{line}");
         all.remove(0).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    proptest! {
+        /// Whatever comes, it is read; and words that are written as words come out as they went in.
+        #[test]
+        fn any_line_is_read(line in ".{0,80}", words in proptest::collection::vec("[a-z/;\\\\ %]{1,8}", 1..6)) {
+            split(&line).iter().for_each(|words| { let _ = parse(words); });
+            let escaped = |word: &String| word.chars().flat_map(|letter| ['\\', letter]).collect::<String>();
+            let line = words.iter().map(escaped).collect::<Vec<_>>().join(" ") + "\n";
+            prop_assert_eq!(split(&line), [words]);
+        }
     }
 
     #[test]
