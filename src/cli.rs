@@ -29,6 +29,9 @@ use crate::state::snapshot::Ingredients;
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
 const BAD_CONFIG: u8 = 78;
 
+/// Where the configuration is, unless -c says otherwise.
+const CONFIG_FILE: &str = "/etc/trunkline/trunkline.toml";
+
 /// A SIP-aware load balancer.
 #[derive(Debug, Parser)]
 #[command(name = "trunkline", version, arg_required_else_help = true)]
@@ -102,7 +105,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = CONFIG_FILE)]
     file: PathBuf,
 }
 
