@@ -172,7 +172,11 @@ fn five_hundred_reloads_lose_nothing() {
     let guests: Vec<_> = (0..4).map(|_| net.free(1)).collect();
     let answerer = servers(&shape);
     let running = Running::start(&shape.text());
+    let pid = running.balancer.process.child.id();
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let callers = calls(&net, shape.at, CALLS, 2_000.0, "call=4,reinvite=1");
+    wait_for("every worker to be there", || started(&callers) > 1_000);
+    let before = descriptors();
     let mut guest_calls = None;
     let mut drained = None::<(usize, u64)>;
     for n in 0..RELOADS {
@@ -223,6 +227,7 @@ fn five_hundred_reloads_lose_nothing() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(is_bound(shape.at));
+    wait_for("descriptors to be given back, those of checks too", || descriptors() <= before);
     let answered = stop(answerer);
     running.balancer.stop();
     assert_eq!(report.total().started + guest_report.total().started, CALLS + 400);
