@@ -229,6 +229,10 @@ impl Engine {
             Datagram::KeepAlive => counters.keepalives.add(1),
             Datagram::Junk => drop(Reason::Junk),
             Datagram::StunBinding => {
+                let frontend = &snapshot.frontends[bind.frontend as usize];
+                if let Err(reason) = proxy::admit_source(&flow, false, frontend, snapshot) {
+                    return drop(reason);
+                }
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
                 let leaving = Leaving { verdict: None, slot: n, bind: lane, flow, len: arrival.len, saved: 0 };

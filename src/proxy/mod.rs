@@ -23,6 +23,7 @@ mod response;
 mod route;
 mod stamp;
 
+pub use admit::admit_source;
 pub use choose::{Explanation, explain};
 
 use std::net::{IpAddr, SocketAddr};

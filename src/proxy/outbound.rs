@@ -1,4 +1,4 @@
-//! Requests that servers send: to the client whose flow our token names, else to where the request says (SIP.md 20).
+//! Requests that servers send: to the client whose flow our token names, else to where the request says (docs/rules.md 20).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};

@@ -37,7 +37,7 @@ impl Case<'_> {
         self.answer(identity, (status, phrase.unwrap_or(usual)), extra, Some(reason))
     }
 
-    /// OPTIONS for us: what we can do if anybody behind us can do it (SIP.md 28).
+    /// OPTIONS for us: what we can do if anybody behind us can do it (docs/rules.md 28).
     pub(super) fn answer_options(self, identity: &Identity<'_>) -> Verdict {
         let backend = &self.snapshot.backends[self.frontend.config.backend];
         match backend.balance.is_empty() {

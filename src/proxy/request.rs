@@ -2,7 +2,8 @@
 
 use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
+use crate::sip::name::Name;
 use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
@@ -35,7 +36,10 @@ impl<'a> Identity<'a> {
     fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
         let (via, call_id) = (message.via.as_ref()?, message.call_id?);
-        if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
+        if message.from.is_none()
+            || message.to.is_none()
+            || message.cseq.is_none() && message.cseq_text(bytes).is_none()
+        {
             return None;
         }
         let call = keys.call(call_id.of(bytes));
@@ -67,7 +71,7 @@ impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
         let server = self.snapshot.server_at(&self.received.flow.remote);
-        if let Err(reason) = self.admit_source(server.is_some()) {
+        if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
         let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
@@ -145,7 +149,7 @@ impl Case<'_> {
         !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
-    /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
+    /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
         match self.method {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {

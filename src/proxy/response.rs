@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, TokenError, Way};
 use crate::sip::{Span, Transport, Via};
 use crate::state::Reason;
@@ -101,7 +101,7 @@ impl Case<'_> {
     }
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
-    /// reaches the client as 500, for a carrier would leave the whole VIP alone (SIP.md 18, RFC 3261 §16.7 item 6).
+    /// reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7 item 6).
     fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
@@ -121,8 +121,8 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
-                self.edits.replace(line);
+            for line in self.received.message.lines(Name::RetryAfter) {
+                self.edits.replace(line.span);
             }
         }
     }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
 use crate::sip::lines::find;
 use crate::sip::message::Value;
+use crate::sip::name::Name;
 use crate::sip::parser::is_request_uri;
 use crate::sip::token::{SEALED_LEN_MIN, Sealed, SealedIn, TokenError};
 use crate::sip::{Span, Uri};
@@ -99,7 +100,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Ours is a valid token, or our host and port (SIP.md 6). Under a key that we hold no longer the token is nothing
+    /// Ours is a valid token, or our host and port (docs/rules.md 6). Under a key that we hold no longer the token is nothing
     /// and the pin decides; a wrong MAC under one that we hold was made by somebody.
     fn whose(&self, uri: &Uri) -> Result<Whose, Reason> {
         let token = uri.user.map(|user| Sealed::open(user.of(self.bytes), self.call, &self.snapshot.keys));
@@ -215,8 +216,8 @@ impl Reader<'_> {
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));
         }
-        for (index, line) in received.message.lines(received.bytes, Name::Route).enumerate() {
-            edits.replace(line);
+        for (index, line) in received.message.lines(Name::Route).enumerate() {
+            edits.replace(line.span);
             if index == 0 {
                 for value in values {
                     edits.put(b"Route: ").put(value.of(self.bytes)).put(b"\r\n");

@@ -4,8 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name, Param};
+use crate::sip::header::{Address, Param};
 use crate::sip::lines::has_lone_return;
+use crate::sip::name::Name;
 use crate::sip::text::{self, Text};
 use crate::sip::token::{BRANCH_LEN, Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, TIME_LEN, WAY_LEN_MAX, Way};
 use crate::sip::{Message, Side, Span, Transport, Uri, Via};
@@ -36,7 +37,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Whether the sender is behind NAT (SIP.md 1): its sent-by is not its source address, or only the port differs though
+/// Whether the sender is behind NAT (docs/rules.md 1): its sent-by is not its source address, or only the port differs though
 /// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from.
 pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source<'_>) -> bool {
     if !source.is_sent_by(bytes, via) || via.rport.is_some() && via.sent_by_port() != source.address.port() {
@@ -176,7 +177,7 @@ pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source<'_>, tran
 #[must_use]
 pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) -> bool {
     for line in message.lines_named(bytes, name.as_bytes()) {
-        edits.replace(line);
+        edits.replace(line.span);
     }
     !has_lone_return(bytes, message.head as usize, message.body as usize)
 }

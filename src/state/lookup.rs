@@ -152,7 +152,7 @@ fn packed(ip: Ipv4Addr, port: u16) -> u64 {
 /// Servers by the networks they send from: one map for each prefix length, longest first; there are only a few lengths.
 type Levels<N> = Vec<(N, Map<N, u16>)>;
 
-/// Who sends from an address: servers by what they send from, the most specific first (SIP.md 20).
+/// Who sends from an address: servers by what they send from, the most specific first (docs/rules.md 20).
 #[derive(Clone, Debug)]
 pub struct Sources {
     exact: AddressMap,

@@ -235,7 +235,7 @@ impl Snapshot {
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
-    /// (SIP.md 6).
+    /// (docs/rules.md 6).
     pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
         match uri.ip(bytes) {
             Some(ip) => {
@@ -260,7 +260,7 @@ impl Snapshot {
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
-    /// (SIP.md 20).
+    /// (docs/rules.md 20).
     #[inline]
     pub fn bind_for(&self, frontend: usize, transport: Transport, local: &SocketAddr) -> Option<usize> {
         let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
