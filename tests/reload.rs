@@ -272,13 +272,17 @@ fn what_is_removed_keeps_its_calls_and_then_goes() {
     let answerer = servers(&shape);
     let mut running = Running::start(&shape.text());
     let mut options = net.callers(guest, 200, 400.0);
-    (options.habits.mix, options.habits.hold) = (Mix::parse("call=1,server-bye=1").unwrap(), Duration::from_secs(3));
+    (options.habits.mix, options.habits.hold) = (Mix::parse("call=1,server-bye=1").unwrap(), Duration::from_secs(6));
     let callers = Generator::start(options).unwrap();
     let established = || answerer.servers().iter().map(|server| server.counters.dialogs.get()).sum::<u64>();
     wait_for("all calls to be established", || started(&callers) == 200 && established() == 200);
     (shape.guests, shape.absent) = (Vec::new(), Some(0));
     let said = running.reload(&shape.text());
     assert!(said.contains("frontend guests-") && said.contains("server pbx/lagos-1 removed"), "{said}");
+    for server in answerer.servers() {
+        let calls = running.ask(&format!("show calls pbx/{}", server.name));
+        assert_eq!(calls.trim(), server.counters.dialogs.get().to_string(), "{}", server.name);
+    }
     let (code, table, _) = running.command(&["status"]);
     assert!(
         code == Some(0) && table.lines().any(|line| line.contains("lagos-1") && line.contains("leaving")),
