@@ -137,6 +137,15 @@ fn started(calls: &Generator) -> u64 {
     calls.report().total().started
 }
 
+/// Waits for what takes half a minute by design: 64*T1.
+fn wait_longer(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// All calls came to their end, at the server where they began.
 fn assert_kept(reports: &[&CallReport], answered: &AnswerReport) {
     for report in reports {
@@ -221,11 +230,7 @@ fn five_hundred_reloads_lose_nothing() {
     }
     let guest_report = guest_calls.unwrap().finish().unwrap();
     let report = callers.finish().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while guests.iter().any(|guest| is_bound(*guest)) {
-        assert!(Instant::now() < deadline, "the addresses of a removed frontend are closed");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_longer("the addresses of removed frontends to be closed", || !guests.iter().any(|guest| is_bound(*guest)));
     assert!(is_bound(shape.at));
     wait_for("descriptors to be given back, those of checks too", || descriptors() <= before);
     let answered = stop(answerer);
@@ -293,11 +298,7 @@ fn what_is_removed_keeps_its_calls_and_then_goes() {
     assert_kept(&[&report], &answered);
     // Pins of ended calls live for 32 s more.
     for gone in ["the removed server is gone", "the removed address is closed"] {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !running.balancer.process.said().contains(gone) {
-            assert!(Instant::now() < deadline, "{gone}: {}", running.balancer.process.said());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait_longer(gone, || running.balancer.process.said().contains(gone));
     }
     assert!(!is_bound(guest) && !running.ask("status").contains("lagos-1"));
     running.balancer.stop();
@@ -322,11 +323,7 @@ fn a_wildcard_takes_the_place_of_an_address() {
     let text = shape.text().replace(&shape.at.to_string(), &wildcard).replace("aliases", "dscp = \"cs5\"\naliases");
     assert!(running.reload(&text).contains(&format!("bind udp://{wildcard} added")));
     assert_eq!(classes(), WORKERS, "inside stays, with another traffic class");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while is_bound(shape.at) {
-        assert!(Instant::now() < deadline, "the address is closed");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_longer("the address to be closed", || !is_bound(shape.at));
     assert!(!callers.is_finished(), "under load");
     let report = callers.finish().unwrap();
     let answered = stop(answerer);
