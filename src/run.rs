@@ -15,13 +15,15 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::{Backend, Config, Frontend, key};
 use crate::net::check::{Changed, Checker, Target};
+use crate::net::udp::clock;
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
-use crate::state::health::Silence;
-use crate::state::server::{Health, ServerState, Sign};
+use crate::state::breaker::{Step, Transition};
+use crate::state::server::{Circuit, Health, ServerState, Sign};
 use crate::state::snapshot::Ingredients;
+use crate::state::watch::{News, Watch};
 use crate::state::{Reason, Shared, Snapshot, snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
@@ -30,8 +32,8 @@ const CHANGES: usize = 1024;
 /// How often the log says what was dropped and refused, where something was.
 const TELL: Duration = Duration::from_secs(60);
 
-/// How often old snapshots and silent servers are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often servers and old snapshots are looked at: a breaker's news should not wait for long.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Why the balancer could not start, with what to do.
 #[derive(Debug)]
@@ -126,7 +128,7 @@ pub struct Balancer {
     workers: Workers,
     worker_count: usize,
     checkers: HashMap<NameHash, Checker>,
-    silence: HashMap<NameHash, Silence>,
+    watch: Watch,
     /// What the log has said of each [`Reason`].
     told: [u64; Reason::ALL.len()],
     changes: mpsc::Receiver<Changed>,
@@ -179,7 +181,7 @@ impl Balancer {
             workers,
             worker_count,
             checkers,
-            silence: HashMap::new(),
+            watch: Watch::default(),
             told: [0; Reason::ALL.len()],
             changes,
         })
@@ -200,7 +202,7 @@ impl Balancer {
                 _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
                 _ = look.tick() => {
                     self.drop_retired();
-                    self.suspect_silent();
+                    self.look();
                 }
             }
         }
@@ -215,9 +217,7 @@ impl Balancer {
 
     /// A server's health changed: a new snapshot, and a line in the log.
     fn change(&mut self, Changed { id, transition }: Changed) {
-        self.states.entry(id).or_default().health = transition.to;
-        let snapshot = self.setup.snapshot.load();
-        let name = snapshot.server(id).map_or("?", |at| snapshot.servers[at].name.as_str());
+        let name = self.name_of(id);
         let (from, to, reason) = (transition.from.word(), transition.to.word(), transition.why);
         match transition.to {
             Health::Down | Health::Dead => {
@@ -225,6 +225,36 @@ impl Balancer {
             }
             _ => tracing::info!(server = name, from, to, after_checks = transition.checks, %reason, "server state"),
         }
+        self.set_state(id, |state| state.health = transition.to);
+    }
+
+    /// A server's breaker moved: a new snapshot, and a line in the log.
+    fn change_breaker(&mut self, id: NameHash, Transition { from, to, why }: Transition) {
+        let (name, from_word, to_word) = (self.name_of(id), from.word(), to.word());
+        match to {
+            Circuit::Open => tracing::warn!(server = name, from = from_word, to = to_word, reason = %why, "breaker"),
+            _ => tracing::info!(server = name, from = from_word, to = to_word, reason = %why, "breaker"),
+        }
+        self.set_state(id, |state| state.breaker = to);
+    }
+
+    /// Closes a server's breaker by hand; false where it is closed, or there is no such server.
+    pub fn reset_breaker(&mut self, id: NameHash) -> bool {
+        let snapshot = self.setup.snapshot.load_full();
+        let Some(transition) = self.watch.reset(id, &snapshot, clock()) else { return false };
+        self.change_breaker(id, transition);
+        true
+    }
+
+    fn name_of(&self, id: NameHash) -> String {
+        let snapshot = self.setup.snapshot.load();
+        snapshot.server(id).map_or_else(|| "?".into(), |at| snapshot.servers[at].name.clone())
+    }
+
+    /// Changes what is known of a server: a new snapshot. A backend that has nobody left is an error.
+    fn set_state(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) {
+        change(self.states.entry(id).or_default());
+        let snapshot = self.setup.snapshot.load();
         let backend = snapshot.server(id).map(|at| snapshot.servers[at].backend as usize);
         let was_empty = backend.is_some_and(|at| snapshot.backends[at].balance.is_empty());
         drop(snapshot);
@@ -250,28 +280,33 @@ impl Balancer {
 
     /// Workers left signs at servers: their checks follow them up. A server that is not checked has nobody who could
     /// take a suspicion back, so it stays as it is.
-    fn pass_signs_on(&self) {
-        let snapshot = self.setup.snapshot.load();
+    fn pass_signs_on(&mut self) {
+        let snapshot = self.setup.snapshot.load_full();
+        let mut failing = false;
         for server in &snapshot.servers {
             for sign in server.live.take_signs() {
+                failing |= sign == Sign::Failing;
                 if let Some(checker) = self.checkers.get(&server.id) {
                     checker.sign(sign);
                 }
             }
         }
+        if failing {
+            self.look();
+        }
     }
 
-    /// A server that answers nothing of what it gets is checked at once, whatever its interval.
-    fn suspect_silent(&mut self) {
-        let snapshot = self.setup.snapshot.load();
-        for server in &snapshot.servers {
-            let counters = &server.live.counters;
-            let answers: u64 = (0..6).map(|class| counters.sum(|of| &of.responses[class])).sum();
-            let said = answers + counters.sum(|of| &of.sent);
-            if self.silence.entry(server.id).or_default().look(counters.sum(|of| &of.requests), said)
-                && let Some(checker) = self.checkers.get(&server.id)
-            {
-                checker.sign(Sign::Silent);
+    /// A server that answers nothing of what it gets is checked at once, whatever its interval; breakers move.
+    fn look(&mut self) {
+        let snapshot = self.setup.snapshot.load_full();
+        for (id, news) in self.watch.look(&snapshot, clock()) {
+            match news {
+                News::Silent => self.checkers.get(&id).into_iter().for_each(|checker| checker.sign(Sign::Silent)),
+                News::Breaker(Step::Moved(transition)) => self.change_breaker(id, transition),
+                News::Breaker(Step::Held(why)) => {
+                    let server = self.name_of(id);
+                    tracing::warn!(server, reason = %why, "breaker stays closed: others took max_open of the weight");
+                }
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Which server a client's request goes to. The first that applies: the token in its Route, the pin of its call, the
 //! stick table of its backend, the balance.
 
-use crate::config::StickOn;
+use crate::config::{StickOn, WhenAllDown};
 use crate::sip::header::{Address, Name, trim};
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
+use crate::state::server::Circuit;
 use crate::state::snapshot::Backend;
 use crate::state::stick_table::{Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
@@ -29,7 +30,7 @@ pub(super) struct Choice {
     pub pin: Option<Seen>,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// # Errors
     /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
     pub(super) fn choose(
@@ -70,7 +71,8 @@ impl Case<'_> {
         {
             return Ok(following(server, Some(seen)));
         }
-        let choice = Choice { pin: Some(seen), ..self.balance(other_call.unwrap_or(identity.call), failed)? };
+        let key = other_call.unwrap_or(identity.call);
+        let choice = Choice { pin: Some(seen), ..self.balance(key, identity.call, failed)? };
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
@@ -129,7 +131,7 @@ impl Case<'_> {
     }
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
-    fn backend(&self) -> &Backend {
+    fn backend(&self) -> &'a Backend {
         let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend.config);
         let position = match frontend.routes.is_empty() {
             true => frontend.backend,
@@ -155,14 +157,14 @@ impl Case<'_> {
     }
 
     /// The stick table's server, else the balance's.
-    fn balance(&self, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
+    fn balance(&mut self, key: u64, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
         let backend = self.backend();
         let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
-        let key = stick.map_or(call, |(_, key)| key);
+        let key = stick.map_or(key, |(_, key)| key);
         let stuck = stick.and_then(|(table, key)| self.stuck(table, key)).filter(|server| failed != Some(*server));
         let server = match stuck {
             Some(server) => server,
-            None => self.balanced(backend, key, failed).ok_or(Reason::NoServer)?,
+            None => self.balanced(backend, key, call, failed).ok_or(Reason::NoServer)?,
         };
         if let Some((table, key)) = stick.filter(|_| self.opens()) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
@@ -178,16 +180,36 @@ impl Case<'_> {
         (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
     }
 
-    /// What the balance says of a key, another server than the one that failed.
-    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Option<usize> {
+    /// What the balance says of a key; another server than the one that failed, or whose breaker has enough trial calls.
+    fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Option<usize> {
+        let snapshot = self.snapshot;
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let pick = |key| self.snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
-        let Some(failed) = failed else { return pick(key) };
+        let pick = |key| snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
+        let first = pick(key)?;
+        if failed != Some(first) && self.lets_through(first, call) {
+            return Some(first);
+        }
+        if failed != Some(first) {
+            snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
+        }
         // Keys unlike this one until another server wins; a preferred region with one server has no other.
-        let anywhere = |key| self.snapshot.server(NameHash(backend.balance.pick(key, None)?));
+        let anywhere = |key| snapshot.server(NameHash(backend.balance.pick(key, None)?));
         let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let other = |server: &usize| *server != failed;
-        keys().filter_map(pick).find(other).or_else(|| keys().filter_map(anywhere).find(other))
+        let mut others = keys().filter_map(pick).chain(keys().filter_map(anywhere));
+        let other = others.find(|&at| at != first && failed != Some(at) && self.lets_through(at, call));
+        let fails_open = failed != Some(first) && backend.config.when_all_down == WhenAllDown::Forward;
+        other.or(fails_open.then_some(first))
+    }
+
+    /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.
+    #[inline]
+    fn lets_through(&mut self, at: usize, call: u64) -> bool {
+        let server = &self.snapshot.servers[at];
+        if server.state.breaker != Circuit::HalfOpen || !self.opens() {
+            return true;
+        }
+        self.trial = server.live.trials.let_through(call, self.now).map(|place| (at, place));
+        self.trial.is_some()
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
-use crate::sip::{Flow, Message, StartLine};
+use crate::sip::{Flow, Message, Method, StartLine};
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -81,6 +81,7 @@ pub enum Passage {
         server: usize,
         /// Whether it opened something and was balanced, rather than following a call.
         balanced: bool,
+        method: Method,
     },
     ResponseToClient {
         server: usize,
@@ -123,6 +124,8 @@ struct Case<'a> {
     edits: &'a mut Edits,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
+    /// It is a trial call of a half-open breaker: the server, and its place there.
+    trial: Option<(usize, usize)>,
 }
 
 impl<'a> Case<'a> {
@@ -135,7 +138,7 @@ impl<'a> Case<'a> {
     ) -> Self {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
-        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false }
+        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false, trial: None }
     }
 }
 
@@ -187,10 +190,12 @@ pub fn count(verdict: &Verdict, bind: usize, snapshot: &Snapshot, memory: &Memor
     match *verdict {
         Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } => counters.reasons.of(reason).add(1),
         Verdict::Answer { reason: None, .. } => counters.answered.add(1),
-        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced }, .. } => {
+        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced, method }, .. } => {
             counters.requests_to_servers.add(1);
             server(at).requests.add(1);
+            server(at).asked.add(u64::from(method != Method::Ack));
             server(at).balanced.add(u64::from(balanced));
+            server(at).calls.add(u64::from(balanced && method == Method::Invite));
         }
         Verdict::Forward { passage: Passage::ResponseToClient { server: at, status }, .. } => {
             counters.responses_to_clients.add(1);

@@ -2,13 +2,18 @@
 
 use std::net::SocketAddr;
 
+use crate::config::Breaker;
 use crate::sip::header::Name;
-use crate::sip::token::{Branch, Direction, TokenError, Way};
-use crate::sip::{Span, Transport, Via};
+use crate::sip::token::{Branch, Direction, SendTime, TokenError, Way};
+use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
-use crate::state::server::Sign;
+use crate::state::server::{Circuit, Sign};
+use crate::state::snapshot::Server;
 
 use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
+
+/// Microseconds after which nobody waits for an answer any more, 64*T1 twice: what is older was not sent by this clock.
+const LONGEST_WAIT: u64 = 64_000_000;
 
 impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
@@ -45,6 +50,7 @@ impl Case<'_> {
         let passage = match branch.direction {
             Direction::ToServer => {
                 self.learn(server, way.as_ref(), status);
+                self.judge(server, &via, call, status);
                 Passage::ResponseToClient { server, status }
             }
             Direction::ToClient => {
@@ -116,6 +122,74 @@ impl Case<'_> {
             for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
                 self.edits.replace(line);
             }
+        }
+    }
+
+    /// What the time in our Via tells of its server: how quick it is, and what its breaker should know.
+    #[inline]
+    fn judge(&mut self, server: usize, via: &Via, call: u64, status: u16) {
+        let (server, now) = (&self.snapshot.servers[server], self.now.micros());
+        let counters = server.live.counters.of(self.memory.worker);
+        let invite = self.received.message.method() == Method::Invite;
+        if status == 100 {
+            counters.trying.add(1);
+        }
+        let age = match via.time.and_then(|time| SendTime::read(time.of(self.received.bytes))) {
+            // A server that rebuilds Vias from the fields it knows: it answers, and nobody can say how quickly.
+            None => 0,
+            Some(sent) => {
+                let age = sent.age(now);
+                if sent.node != self.snapshot.node || age > LONGEST_WAIT {
+                    return;
+                }
+                // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it
+                // is the first answer of a server that says no 100.
+                let first = match status {
+                    100 => true,
+                    101..200 => counters.trying.get() == 0,
+                    _ => !invite,
+                };
+                if first {
+                    counters.response_times.add(age);
+                }
+                if !sent.opens {
+                    return;
+                }
+                age
+            }
+        };
+        if invite && now.saturating_sub(age) > counters.answered.get() {
+            counters.answered.set(now.saturating_sub(age));
+        }
+        if let Some(breaker) = &self.snapshot.backends[server.backend as usize].config.breaker {
+            self.feed(server, breaker, call, status);
+        }
+    }
+
+    /// An answer to what opens something, for a breaker.
+    fn feed(&mut self, server: &Server, breaker: &Breaker, call: u64, status: u16) {
+        let counters = server.live.counters.of(self.memory.worker);
+        let is_trial = server.state.breaker == Circuit::HalfOpen && server.live.trials.answered(call, status);
+        if status < 200 {
+            return;
+        }
+        if !breaker.codes.contains(&status) {
+            return counters.failing_now.set(0);
+        }
+        // Until its ACK comes a failure is repeated.
+        if counters.failing_now.get() > 0 && counters.failing_call.get() == call {
+            return;
+        }
+        counters.failing.add(1);
+        counters.failing_now.add(1);
+        counters.failing_call.set(call);
+        let row = counters.failing_now.get() >= u64::from(breaker.failures);
+        if row {
+            counters.failing_now.set(0);
+            counters.failing_rows.add(1);
+        }
+        if row || is_trial {
+            self.memory.sign(&server.live, Sign::Failing);
         }
     }
 }

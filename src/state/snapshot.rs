@@ -296,11 +296,13 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance.
+/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance. Beside
+/// them stands who wants trial calls.
 fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
-    let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
+    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
-            let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
+            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
             let usable = members.clone().filter(|server| wanted(state(server.id)));
             Region {
                 id: region.id.0,
@@ -314,15 +316,17 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    let usable = regions(false, &ServerState::takes_new);
-    if anybody(&usable) {
-        return usable;
+    let primary: Who<'_> = &|server| !server.backup;
+    let new_or_trials = |state: ServerState| state.takes_new() || state.takes_trials();
+    if anybody(&regions(primary, &ServerState::takes_new)) {
+        return regions(primary, &new_or_trials);
     }
-    let backups = regions(true, &ServerState::takes_new);
-    if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
-        return backups;
+    if anybody(&regions(&|server| server.backup, &ServerState::takes_new))
+        || backend.when_all_down == WhenAllDown::Reject
+    {
+        return regions(&|server| server.backup || state(server.id).takes_trials(), &new_or_trials);
     }
-    regions(false, &|state| state.admin == super::server::Admin::Ready)
+    regions(primary, &|state| state.admin == super::server::Admin::Ready)
 }
 
 /// Everything that means us.
