@@ -50,7 +50,7 @@ impl Case<'_> {
         let passage = match branch.direction {
             Direction::ToServer => {
                 self.learn(server, way.as_ref(), status);
-                self.judge(server, &via, call, status);
+                self.judge(server, via.time, call, status);
                 Passage::ResponseToClient { server, status }
             }
             Direction::ToClient => {
@@ -126,47 +126,42 @@ impl Case<'_> {
     }
 
     /// What the time in our Via tells of its server: how quick it is, and what its breaker should know.
-    #[inline]
-    fn judge(&mut self, server: usize, via: &Via, call: u64, status: u16) {
+    fn judge(&mut self, server: usize, time: Option<Span>, call: u64, status: u16) {
         let (server, now) = (&self.snapshot.servers[server], self.now.micros());
         let counters = server.live.counters.of(self.memory.worker);
         let invite = self.received.message.method() == Method::Invite;
-        if status == 100 {
-            counters.trying.add(1);
-        }
-        let age = match via.time.and_then(|time| SendTime::read(time.of(self.received.bytes))) {
-            // A server that rebuilds Vias from the fields it knows: it answers, and nobody can say how quickly.
-            None => 0,
-            Some(sent) => {
-                let age = sent.age(now);
-                if sent.node != self.snapshot.node || age > LONGEST_WAIT {
-                    return;
-                }
-                // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it
-                // is the first answer of a server that says no 100.
-                let first = match status {
-                    100 => true,
-                    101..200 => counters.trying.get() == 0,
-                    _ => !invite,
-                };
-                if first {
-                    counters.response_times.add(age);
-                }
-                if !sent.opens {
-                    return;
-                }
-                age
-            }
+        // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it is the
+        // first answer of a server that says no 100.
+        let first = match status {
+            100 => true,
+            101..200 => counters.trying.get() == 0,
+            _ => !invite,
         };
-        if invite && now.saturating_sub(age) > counters.answered.get() {
-            counters.answered.set(now.saturating_sub(age));
+        let breaker = self.snapshot.backends[server.backend as usize].config.breaker.as_ref();
+        if !first && breaker.is_none() {
+            return;
         }
-        if let Some(breaker) = &self.snapshot.backends[server.backend as usize].config.breaker {
+        counters.trying.add(u64::from(status == 100));
+        let sent = time.and_then(|time| SendTime::read(time.of(self.received.bytes)));
+        let age = sent.map_or(0, |sent| sent.age(now));
+        if sent.is_some_and(|sent| sent.node != self.snapshot.node) || age > LONGEST_WAIT {
+            return;
+        }
+        if first && sent.is_some() {
+            counters.response_times.add(age);
+        }
+        // Of a server that rebuilds Vias from the fields it knows, nobody can say to what it answers; but it answers.
+        if let Some(breaker) = breaker.filter(|_| sent.is_none_or(|sent| sent.opens)) {
+            let left = now.saturating_sub(age);
+            if invite && left > counters.answered.get() {
+                counters.answered.set(left);
+            }
             self.feed(server, breaker, call, status);
         }
     }
 
     /// An answer to what opens something, for a breaker.
+    #[cold]
     fn feed(&mut self, server: &Server, breaker: &Breaker, call: u64, status: u16) {
         let counters = server.live.counters.of(self.memory.worker);
         let is_trial = server.state.breaker == Circuit::HalfOpen && server.live.trials.answered(call, status);

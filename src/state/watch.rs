@@ -111,7 +111,7 @@ fn share(backend: &Backend, at: usize) -> u64 {
     let regions = backend.regions.iter().enumerate().filter(|(region, _)| serves(*region));
     let all_regions: u64 = regions.map(|(_, region)| u64::from(region.weight)).sum();
     let in_region = alike().filter(|other| other.region == server.region).map(|other| u64::from(other.weight)).sum();
-    let part = |of: u32, all: u64| if all == 0 { 0 } else { WHOLE * u64::from(of) / all };
+    let part = |of: u32, all: u64| (WHOLE * u64::from(of)).checked_div(all).unwrap_or_default();
     part(backend.regions[server.region].weight, all_regions) * part(server.weight, in_region) / WHOLE
 }
 
