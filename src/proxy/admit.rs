@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::{Method, Uri};
 use crate::state::Reason;
 
@@ -39,8 +39,7 @@ impl Case<'_> {
                 |part: &String| agent.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()));
             parts.iter().any(holds)
         };
-        !parts.is_empty()
-            && self.received.message.lines(self.received.bytes, Name::UserAgent).any(|line| denied(line.of(bytes)))
+        !parts.is_empty() && self.received.message.lines(Name::UserAgent).any(|line| denied(line.span.of(bytes)))
     }
 
     /// The checks that a readable request may still fail.

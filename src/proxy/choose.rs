@@ -2,7 +2,8 @@
 //! stick table of its backend, the balance.
 
 use crate::config::{StickOn, WhenAllDown};
-use crate::sip::header::{Address, Name, trim};
+use crate::sip::header::{Address, trim};
+use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::server::Circuit;
@@ -117,11 +118,10 @@ impl<'a> Case<'a> {
         if !message.has(Name::OtherCall) {
             return None;
         }
-        let line = message.lines(bytes, Name::OtherCall).next()?;
-        let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
-        let end =
-            memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);
-        Some(self.snapshot.keys.call(trim(bytes, colon, end).of(bytes)))
+        let line = message.lines(Name::OtherCall).next()?;
+        let (start, end) = (line.colon_end as usize, line.span.end as usize);
+        let end = memchr::memchr2(b';', b',', &bytes[start..end]).map_or(end, |n| start + n);
+        Some(self.snapshot.keys.call(trim(bytes, start, end).of(bytes)))
     }
 
     fn pinned_elsewhere(&self, call: u64) -> Option<usize> {
@@ -227,8 +227,7 @@ impl<'a> Case<'a> {
             StickOn::ToUser => user(message.to)?,
             StickOn::Header(name) => {
                 let line = message.lines_named(bytes, name.as_bytes()).next()?;
-                let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))?;
-                trim(bytes, colon + 1, line.end as usize).of(bytes)
+                line.value(bytes).of(bytes)
             }
         };
         (!text.is_empty()).then(|| self.snapshot.keys.call(text))

@@ -2,7 +2,8 @@
 
 use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
+use crate::sip::name::Name;
 use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
@@ -35,7 +36,10 @@ impl<'a> Identity<'a> {
     fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
         let (via, call_id) = (message.via.as_ref()?, message.call_id?);
-        if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
+        if message.from.is_none()
+            || message.to.is_none()
+            || message.cseq.is_none() && message.cseq_text(bytes).is_none()
+        {
             return None;
         }
         let call = keys.call(call_id.of(bytes));

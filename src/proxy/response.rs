@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::Breaker;
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, SendTime, TokenError, Way};
 use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
@@ -119,8 +119,8 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
-                self.edits.replace(line);
+            for line in self.received.message.lines(Name::RetryAfter) {
+                self.edits.replace(line.span);
             }
         }
     }

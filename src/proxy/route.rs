@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
 use crate::sip::message::Value;
+use crate::sip::name::Name;
 use crate::sip::parser::is_request_uri;
 use crate::sip::token::{Sealed, SealedIn, TokenError};
 use crate::sip::{Span, Uri};
@@ -206,8 +207,8 @@ impl Reader<'_> {
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));
         }
-        for (index, line) in received.message.lines(received.bytes, Name::Route).enumerate() {
-            edits.replace(line);
+        for (index, line) in received.message.lines(Name::Route).enumerate() {
+            edits.replace(line.span);
             if index == 0 {
                 for value in values {
                     edits.put(b"Route: ").put(value.of(self.bytes)).put(b"\r\n");

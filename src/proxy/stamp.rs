@@ -4,8 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
 use crate::sip::lines::has_lone_return;
+use crate::sip::name::Name;
 use crate::sip::text::{self, Text};
 use crate::sip::token::{BRANCH_LEN, Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, TIME_LEN, WAY_LEN_MAX, Way};
 use crate::sip::{Message, Side, Span, Transport, Uri, Via};
@@ -161,7 +162,7 @@ pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source, transpor
 #[must_use]
 pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) -> bool {
     for line in message.lines_named(bytes, name.as_bytes()) {
-        edits.replace(line);
+        edits.replace(line.span);
     }
     !has_lone_return(bytes, message.head as usize, message.body as usize)
 }
