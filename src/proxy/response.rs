@@ -49,8 +49,7 @@ impl Case<'_> {
         let end = message.end as usize;
         let passage = match branch.direction {
             Direction::ToServer => {
-                self.learn(server, way.as_ref(), status);
-                self.judge(server, via.time, call, status);
+                self.learn(server, way.as_ref(), via.time, call, status);
                 Passage::ResponseToClient { server, status }
             }
             Direction::ToClient => {
@@ -100,7 +99,7 @@ impl Case<'_> {
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
     /// reaches the client as 500, for a carrier would leave the whole VIP alone (SIP.md 18, RFC 3261 §16.7 item 6).
-    fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
+    fn learn(&mut self, server: usize, way: Option<&Way>, time: Option<Span>, call: u64, status: u16) {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
         let backend = &snapshot.backends[server.backend as usize];
@@ -108,6 +107,7 @@ impl Case<'_> {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
             table.confirm(key, server.id, self.now, expire);
         }
+        self.judge(server, backend.config.breaker.as_ref(), time, call, status);
         if status != 503 {
             return;
         }
@@ -126,8 +126,9 @@ impl Case<'_> {
     }
 
     /// What the time in our Via tells of its server: how quick it is, and what its breaker should know.
-    fn judge(&mut self, server: usize, time: Option<Span>, call: u64, status: u16) {
-        let (server, now) = (&self.snapshot.servers[server], self.now.micros());
+    #[inline(always)]
+    fn judge(&mut self, server: &Server, breaker: Option<&Breaker>, time: Option<Span>, call: u64, status: u16) {
+        let now = self.now.micros();
         let counters = server.live.counters.of(self.memory.worker);
         let invite = self.received.message.method() == Method::Invite;
         // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it is the
@@ -137,7 +138,6 @@ impl Case<'_> {
             101..200 => counters.trying.get() == 0,
             _ => !invite,
         };
-        let breaker = self.snapshot.backends[server.backend as usize].config.breaker.as_ref();
         if !first && breaker.is_none() {
             return;
         }
@@ -161,7 +161,7 @@ impl Case<'_> {
     }
 
     /// An answer to what opens something, for a breaker.
-    #[cold]
+    #[inline(never)]
     fn feed(&mut self, server: &Server, breaker: &Breaker, call: u64, status: u16) {
         let counters = server.live.counters.of(self.memory.worker);
         let is_trial = server.state.breaker == Circuit::HalfOpen && server.live.trials.answered(call, status);
