@@ -1,7 +1,7 @@
 //! Which server a client's request goes to. The first that applies: the token in its Route, the pin of its call, the
 //! stick table of its backend, the balance.
 
-use crate::config::{StickOn, WhenAllDown};
+use crate::config::StickOn;
 use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
 use crate::sip::token::NameHash;
@@ -184,21 +184,18 @@ impl<'a> Case<'a> {
     fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Option<usize> {
         let snapshot = self.snapshot;
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let pick = |key| snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
-        let first = pick(key)?;
-        if failed != Some(first) && self.lets_through(first, call) {
-            return Some(first);
-        }
+        let first = snapshot.server(NameHash(backend.balance.pick(key, prefer)?))?;
         if failed != Some(first) {
+            if self.lets_through(first, call) {
+                return Some(first);
+            }
             snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
         }
         // Keys unlike this one until another server wins; a preferred region with one server has no other.
-        let anywhere = |key| snapshot.server(NameHash(backend.balance.pick(key, None)?));
+        let pick = |key, prefer| snapshot.server(NameHash(backend.settled().pick(key, prefer)?));
         let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let mut others = keys().filter_map(pick).chain(keys().filter_map(anywhere));
-        let other = others.find(|&at| at != first && failed != Some(at) && self.lets_through(at, call));
-        let fails_open = failed != Some(first) && backend.config.when_all_down == WhenAllDown::Forward;
-        other.or(fails_open.then_some(first))
+        let near = keys().filter_map(|key| pick(key, prefer));
+        near.chain(keys().filter_map(|key| pick(key, None))).find(|server| failed != Some(*server))
     }
 
     /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
 use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
-use super::server::{ServerLive, ServerState};
+use super::server::{Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
@@ -65,6 +65,8 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
+    /// The balance without those that take trial calls only, where there are such.
+    settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -76,6 +78,12 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// The balance of those that take every new call.
+    #[inline]
+    pub fn settled(&self) -> &Balance {
+        self.settled.as_ref().unwrap_or(&self.balance)
     }
 
     pub fn pin_expire(&self) -> Duration {
@@ -280,9 +288,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
 
 fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
-    let regions = candidates(backend, |id| {
-        servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
-    });
+    let state = |id| servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default();
     let stick = backend.stick.as_ref().map(|stick| {
         let kept = before.filter(|b| b.config.stick.as_ref() == Some(stick)).and_then(|b| b.stick.clone());
         kept.unwrap_or_else(|| Arc::new(StickTable::new(stick.size)))
@@ -290,9 +296,17 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    let balance =
-        Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
-    Backend { config: backend.clone(), balance, stick, clients }
+    let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
+        Balance::build(keys.rendezvous(), &candidates(backend, state), SpillBelow(backend.spill_below), like)
+    };
+    let balance = build(&state, before.map(|b| &b.balance));
+    let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
+    let without_trials = |id| match state(id) {
+        state if state.takes_trials() => ServerState { breaker: Circuit::Open, ..state },
+        state => state,
+    };
+    let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
+    Backend { config: backend.clone(), balance, settled, stick, clients }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
