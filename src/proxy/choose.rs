@@ -54,7 +54,7 @@ impl<'a> Case<'a> {
         let belongs = confirmed
             || routed.token.is_some()
             || self.in_dialog && pin.is_some()
-            || matches!(self.received.message.method(), Method::Ack | Method::Cancel);
+            || matches!(self.method, Method::Ack | Method::Cancel);
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
@@ -97,7 +97,7 @@ impl<'a> Case<'a> {
         }
         let Memory { shared, worker, .. } = &*self.memory;
         let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        if shared.pins.opened_seen(call, seen, server, self.received.message.method(), self.now) {
+        if shared.pins.opened_seen(call, seen, server, self.method, self.now) {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
     }
@@ -137,7 +137,7 @@ impl<'a> Case<'a> {
             true => frontend.backend,
             false => {
                 let method = match message.start {
-                    _ if matches!(message.method(), Method::Ack | Method::Cancel) => &b"INVITE"[..],
+                    _ if matches!(self.method, Method::Ack | Method::Cancel) => &b"INVITE"[..],
                     crate::sip::StartLine::Request { name, .. } => name.of(bytes),
                     crate::sip::StartLine::Response { .. } => &[],
                 };
