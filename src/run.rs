@@ -285,9 +285,10 @@ impl Balancer {
         let mut failing = false;
         for server in &snapshot.servers {
             for sign in server.live.take_signs() {
-                failing |= sign == Sign::Failing;
-                if let Some(checker) = self.checkers.get(&server.id) {
-                    checker.sign(sign);
+                match self.checkers.get(&server.id) {
+                    _ if sign == Sign::Failing => failing = true,
+                    Some(checker) => checker.sign(sign),
+                    None => {}
                 }
             }
         }

@@ -54,8 +54,8 @@ impl fmt::Display for Why {
             Self::Unreachable(errors) => write!(f, "{errors} requests in a row found nobody there"),
             Self::Failing(answers) => write!(f, "{answers} answers in a row were failures"),
             Self::OpenForIsOver => write!(f, "open_for is over"),
-            Self::TrialsSucceeded(calls) => write!(f, "{calls} trial calls succeeded"),
-            Self::TrialsUnanswered(calls) => write!(f, "{calls} trial calls got no answer at all"),
+            Self::TrialsSucceeded(calls) => write!(f, "{calls} of the trial calls succeeded"),
+            Self::TrialsUnanswered(calls) => write!(f, "{calls} of the trial calls got no answer at all"),
             Self::TrialFailed(status) => write!(f, "a trial call was answered with {status}"),
             Self::Reset => write!(f, "reset by hand"),
             Self::Removed => write!(f, "the configuration has no breaker any more"),
@@ -102,6 +102,11 @@ pub struct Breaker {
 }
 
 impl Breaker {
+    /// Closed, with rows that count from what is known now.
+    pub fn new(seen: &Totals) -> Self {
+        Self { base: *seen, ..Self::default() }
+    }
+
     pub fn circuit(&self) -> Circuit {
         self.circuit
     }
@@ -134,9 +139,13 @@ impl Breaker {
         }
     }
 
-    /// Closes it, whatever it saw.
+    /// Closes it and forgets every row. `None` where it was closed.
     pub fn close(&mut self, why: Why, seen: &Totals, now: Time) -> Option<Step> {
-        (self.circuit != Circuit::Closed).then(|| self.become_(Circuit::Closed, why, seen, now))
+        let step = self.become_(Circuit::Closed, why, seen, now);
+        match step {
+            Step::Moved(Transition { from: Circuit::Closed, .. }) => None,
+            step => Some(step),
+        }
     }
 
     /// The row that is long enough.

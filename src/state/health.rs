@@ -31,17 +31,22 @@ pub struct Silence {
 }
 
 impl Silence {
+    /// From now on.
+    pub fn new(asked: u64, said: u64) -> Self {
+        Self { asked, said, since: None }
+    }
+
     /// Takes how many requests that want an answer were sent to it and how many messages came from it, ever. True where
     /// it owes `unanswered` answers and has said nothing for `after`; then the count begins anew.
     ///
     /// A request that is sent again is counted again: who is answered does not repeat.
     pub fn look(&mut self, asked: u64, said: u64, suspect: &Suspect, now: Time) -> bool {
         if said != self.said {
-            *self = Self { asked, said, since: None };
+            *self = Self::new(asked, said);
         } else if asked > self.asked {
             let since = *self.since.get_or_insert(now);
             if asked - self.asked >= suspect.unanswered.into() && now.since(since) >= suspect.after {
-                *self = Self { asked, said, since: None };
+                *self = Self::new(asked, said);
                 return true;
             }
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::breaker::{Breaker, Leave, Step, Transition, Why};
 use super::health::Silence;
-use super::server::{Circuit, ServerLive};
+use super::server::{Circuit, ServerLive, Totals};
 use super::snapshot::Server;
 use super::{Snapshot, Time};
 use crate::config::Backend;
@@ -26,10 +26,17 @@ pub struct Watch {
     servers: HashMap<NameHash, Watched>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
     silence: Silence,
     breaker: Breaker,
+}
+
+impl Watched {
+    /// From now on: what a server did before says nothing.
+    fn new(seen: &Totals) -> Self {
+        Self { silence: Silence::new(seen.asked, seen.said), breaker: Breaker::new(seen) }
+    }
 }
 
 impl Watch {
@@ -40,15 +47,14 @@ impl Watch {
         for config in snapshot.backends.iter().map(|backend| &backend.config) {
             for (at, server) in config.servers.iter().enumerate() {
                 let Some(position) = snapshot.server(server.id) else { continue };
+                let known = &snapshot.servers[position];
+                let seen = known.live.totals();
                 // Out of the map, so that the others' breakers can be asked.
-                let mut watched = self.servers.remove(&server.id).unwrap_or_default();
-                let seen = snapshot.servers[position].live.totals();
+                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(&seen));
                 if watched.silence.look(seen.asked, seen.said, &config.suspect, now) {
                     news.push((server.id, News::Silent));
                 }
-                if let Some(step) =
-                    self.look_at_breaker(&mut watched.breaker, config, at, &snapshot.servers[position], now)
-                {
+                if let Some(step) = self.look_at_breaker(&mut watched.breaker, (config, at), known, &seen, now) {
                     news.push((server.id, News::Breaker(step)));
                 }
                 self.servers.insert(server.id, watched);
@@ -60,21 +66,21 @@ impl Watch {
     fn look_at_breaker(
         &self,
         breaker: &mut Breaker,
-        backend: &Backend,
-        at: usize,
+        (backend, at): (&Backend, usize),
         server: &Server,
+        seen: &Totals,
         now: Time,
     ) -> Option<Step> {
-        let (live, seen) = (&server.live, server.live.totals());
+        let live = &server.live;
         let step = match &backend.breaker {
-            None => breaker.close(Why::Removed, &seen, now),
+            None => breaker.close(Why::Removed, seen, now),
             Some(config) => {
                 let room = || {
                     let most = WHOLE * u64::from(config.max_open) / 100;
                     self.open_share(backend, backend.servers[at].backup) + share(backend, at) <= most
                 };
                 let leave = Leave { open: &room, half_open: server.state.is_well() };
-                breaker.look(&seen, live.trials.calls(), config, leave, now)
+                breaker.look(seen, live.trials.calls(), config, leave, now)
             }
         };
         step.inspect(|step| note(live, *step, backend))

@@ -240,7 +240,33 @@ impl Model {
         (self.circuit, self.since, self.looks) = (to, now, vec![(Vec::new(), 0)]);
     }
 
-    /// Whether a closed breaker has seen enough. `calls` are when each call left; `answers` which of them were answered.
+    /// Where it goes at a look.
+    fn expected(
+        &self,
+        config: &config::Breaker,
+        newest_before: Option<u64>,
+        (is_up, may_open): (bool, bool),
+        now: u64,
+    ) -> Option<Circuit> {
+        match self.circuit {
+            Circuit::Closed => (self.wants_to_open(config, newest_before) && may_open).then_some(Circuit::Open),
+            Circuit::Open => (is_up && now - self.since >= 30_000).then_some(Circuit::HalfOpen),
+            Circuit::HalfOpen => {
+                let all = || self.looks.iter().flat_map(|(events, _)| events);
+                let trial = |(sent, event): &(u64, Event)| match event {
+                    Event::Trial(status) => Some((now - sent >= 5_000, *status)),
+                    _ => None,
+                };
+                let trials: Vec<_> = all().filter_map(trial).collect();
+                let bad = all().any(|(_, event)| matches!(event, Event::Error))
+                    || trials.iter().any(|trial| matches!(trial, (_, 500) | (true, 0)));
+                let good = trials.iter().filter(|trial| matches!(trial, (_, 200) | (true, 100))).count();
+                if bad { Some(Circuit::Open) } else { (good >= 2).then_some(Circuit::Closed) }
+            }
+        }
+    }
+
+    /// Whether a closed breaker has seen enough.
     fn wants_to_open(&self, config: &config::Breaker, newest_answered_before: Option<u64>) -> bool {
         let (mut errors, mut calls, mut enough_at) = (0, 0, None);
         let mut newest = newest_answered_before;
@@ -320,21 +346,7 @@ proptest! {
                 Event::Look => {
                     let moved = bench.to(0).map(|(to, _)| to);
                     model.looks.last_mut().unwrap().1 = now;
-                    let all = || model.looks.iter().flat_map(|(events, _)| events);
-                    let expected = match model.circuit {
-                        Circuit::Closed => (model.wants_to_open(&config, newest_before) && bench.may_open).then_some(Circuit::Open),
-                        Circuit::Open => (bench.is_up && now - model.since >= 30_000).then_some(Circuit::HalfOpen),
-                        Circuit::HalfOpen => {
-                            let trials: Vec<_> = all().filter_map(|(sent, event)| match event {
-                                Event::Trial(status) => Some((now - sent >= 5_000, *status)),
-                                _ => None,
-                            }).collect();
-                            let bad = all().any(|(_, event)| matches!(event, Event::Error))
-                                || trials.iter().any(|trial| matches!(trial, (_, 500) | (true, 0)));
-                            let good = trials.iter().filter(|trial| matches!(trial, (_, 200) | (true, 100))).count();
-                            if bad { Some(Circuit::Open) } else { (good >= 2).then_some(Circuit::Closed) }
-                        }
-                    };
+                    let expected = model.expected(&config, newest_before, (bench.is_up, bench.may_open), now);
                     prop_assert_eq!(moved, expected);
                     match expected {
                         Some(to) => {
