@@ -670,14 +670,15 @@ impl World {
         let server = self.rng.below(5) as usize;
         let up = ServerState::default();
         self.trials[server] = 0;
-        self.states[server] = match self.rng.below(15) {
+        self.states[server] = match self.rng.below(16) {
             0 => ServerState { health: Health::Dead, ..up },
             1 => ServerState { health: Health::Resting, ..up },
             2 => ServerState { health: Health::Suspect, ..up },
             3 => ServerState { admin: Admin::Drain, ..up },
             4 => ServerState { admin: Admin::Maint, ..up },
-            5 => ServerState { breaker: Circuit::Open, ..up },
-            6 => ServerState { breaker: Circuit::HalfOpen, ..up },
+            5 => ServerState { admin: Admin::Leaving, ..up },
+            6 => ServerState { breaker: Circuit::Open, ..up },
+            7 => ServerState { breaker: Circuit::HalfOpen, ..up },
             // Most of the time most of them are well.
             _ => up,
         };

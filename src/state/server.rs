@@ -16,6 +16,19 @@ pub enum Admin {
     Drain,
     /// Gets nothing.
     Maint,
+    /// A reload removed it from the configuration: it keeps its calls until they end.
+    Leaving,
+}
+
+impl Admin {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Leaving => "leaving",
+        }
+    }
 }
 
 /// How it is, as far as we know.
@@ -73,6 +86,10 @@ pub struct ServerState {
     pub admin: Admin,
     pub health: Health,
     pub breaker: Circuit,
+    /// A weight that was asked for at run time, instead of the configured one.
+    pub weight: Option<u32>,
+    /// When `admin` or `health` changed last; nothing where they never did.
+    pub since: Time,
 }
 
 impl ServerState {
@@ -227,6 +244,8 @@ mod tests {
             (with(Admin::Maint, Health::Up), false, false, false),
             (breaker(Circuit::Open), false, true, true),
             (breaker(Circuit::HalfOpen), false, true, true),
+            (with(Admin::Leaving, Health::Up), false, true, true),
+            (with(Admin::Leaving, Health::Dead), false, true, false),
         ] {
             assert_eq!(
                 (state.takes_new(), state.keeps(true, false), state.keeps(false, false)),
