@@ -113,22 +113,14 @@ fn from_now() -> Vec<(Instant, Instant)> {
 }
 
 fn print(rows: &[Row]) {
-    println!(
-        "| {:<40} | {:>9} | {:>8} | {:>5} | {:>8} | {:>7} | {:>8} | {} |",
-        "the server",
-        "new calls",
-        "until ms",
-        "calls",
-        "answered",
-        "refused",
-        "stranded",
-        "lost | first change of state"
-    );
+    let head =
+        ["new calls", "until ms", "calls", "answered", "refused", "stranded", "lost"].map(|word| format!("{word:>9}"));
+    println!("| {:<40} | {} | first change of state |", "the server", head.join(" | "));
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---|");
     for Row { failure, went, last, report, said } in rows {
         let total = report.total();
         println!(
-            "| {failure:<40} | {went:>9} | {:>8} | {:>5} | {:>8} | {:>7} | {:>8} | {:>4} | {said} |",
+            "| {failure:<40} | {went:>9} | {:>9} | {:>9} | {:>9} | {:>9} | {:>9} | {:>9} | {said} |",
             last.as_millis(),
             total.started,
             total.answered,

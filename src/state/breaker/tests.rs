@@ -338,10 +338,8 @@ proptest! {
                 Event::Reset => {
                     bench.breaker.close(Why::Reset, &bench.seen, ms(now));
                     bench.trials.clear();
-                    if model.circuit != Circuit::Closed {
-                        newest_before = answered.iter().copied().max();
-                        model.become_(Circuit::Closed, now);
-                    }
+                    newest_before = answered.iter().copied().max();
+                    model.become_(Circuit::Closed, now);
                 }
                 Event::Look => {
                     let moved = bench.to(0).map(|(to, _)| to);
