@@ -29,6 +29,9 @@ use crate::state::snapshot::Ingredients;
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
 const BAD_CONFIG: u8 = 78;
 
+/// Where the configuration is, unless -c says otherwise.
+const CONFIG_FILE: &str = "/etc/trunkline/trunkline.toml";
+
 /// A SIP-aware load balancer.
 #[derive(Debug, Parser)]
 #[command(name = "trunkline", version, arg_required_else_help = true)]
@@ -102,7 +105,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = CONFIG_FILE)]
     file: PathBuf,
 }
 
@@ -232,7 +235,12 @@ fn reload(requests: &mpsc::Sender<Request>, signal: &'static str) {
 
 /// The socket of the configuration must be had; without one the usual place is tried.
 fn open_runtime_socket(path: Option<&Path>) -> Result<Option<RuntimeSocket>, StartError> {
-    let opened = RuntimeSocket::open(path.unwrap_or(Path::new(RUNTIME_SOCKET)));
+    let usual = Path::new(RUNTIME_SOCKET);
+    if path.is_none() {
+        // Whoever may not make the directory is told so below.
+        let _ = std::fs::create_dir(usual.parent().unwrap_or(usual));
+    }
+    let opened = RuntimeSocket::open(path.unwrap_or(usual));
     match (opened, path) {
         (Ok(socket), _) => Ok(Some(socket)),
         (Err(error), Some(_)) => Err(StartError::Host(format!("{error}\n"))),

@@ -109,6 +109,8 @@ fn answers_are_those_of_haproxy() {
         ("set server pbx/nosuch state drain\n", "No such server.\n\n"),
         ("set server nobe/nosuch state drain\n", "No such backend.\n\n"),
         ("set server pbx/one state bogus\n", "'set server <srv> state' expects 'ready', 'drain' and 'maint'.\n\n"),
+        ("set server pbx/one breaker closed\n", "This server's breaker is closed.\n\n"),
+        ("set server pbx/one breaker open\n", "'set server <srv> breaker' expects 'closed'.\n\n"),
         ("get weight pbx/zz\n", "No such server.\n\n"),
         ("disable server pbx\n", "Require 'backend/server'.\n\n"),
         ("disable server pbx/two\n", "\n"),
@@ -260,6 +262,8 @@ fn the_command_line_speaks_to_the_one_that_runs() {
     assert!(code == Some(1) && said.contains("No such server. `trunkline status` lists"), "{said}");
     let (code, _, said) = run(&["maint", "-c", file, "pbx/one state ready;quit"]);
     assert!(code == Some(1) && said.contains("is no server's name"), "{said}");
+    let (code, _, said) = run(&["status", "-c", "/nowhere/trunkline.toml"]);
+    assert!(code == Some(1) && said.contains("/nowhere/trunkline.toml: No such file"), "{said}");
     let socket = pair.socket();
     pair.balancer.stop();
     assert!(!socket.exists(), "it takes its socket with it");

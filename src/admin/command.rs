@@ -51,7 +51,7 @@ pub enum Severity {
 }
 
 /// What `help` prints, and every line that is no command.
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 20] = [
     ("disable server <bk>/<srv>", "put a server into maintenance: no calls, not even its own"),
     ("enable server <bk>/<srv>", "make it ready again"),
     ("get weight <bk>/<srv>", "report a server's weight, and that of the file"),
@@ -59,6 +59,7 @@ const COMMANDS: [(&str, &str); 19] = [
     ("prompt", "toggle interactive mode with a prompt"),
     ("quit", "disconnect"),
     ("reload", "read the configuration again"),
+    ("set server <bk>/<srv> breaker closed", "let new calls go to it again"),
     ("set server <bk>/<srv> state <s>", "ready, drain or maint"),
     ("set server <bk>/<srv> weight <w>", "0 to 256, or a percentage of the file's"),
     ("set severity-output [none|number|string]", "set presence of a severity level in errors"),
@@ -166,6 +167,7 @@ pub fn weight(written: &str, initial: u32) -> Result<Option<u32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parsed(line: &str) -> Vec<Result<Command, String>> {
         split(line).iter().map(|words| parse(words)).collect()
@@ -175,6 +177,17 @@ mod tests {
         let mut all = parsed(line);
         assert_eq!(all.len(), 1, "{line}");
         all.remove(0).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    proptest! {
+        /// Whatever comes, it is read; and words that are written as words come out as they went in.
+        #[test]
+        fn any_line_is_read(line in ".{0,80}", words in proptest::collection::vec("[a-z/;\\\\ %]{1,8}", 1..6)) {
+            split(&line).iter().for_each(|words| { let _ = parse(words); });
+            let escaped = |word: &String| word.chars().flat_map(|letter| ['\\', letter]).collect::<String>();
+            let line = words.iter().map(escaped).collect::<Vec<_>>().join(" ") + "\n";
+            prop_assert_eq!(split(&line), [words]);
+        }
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use super::dns::{Dns, dns};
 use super::fault::Faults;
 use super::read::{At, Section};
-use super::value::{Dscp, Nameserver, Percent, Rate, ServerAddress, Source};
-use super::{Bind, Check, Dns, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
+use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
+use super::{Bind, Breaker, Check, ForceRport, Path, Pin, Stick, StickOn, Suspect, WhenAllDown};
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
 const WORKERS: RangeInclusive<u64> = 0..=256;
@@ -27,14 +28,14 @@ const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
 const THRESHOLD: RangeInclusive<u64> = 1..=100;
 const STATUS: RangeInclusive<u64> = 200..=699;
-/// A nameserver that is asked more often than once a second is attacked.
-const LEAST_TTL: Duration = Duration::from_secs(1);
-/// Beyond a day, an address that moved would be missed for longer than anybody waits.
-const MOST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// Start and reload wait so long for new names.
-const DNS_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
-/// The system's resolver reads three (resolv.conf(5)).
-const NAMESERVERS: usize = 8;
+/// A 2xx is nobody's failure.
+const FAILURE: RangeInclusive<u64> = 300..=699;
+/// The trial calls of a half-open breaker: each has a place of its own that workers look through.
+pub const TRIALS: RangeInclusive<u64> = 1..=16;
+/// Silence shorter than a retransmission (RFC 3261's T1) is none; longer than a transaction's life, nobody waits for.
+const SILENCE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(32);
+/// Below a tenth of a second a breaker would flap faster than it is looked at; above a day it is maintenance.
+const OPEN_FOR: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
 const DEFAULT_CLUSTER_KEY_FILE: &str = "/etc/trunkline/cluster.key";
 /// Longer than nearly all calls, and each use begins it anew (a re-INVITE of the session timer, RFC 4028).
@@ -48,19 +49,13 @@ const DEFAULT_SPILL_BELOW: Percent = Percent(50);
 /// As sticky as possible by default: each IPv6 address is a source of its own.
 const DEFAULT_IPV6_PREFIX: u64 = 128;
 
-/// The least and the most that the time to live of an answer counts: a change is seen within five minutes, and an answer of
-/// 0 seconds does not make a storm of questions.
-const DEFAULT_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5 * 60));
-/// Two tries with a second and a half for each.
-const DEFAULT_DNS_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// The keys that later versions bring, by section. They are refused with a word that says so.
 mod later {
     pub const TOP: &[&str] = &["admin", "peers"];
     pub const GLOBAL: &[&str] = &["state_dir"];
     pub const FRONTEND: &[&str] = &["tls", "idle"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
-    pub const BACKEND: &[&str] = &["breaker", "timeout"];
+    pub const BACKEND: &[&str] = &["timeout"];
     pub const SERVER: &[&str] = &["ports", "max_calls", "max_rate", "slow_start"];
 }
 
@@ -120,6 +115,8 @@ pub struct BackendSection {
     pub pin: Pin,
     pub stick: Option<Stick>,
     pub check: Option<Check>,
+    pub suspect: Suspect,
+    pub breaker: Option<Breaker>,
     pub when_all_down: WhenAllDown,
     pub spill_below: u32,
     pub in_dialog_failover: bool,
@@ -169,42 +166,6 @@ impl File {
         top.finish(later::TOP);
         (file, faults.into_inner())
     }
-}
-
-impl Default for Dns {
-    fn default() -> Self {
-        let (ttl_min, ttl_max) = DEFAULT_TTL;
-        Self { nameservers: Vec::new(), ttl_min, ttl_max, timeout: DEFAULT_DNS_TIMEOUT }
-    }
-}
-
-fn dns(section: Section<'_, '_>) -> Dns {
-    let default = Dns::default();
-    let nameservers = section.list::<Nameserver>("nameservers");
-    if let Some(more) = nameservers.get(NAMESERVERS) {
-        section.fault(more.at, format!("more than {NAMESERVERS} nameservers"), "write those that are near");
-    }
-    let ttl_min = section.or("ttl_min", default.ttl_min);
-    let read = Dns {
-        nameservers: nameservers.into_iter().map(|nameserver| nameserver.value.0).collect(),
-        ttl_min,
-        ttl_max: section.or("ttl_max", default.ttl_max.max(ttl_min)),
-        timeout: section.or("timeout", default.timeout),
-    };
-    let outside = |key| section.optional::<Duration>(key).filter(|ttl| !(LEAST_TTL..=MOST_TTL).contains(&ttl.value));
-    for (key, ttl) in ["ttl_min", "ttl_max"].into_iter().filter_map(|key| Some((key, outside(key)?))) {
-        section.fault(ttl.at, format!("`{key}` is {:?}", ttl.value), "write a duration from \"1s\" to \"1d\"");
-    }
-    if read.ttl_max < read.ttl_min {
-        let at = section.optional::<Duration>("ttl_max").map_or(section.at(), |ttl| ttl.at);
-        section.fault(at, "`ttl_max` is shorter than `ttl_min`", "write a longer one");
-    }
-    if let Some(timeout) = section.optional::<Duration>("timeout").filter(|t| !DNS_TIMEOUT.contains(&t.value)) {
-        let what = format!("`timeout` is {:?}", timeout.value);
-        section.fault(timeout.at, what, "write a duration from \"100ms\" to \"30s\"");
-    }
-    section.finish(&[]);
-    read
 }
 
 /// A key that can only be one word so far; others that are no mistakes come with later versions.
@@ -304,6 +265,8 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         pin: pin(section.section("pin", "pin")),
         stick: section.section("stick", "stick").and_then(stick),
         check: check(section.section("check", "check")),
+        suspect: suspect(section.section("suspect", "suspect")),
+        breaker: section.section("breaker", "breaker").map(breaker),
         when_all_down: section.word(
             "when_all_down",
             WhenAllDown::Reject,
@@ -395,8 +358,8 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
         rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
         fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
         max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
-        down_codes: statuses(&section, "down_codes", default.down_codes),
-        resting_codes: statuses(&section, "resting_codes", default.resting_codes),
+        down_codes: statuses(&section, "down_codes", default.down_codes, STATUS),
+        resting_codes: statuses(&section, "resting_codes", default.resting_codes, STATUS),
     };
     if check.interval < Duration::from_millis(100) || check.fast_interval < Duration::from_millis(100) {
         section.fault(
@@ -419,15 +382,74 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     on.then_some(check)
 }
 
-fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>) -> Vec<u16> {
+/// Statuses that are written; the default where none is.
+fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>, range: RangeInclusive<u64>) -> Vec<u16> {
     let written = section.list::<u64>(key);
     if written.is_empty() {
         return default;
     }
-    for status in written.iter().filter(|status| !STATUS.contains(&status.value)) {
-        section.fault(status.at, format!("{} is no final status", status.value), "write statuses from 200 to 699");
+    for status in written.iter().filter(|status| !range.contains(&status.value)) {
+        let (low, high) = (range.start(), range.end());
+        let what = if status.value < *STATUS.start() { "is no final status" } else { "cannot stand here" };
+        section.fault(status.at, format!("{} {what}", status.value), format!("write statuses from {low} to {high}"));
     }
-    written.iter().filter(|status| STATUS.contains(&status.value)).map(|status| status.value as u16).collect()
+    written.iter().filter(|status| range.contains(&status.value)).map(|status| status.value as u16).collect()
+}
+
+/// A duration in a range.
+fn duration(
+    section: &Section<'_, '_>,
+    key: &'static str,
+    default: Duration,
+    range: &RangeInclusive<Duration>,
+) -> Duration {
+    let Some(At { value, at }) = section.optional::<Duration>(key) else { return default };
+    if range.contains(&value) {
+        return value;
+    }
+    section.fault(
+        at,
+        format!("`{key}` is {value:?}"),
+        format!("write a duration from {:?} to {:?}", range.start(), range.end()),
+    );
+    default
+}
+
+fn suspect(section: Option<Section<'_, '_>>) -> Suspect {
+    let default = Suspect { unanswered: 5, after: Duration::from_secs(2) };
+    let Some(section) = section else { return default };
+    let suspect = Suspect {
+        unanswered: section.number("unanswered", default.unanswered.into(), 1..=10_000) as u32,
+        after: duration(&section, "after", default.after, &SILENCE),
+    };
+    section.finish(&[]);
+    suspect
+}
+
+fn breaker(section: Section<'_, '_>) -> Breaker {
+    let half_open_max = section.number("half_open_max", 3, TRIALS) as u32;
+    let successes = section.optional::<u64>("successes");
+    let read = Breaker {
+        failures: section.number("failures", 5, 1..=1_000) as u32,
+        successes: section.number("successes", 2.min(half_open_max.into()), TRIALS) as u32,
+        open_for: duration(&section, "open_for", Duration::from_secs(30), &OPEN_FOR),
+        half_open_max,
+        answer_within: duration(&section, "answer_within", Duration::from_secs(5), &SILENCE),
+        codes: statuses(&section, "codes", Vec::new(), FAILURE),
+        max_open: section.or("max_open", Percent(50)).0,
+    };
+    if let Some(never) = section.optional::<Percent>("max_open").filter(|percent| percent.value.0 == 0) {
+        section.fault(never.at, "a breaker that may take away 0% never opens", "write \"50%\", or remove `breaker`");
+    }
+    if let Some(successes) = successes.filter(|successes| successes.value > half_open_max.into()) {
+        section.fault(
+            successes.at,
+            format!("{} successes cannot come from {half_open_max} trial calls", successes.value),
+            "write a `half_open_max` that is not less than `successes`",
+        );
+    }
+    section.finish(&[]);
+    read
 }
 
 fn region(section: Section<'_, '_>) -> Option<RegionSection> {

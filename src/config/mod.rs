@@ -5,6 +5,7 @@
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
 pub mod difference;
+mod dns;
 pub mod fault;
 pub mod file;
 pub mod key;
@@ -24,6 +25,7 @@ use crate::sip::Transport;
 use crate::sip::token::NameHash;
 use names::{Named, Query};
 
+pub use dns::Dns;
 pub use fault::{Fault, Faults};
 pub use value::{Rate, Source};
 
@@ -77,18 +79,6 @@ pub fn fingerprint(text: &str) -> u64 {
 /// The socket that a configuration names, however faulty the rest of it is.
 pub fn runtime_socket(text: &str) -> Option<PathBuf> {
     file::File::parse(text).0.runtime_socket.map(|path| path.value.into())
-}
-
-/// How names of servers are resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Who is asked; empty: those of the system's resolv.conf.
-    pub nameservers: Vec<SocketAddr>,
-    /// An answer is used at least so long, and what failed is asked again after it.
-    pub ttl_min: Duration,
-    pub ttl_max: Duration,
-    /// How long one look-up may take, retransmissions included.
-    pub timeout: Duration,
 }
 
 /// One address for each family.
@@ -207,6 +197,9 @@ pub struct Backend {
     pub stick: Option<Stick>,
     /// `None`: not checked, always up.
     pub check: Option<Check>,
+    pub suspect: Suspect,
+    /// `None`: no breakers.
+    pub breaker: Option<Breaker>,
     pub when_all_down: WhenAllDown,
     /// In percent of a region's server weight.
     pub spill_below: u32,
@@ -263,6 +256,34 @@ pub struct Check {
     pub down_codes: Vec<u16>,
     /// Final statuses that mean "alive, but no new calls".
     pub resting_codes: Vec<u16>,
+}
+
+/// When a server's silence makes it suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// So many requests without an answer, and not a word from it.
+    pub unanswered: u32,
+    /// For so long.
+    pub after: Duration,
+}
+
+/// When new calls leave a server though its checks pass, and how they come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many failures in a row open it.
+    pub failures: u32,
+    /// So many good trial calls close it again.
+    pub successes: u32,
+    /// From opening to the first trial call.
+    pub open_for: Duration,
+    /// So many trial calls, and no more, until it is decided.
+    pub half_open_max: u32,
+    /// A new call without any answer, not even a 100, has failed after so long.
+    pub answer_within: Duration,
+    /// Final statuses that are failures of the server.
+    pub codes: Vec<u16>,
+    /// The most of a backend's weight that may be taken away by breakers, percent.
+    pub max_open: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

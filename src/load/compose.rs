@@ -203,7 +203,7 @@ fn stamp(request: &[u8], line: &[u8], start: usize, via: &Via, source: SocketAdd
     let behind = via.parm.end as usize;
     out.extend_from_slice(&request[at..behind]);
     if via.received.is_none() && (asked.is_some() || !via.is_sent_by(request, source.ip())) {
-        put(out, &[b";received=", Text::ip(source.ip()).as_bytes()]);
+        put(out, &[b";received=", Text::<48>::ip(source.ip()).as_bytes()]);
     }
     out.extend_from_slice(&request[behind..end]);
 }

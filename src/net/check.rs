@@ -1,4 +1,4 @@
-//! Health checks: OPTIONS to each server, from a socket of its own (SIP.md 33 to 35).
+//! Health checks: OPTIONS to each server, from a socket of its own (docs/rules.md 33 to 35).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

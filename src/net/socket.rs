@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
@@ -131,6 +131,22 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
     }
     socket.bind(&bind.address.into()).map_err(at("bind"))?;
     Ok(socket)
+}
+
+/// Lets a socket hear nobody any more; what is queued stays, and it can send as before. Datagrams that were queued between
+/// the last look and the closing would be lost; now they find a wildcard's socket, or the sender hears that nobody is
+/// there.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn shut(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    /// A connected socket hears its peer alone, and from the discard port nothing is sent (RFC 863).
+    const DISCARD: u16 = 9;
+    let nobody: SocketAddr = match bind.address {
+        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, DISCARD).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, DISCARD).into(),
+    };
+    socket.connect(&nobody.into())
 }
 
 /// Gives what leaves by a socket the traffic class of its bind.

@@ -41,11 +41,14 @@ pub struct Setup {
 }
 
 /// What a worker does about one of its sockets when the configuration changes: a new one is opened before a snapshot
-/// names it and served after; one that goes is drained before, and closed after no snapshot names it any more.
+/// names it and served after; one that goes is shut and drained before, and closed after no snapshot names it any more.
 #[derive(Debug)]
 pub enum Order {
     Open(Bind, Socket),
     Serve(Bind),
+    /// From now on nothing more comes in by it.
+    Shut(Bind),
+    /// Read what had come.
     Drain(Bind),
     Close(Bind),
     /// The traffic class of the bind changed.
@@ -196,6 +199,11 @@ impl Served {
         match order {
             Order::Open(bind, socket) => self.engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
             Order::Serve(bind) => self.serve(lane(&bind)),
+            Order::Shut(bind) => {
+                if let Err(error) = self.engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
+                    tracing::warn!(address = %bind.address, %error, "what comes before it is closed may be lost");
+                }
+            }
             Order::Drain(bind) => {
                 if let Some(task) = self.by_lane.remove(&lane(&bind)) {
                     task.abort();

@@ -22,7 +22,7 @@ pub fn admit_source(flow: &Flow, is_server: bool, frontend: &Frontend, snapshot:
         IpAddr::V6(ip) => !ip.is_multicast(),
     };
     match () {
-        () if !one_host || !may_send_to(flow.remote, snapshot) => Err(Reason::BadSource),
+        () if !one_host || !may_send_to(&flow.remote, snapshot) => Err(Reason::BadSource),
         () if !is_server && frontend.deny.contains(flow.remote.ip()) => Err(Reason::Denied),
         () => Ok(()),
     }
@@ -59,7 +59,7 @@ impl Case<'_> {
         // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
         // be ignored (RFC 3261 §8.2.2.3).
         if message.has(Name::ProxyRequire)
-            && !matches!(message.method(), Method::Ack | Method::Cancel)
+            && !matches!(self.method, Method::Ack | Method::Cancel)
             && message.values(bytes, Name::ProxyRequire).next().is_some()
         {
             return Err(Reason::UnknownExtension);
@@ -67,7 +67,7 @@ impl Case<'_> {
         self.admit_scheme()
     }
 
-    /// A scheme that cannot be routed is our business only where the URI is addressed to us (SIP.md 30).
+    /// A scheme that cannot be routed is our business only where the URI is addressed to us (docs/rules.md 30).
     fn admit_scheme(&self) -> Result<(), Reason> {
         let bytes = self.received.bytes;
         let span = self.received.message.request_uri().unwrap_or_default();
@@ -92,11 +92,10 @@ impl Case<'_> {
     /// Over its rate? Trusted networks are not counted.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
         let frontend = self.frontend;
-        let Some(limit) = frontend.config.limits.per_source else { return Ok(()) };
+        let Some(pace) = frontend.pace else { return Ok(()) };
         let ip = self.received.flow.remote.ip();
         let source = self.snapshot.keys.source(ip);
-        let admitted = frontend.trusted.contains(ip)
-            || self.memory.shared.sources.admit(source, self.now, limit.rate.interval(), limit.burst);
+        let admitted = frontend.trusted.contains(ip) || self.memory.shared.sources.admit(source, self.now, pace);
         if admitted { Ok(()) } else { Err(Reason::RateLimited) }
     }
 }

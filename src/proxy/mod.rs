@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
-use crate::sip::{Flow, Message, StartLine};
+use crate::sip::{Flow, Message, Method, StartLine};
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -82,6 +82,7 @@ pub enum Passage {
         server: usize,
         /// Whether it opened something and was balanced, rather than following a call.
         balanced: bool,
+        method: Method,
     },
     ResponseToClient {
         server: usize,
@@ -120,10 +121,14 @@ struct Case<'a> {
     snapshot: &'a Snapshot,
     /// The frontend that the message came to.
     frontend: &'a Frontend,
+    /// [`Message::method`]: asked for again and again.
+    method: Method,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
+    /// It is a trial call of a half-open breaker: the server, and its place there.
+    trial: Option<(usize, usize)>,
 }
 
 impl<'a> Case<'a> {
@@ -136,7 +141,8 @@ impl<'a> Case<'a> {
     ) -> Self {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
-        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false }
+        let method = received.message.method();
+        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false, trial: None }
     }
 }
 
@@ -188,10 +194,12 @@ pub fn count(verdict: &Verdict, bind: usize, snapshot: &Snapshot, memory: &Memor
     match *verdict {
         Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } => counters.reasons.of(reason).add(1),
         Verdict::Answer { reason: None, .. } => counters.answered.add(1),
-        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced }, .. } => {
+        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced, method }, .. } => {
             counters.requests_to_servers.add(1);
             server(at).requests.add(1);
+            server(at).asked.add(u64::from(method != Method::Ack));
             server(at).balanced.add(u64::from(balanced));
+            server(at).calls.add(u64::from(balanced && method == Method::Invite));
         }
         Verdict::Forward { passage: Passage::ResponseToClient { server: at, status }, .. } => {
             counters.responses_to_clients.add(1);
@@ -216,12 +224,20 @@ fn unspecified(like: SocketAddr) -> IpAddr {
 }
 
 /// Whether a datagram may be sent there at all: not to broadcast, multicast, nowhere, or ourselves (RFC 4475 §3.3.10).
-fn may_send_to(address: SocketAddr, snapshot: &Snapshot) -> bool {
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    let somebody = match address.ip() {
+#[inline]
+fn may_send_to(address: &SocketAddr, snapshot: &Snapshot) -> bool {
+    let canonical;
+    let address = match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(v6) => {
+            canonical = SocketAddr::new(v6.ip().to_canonical(), v6.port());
+            &canonical
+        }
+    };
+    let somebody = match address {
         // 0/8 is "this network", 240/4 is reserved and holds the broadcast address (RFC 1122 §3.2.1.3).
-        IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 224..),
-        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+        SocketAddr::V4(v4) => !matches!(v4.ip().octets()[0], 0 | 224..),
+        SocketAddr::V6(v6) => !v6.ip().is_unspecified() && !v6.ip().is_multicast(),
     };
     somebody && address.port() != 0 && !snapshot.is_own(address)
 }

@@ -8,8 +8,8 @@ use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
 use crate::sip::{Fault, Method, Side, Uri, Via};
+use crate::state::Reason;
 use crate::state::snapshot::{Frontend, Snapshot};
-use crate::state::{Reason, Time};
 
 use super::choose::Choice;
 use super::route::{Routed, take_own};
@@ -24,7 +24,7 @@ pub(super) struct Identity<'a> {
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
-    pub source: stamp::Source,
+    pub source: stamp::Source<'a>,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
@@ -43,17 +43,20 @@ impl<'a> Identity<'a> {
             return None;
         }
         let call = keys.call(call_id.of(bytes));
+        let branch = via.branch_id(bytes);
+        // A branch names the transaction (RFC 3261 §17.2.3); the tag is for those of RFC 2543, who have none (§16.11).
+        let from_tag = if branch.is_some() { None } else { message.from_tag(bytes) };
         let transaction = keys.transaction(&Transaction {
             call,
-            branch: via.branch_id(bytes).unwrap_or_default(),
+            branch: branch.unwrap_or_default(),
             sent_by: via.host.of(bytes),
             sent_by_port: via.sent_by_port(),
             // Without a number it is a fault, and only the tag of our answer hangs on this.
             cseq: message.cseq.map_or(0, |cseq| cseq.number),
-            from_tag: message.from_tag(bytes).unwrap_or_default(),
+            from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let source = stamp::Source::new(received.flow.remote);
+        let source = stamp::Source::new(&received.flow.remote);
         let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
@@ -67,7 +70,7 @@ impl<'a> Identity<'a> {
 impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
-        let server = self.snapshot.server_at(self.received.flow.remote);
+        let server = self.snapshot.server_at(&self.received.flow.remote);
         if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
@@ -84,7 +87,12 @@ impl Case<'_> {
         match self.pass(&identity, server, failed) {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
-            Err(reason) => self.refuse(Some(&identity), reason, None),
+            Err(reason) => {
+                if let Some((server, place)) = self.trial {
+                    self.snapshot.servers[server].live.trials.take_back(place);
+                }
+                self.refuse(Some(&identity), reason, None)
+            }
         }
     }
 
@@ -101,7 +109,7 @@ impl Case<'_> {
         server: Option<usize>,
         failed: Option<usize>,
     ) -> Result<Option<Verdict>, Reason> {
-        let is_options = self.received.message.method() == Method::Options;
+        let is_options = self.method == Method::Options;
         match self.admit_request() {
             // RFC 3261 §16.3 item 3: OPTIONS that may go no further is for whom it reached.
             Err(Reason::TooManyHops) if is_options => return Ok(None),
@@ -128,7 +136,7 @@ impl Case<'_> {
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
     fn is_ack_to_us(&self, identity: &Identity<'_>) -> bool {
         let message = self.received.message;
-        message.method() == Method::Ack
+        self.method == Method::Ack
             && message
                 .to_tag(self.received.bytes)
                 .is_some_and(|tag| tag.len() == TAG_LEN && tag == self.snapshot.keys.tag(identity.transaction))
@@ -143,12 +151,16 @@ impl Case<'_> {
 
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
-        !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
+        !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
-    /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
+    pub(super) fn send_time(&self) -> SendTime {
+        SendTime { node: self.snapshot.node, opens: self.opens(), micros: self.now.micros() }
+    }
+
+    /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
-        match self.received.message.method() {
+        match self.method {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
                 false
             }
@@ -168,9 +180,9 @@ impl Case<'_> {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
-        if remote != received.flow.remote && !may_send_to(remote, snapshot) {
+        if remote != received.flow.remote && !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         if let Some(name) = &frontend.config.source_header
@@ -183,7 +195,7 @@ impl Case<'_> {
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             call: identity.call,
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
-            time: send_time(snapshot, self.now),
+            time: self.send_time(),
         };
         own_via.put(self.edits, &egress.side, &snapshot.keys);
         self.put_routes(identity, chosen.id, &egress.side);
@@ -191,11 +203,12 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
+        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         self.open_pin(identity.call, pin, chosen.id);
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
-            passage: Passage::RequestToServer { server, balanced },
+            passage: Passage::RequestToServer { server, balanced, method: self.method },
         })
     }
 
@@ -213,7 +226,7 @@ impl Case<'_> {
             let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, &outside);
-        } else if received.message.method() == Method::Register {
+        } else if self.method == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
     }
@@ -248,8 +261,4 @@ fn put_path(
     if !supported {
         edits.put(b"Supported: path\r\n");
     }
-}
-
-pub(super) fn send_time(snapshot: &Snapshot, now: Time) -> SendTime {
-    SendTime { node: snapshot.node, micros: now.micros() }
 }

@@ -115,8 +115,8 @@ impl Names {
 
     fn expand(&self, file: &Config, previous: Option<&Snapshot>, answers: &Answers) -> (Config, Vec<Refused>) {
         let here = host::interfaces();
-        let bound = |address| previous.is_some_and(|snapshot| snapshot.is_own(address));
-        let own = |address: SocketAddr| is_own(file, &here, address) || bound(address);
+        let bound = |address: &SocketAddr| previous.is_some_and(|snapshot| snapshot.is_own(address));
+        let own = |address: SocketAddr| is_own(file, &here, address) || bound(&address);
         expand(file, answers, &own)
     }
 

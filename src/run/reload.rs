@@ -100,6 +100,8 @@ impl Balancer {
                     .collect()
             })
             .await;
+        // Every worker hears nobody before the first looks whether its queue is empty.
+        self.workers.tell(|_| closed.iter().cloned().map(Order::Shut).collect()).await;
         self.workers.tell(|_| closed.iter().cloned().map(Order::Drain).collect()).await;
         self.basis = basis;
         self.publish(next);

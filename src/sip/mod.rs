@@ -18,6 +18,7 @@ pub mod name;
 pub mod parser;
 pub mod reply;
 pub mod side;
+mod siphash;
 pub mod text;
 pub mod token;
 pub mod uri;

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
-use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
-use super::server::{Admin, ServerLive, ServerState};
+use super::limits::Pace;
+use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
+use super::server::{Admin, Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
@@ -33,12 +34,12 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
-    by_id: Map<NameHash, u16>,
-    frontend_by_id: Map<NameHash, u16>,
+    by_id: Positions,
+    frontend_by_id: Positions,
     sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
-    server_addresses: AddressMap<u16>,
+    server_addresses: AddressMap,
 }
 
 /// A frontend as the message path sees it.
@@ -47,6 +48,8 @@ pub struct Frontend {
     pub live: Arc<PerWorker<FrontendCounters>>,
     pub deny: Networks,
     pub trusted: Networks,
+    /// How often a source may open something, where that is limited.
+    pub pace: Option<Pace>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -67,6 +70,8 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
+    /// The balance without those that take trial calls only, where there are such.
+    settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -78,6 +83,12 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// The balance of those that take every new call.
+    #[inline]
+    pub fn settled(&self) -> &Balance {
+        self.settled.as_ref().unwrap_or(&self.balance)
     }
 
     pub fn pin_expire(&self) -> Duration {
@@ -99,12 +110,18 @@ pub struct Server {
     pub state: ServerState,
     pub live: Arc<ServerLive>,
     sources: Vec<Source>,
+    /// The first of its sources that is an address and a port: nearly always there is no other.
+    source: Option<SocketAddr>,
 }
 
 impl Server {
     /// Whether it sends from this address.
     #[inline]
-    pub fn sends_from(&self, remote: SocketAddr) -> bool {
+    pub fn sends_from(&self, remote: &SocketAddr) -> bool {
+        self.source.as_ref() == Some(remote) || self.has_source(remote)
+    }
+
+    fn has_source(&self, remote: &SocketAddr) -> bool {
         let is = |source: &Source| {
             source.port.is_none_or(|port| port == remote.port())
                 && if source.net.prefix_len() == source.net.max_prefix_len() {
@@ -149,14 +166,15 @@ impl Snapshot {
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
                     live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
+                    source: server.sources.iter().find_map(Source::address),
                     sources: server.sources.clone(),
                 }
             })
             .collect();
         let positions = |ids: &mut dyn Iterator<Item = NameHash>| {
-            let mut map = Map::with_hasher(hasher());
-            map.extend(ids.zip(0u16..));
-            map
+            let mut positions = Positions::default();
+            ids.zip(0..).for_each(|(id, at)| positions.insert(id.0.into(), at));
+            positions
         };
         // A server that leaves gives way where one that stays has its address: the last of equals is kept.
         let leaves = |server: &Server| server.state.admin == Admin::Leaving;
@@ -190,13 +208,13 @@ impl Snapshot {
     /// The position of a server.
     #[inline]
     pub fn server(&self, id: NameHash) -> Option<usize> {
-        self.by_id.get(&id).map(|&at| at as usize)
+        self.by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of a frontend.
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {
-        self.frontend_by_id.get(&id).map(|&at| at as usize)
+        self.frontend_by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of the bind that a lane serves; `None` where it is about to be closed.
@@ -207,12 +225,12 @@ impl Snapshot {
 
     /// The position of the server that sends from an address.
     #[inline]
-    pub fn server_at(&self, remote: SocketAddr) -> Option<usize> {
+    pub fn server_at(&self, remote: &SocketAddr) -> Option<usize> {
         self.sources.find(remote).map(usize::from)
     }
 
     /// The position of the server that is reached at an address.
-    pub fn server_reached_at(&self, address: SocketAddr) -> Option<usize> {
+    pub fn server_reached_at(&self, address: &SocketAddr) -> Option<usize> {
         self.server_addresses.get(address).map(usize::from)
     }
 
@@ -223,7 +241,7 @@ impl Snapshot {
 
     /// Whether an address and port are ours.
     #[inline]
-    pub fn is_own(&self, address: SocketAddr) -> bool {
+    pub fn is_own(&self, address: &SocketAddr) -> bool {
         self.own.addresses.get(address).is_some()
     }
 
@@ -233,12 +251,12 @@ impl Snapshot {
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
-    /// (SIP.md 6).
+    /// (docs/rules.md 6).
     pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
         match uri.ip(bytes) {
             Some(ip) => {
                 let address = SocketAddr::new(ip, uri.port_or_default());
-                address == came_to || self.is_own(address)
+                address == came_to || self.is_own(&address)
             }
             None => {
                 let host = uri.host.of(bytes);
@@ -258,8 +276,9 @@ impl Snapshot {
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
-    /// (SIP.md 20).
-    pub fn bind_for(&self, frontend: usize, transport: Transport, local: SocketAddr) -> Option<usize> {
+    /// (docs/rules.md 20).
+    #[inline]
+    pub fn bind_for(&self, frontend: usize, transport: Transport, local: &SocketAddr) -> Option<usize> {
         let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
         let exact = self.binds.iter().position(|bind| bind.serves(transport, local));
         exact.or_else(|| {
@@ -288,6 +307,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             live,
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
+            pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),
@@ -300,9 +320,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
 
 fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
-    let regions = candidates(backend, |id| {
-        servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
-    });
+    let state = |id| servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default();
     let stick = backend.stick.as_ref().map(|stick| {
         // The table keeps its size, for it holds what is wanted; other keys would mean nothing in it.
         let same = |b: &&Backend| b.config.stick.as_ref().is_some_and(|before| before.on == stick.on);
@@ -312,17 +330,27 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    let balance =
-        Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
-    Backend { config: backend.clone(), balance, stick, clients }
+    let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
+        Balance::build(keys.rendezvous(), &candidates(backend, state), SpillBelow(backend.spill_below), like)
+    };
+    let balance = build(&state, before.map(|b| &b.balance));
+    let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
+    let without_trials = |id| match state(id) {
+        state if state.takes_trials() => ServerState { breaker: Circuit::Open, ..state },
+        state => state,
+    };
+    let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
+    Backend { config: backend.clone(), balance, settled, stick, clients }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance.
+/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance. Beside
+/// them stands who wants trial calls.
 fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
-    let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
+    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
-            let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
+            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
             let usable = members.clone().filter(|server| wanted(state(server.id)));
             let candidate = |server: &config::Server| Candidate {
                 id: server.id.0,
@@ -340,20 +368,22 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    let usable = regions(false, &ServerState::takes_new);
-    if anybody(&usable) {
-        return usable;
+    let primary: Who<'_> = &|server| !server.backup;
+    let new_or_trials = |state: ServerState| state.takes_new() || state.takes_trials();
+    if anybody(&regions(primary, &ServerState::takes_new)) {
+        return regions(primary, &new_or_trials);
     }
-    let backups = regions(true, &ServerState::takes_new);
-    if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
-        return backups;
+    if anybody(&regions(&|server| server.backup, &ServerState::takes_new))
+        || backend.when_all_down == WhenAllDown::Reject
+    {
+        return regions(&|server| server.backup || state(server.id).takes_trials(), &new_or_trials);
     }
-    regions(false, &|state| state.admin == Admin::Ready)
+    regions(primary, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.
 struct OwnAddresses {
-    addresses: AddressMap<()>,
+    addresses: AddressMap,
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
@@ -384,7 +414,7 @@ impl OwnAddresses {
 
     fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         for address in addresses {
-            self.addresses.insert(address, ());
+            self.addresses.insert(address, 0);
             self.ips.insert(address.ip());
         }
     }

@@ -89,6 +89,22 @@ fn new_calls_reach_whom_the_states_allow() {
 }
 
 #[test]
+fn who_is_no_trial_call_goes_where_it_went_while_the_breaker_was_open() {
+    let state = |breaker| [("l1", ServerState { breaker, ..ServerState::default() })];
+    let closed = build(TEXT, &[], None);
+    let open = build(TEXT, &state(Circuit::Open), Some(&closed));
+    let half_open = build(TEXT, &state(Circuit::HalfOpen), Some(&open));
+    assert_eq!(reached(&open), ["b/a1", "b/l2"]);
+    let keys: Vec<u64> = (0..2000u32).map(|n| closed.keys.call(&n.to_be_bytes())).collect();
+    let picks = |balance: &Balance| -> Vec<_> { keys.iter().map(|key| balance.pick(*key, None)).collect() };
+    let [closed, open, half_open] = [&closed, &open, &half_open].map(|snapshot| &snapshot.backends[0]);
+    assert_eq!(picks(&half_open.balance), picks(&closed.balance), "its own keys find it");
+    assert_eq!(picks(half_open.settled()), picks(&open.balance));
+    assert_eq!(half_open.settled().shared_tables(&open.balance), 3, "nothing is computed anew");
+    assert_eq!(picks(open.settled()), picks(&open.balance), "where nobody tries there is one balance");
+}
+
+#[test]
 fn live_sides_survive_a_new_generation_in_another_order() {
     let before = build(TEXT, &[], None);
     before.servers[0].live.counters.of(1).requests.add(7);
@@ -156,10 +172,10 @@ fn a_server_that_leaves_is_found_by_its_name_and_gives_way_by_its_address() {
         let host = Host::default();
         let ingredients = Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 1 };
         let snapshot = Snapshot::build(&ingredients, None);
-        assert_eq!(snapshot.server_at(same.address), Some(new), "what comes from the address is the one's that stays");
-        assert_eq!(snapshot.server_reached_at(same.address), Some(new));
+        assert_eq!(snapshot.server_at(&same.address), Some(new), "what comes from the address is the one's that stays");
+        assert_eq!(snapshot.server_reached_at(&same.address), Some(new));
         let at = snapshot.server(same.id).unwrap();
-        assert!(snapshot.servers[at].sends_from(same.address), "and the answers to the other's requests are good");
+        assert!(snapshot.servers[at].sends_from(&same.address), "and the answers to the other's requests are good");
         assert!(!reached(&snapshot).contains(&snapshot.servers[at].name));
     }
 }
@@ -221,7 +237,7 @@ fn knows_what_means_us() {
 fn a_message_leaves_from_the_address_that_its_token_says() {
     let snapshot = build(TEXT, &[], None);
     let bind = |local: &str| {
-        snapshot.bind_for(0, Transport::Udp, local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
+        snapshot.bind_for(0, Transport::Udp, &local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
     };
     assert_eq!(bind("10.0.1.10:5060").as_deref(), Some("10.0.1.10:5060"));
     assert_eq!(bind("192.0.2.77:5070").as_deref(), Some("0.0.0.0:5070"));
