@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
-use crate::config::{Backend, Config, Frontend, key};
+use crate::config::{Backend, Config, Frontend, OpenFiles, key};
 use crate::net::check::{Changed, Checker, Target};
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
@@ -143,6 +143,7 @@ impl Balancer {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
+        allow_open_files(&config, worker_count)?;
         let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
         let host = host::ask(&config, node);
         let states = HashMap::new();
@@ -159,6 +160,7 @@ impl Balancer {
                 worker.push(socket);
             }
         }
+        let ports = open_relays(&snapshot, worker_count).map_err(|e| refused(&e))?;
         let pins = config.backends.iter().map(|backend| backend.pin.size).sum();
         let setup = Setup {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -166,6 +168,7 @@ impl Balancer {
             woken: Arc::new(Notify::new()),
         };
         let workers = Workers::start(&setup, sockets).map_err(|e| refused(&e))?;
+        workers.give(ports);
         let (sender, changes) = mpsc::channel(CHANGES);
         let checkers = start_checks(&config, u64::from_be_bytes(random().map_err(|e| refused(&e))?), &sender);
         tracing::info!(workers = worker_count, key = format_args!("{:016x}", keys.fingerprint()), "started");
@@ -281,6 +284,33 @@ impl Balancer {
         let oldest = (0..self.worker_count).map(|worker| workers.of(worker).generation.get()).min().unwrap_or(u64::MAX);
         self.retired.retain(|snapshot| snapshot.generation >= oldest);
     }
+}
+
+/// Each port of a relay's range, and each flow, is an open file: too few would be found out under load.
+fn allow_open_files(config: &Config, workers: usize) -> Result<(), StartError> {
+    let Some(files) = config.open_files(workers) else { return Ok(()) };
+    host::allow_open_files(files.all).map_err(|_| StartError::Host(format!("{}\n", too_few_files(files))))
+}
+
+/// What to do where a process may not open so many files.
+pub fn too_few_files(files: OpenFiles) -> String {
+    let (OpenFiles { all, ports, flows }, most) = (files, host::most_open_files());
+    format!(
+        "relays may have {all} files open ({ports} ports, {flows} flows), and this process may have {most}: \
+         raise LimitNOFILE= in the unit (`ulimit -Hn` in a shell), or lower `max_flows` in [frontend.limits]"
+    )
+}
+
+/// Opens the sockets of all relays, for each worker a list.
+fn open_relays(snapshot: &Snapshot, workers: usize) -> Result<Vec<Vec<socket::Port>>, socket::OpenError> {
+    let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for relay in &snapshot.relays {
+        let opened = socket::open_relay(relay, workers)?;
+        all.iter_mut().zip(opened).for_each(|(ports, opened)| ports.extend(opened));
+        let frontend = &snapshot.frontends[relay.frontend as usize].config.name;
+        tracing::info!(frontend, ip = %relay.ip, ports = %relay.ports, "relaying UDP");
+    }
+    Ok(all)
 }
 
 /// Says what was dropped and refused since the last time, by reason. A counter that nobody reads is no help to who

@@ -13,6 +13,7 @@
 
 pub mod binds;
 pub mod counters;
+pub mod flows;
 pub mod health;
 pub mod limits;
 pub mod lookup;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
+use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
 use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
-use crate::config::{self, Config, Source, WhenAllDown};
+use crate::config::{self, Config, Ports, Source, WhenAllDown};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
 use crate::sip::{Side, Transport};
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub node: u16,
     pub frontends: Vec<Frontend>,
     pub binds: Vec<Bind>,
+    /// In order of address and port.
+    pub relays: Vec<RelayBind>,
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
@@ -69,6 +71,8 @@ pub struct Backend {
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
     clients: Vec<(IpNet, u32)>,
+    /// Whose each port of a relay's range is, in order of ports.
+    parts: Vec<(Ports, u16)>,
 }
 
 impl Backend {
@@ -76,6 +80,19 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// Whether each port that comes in belongs to one server.
+    pub fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// The position of the server whose a port is.
+    #[inline]
+    pub fn owner(&self, port: u16) -> Option<usize> {
+        let behind = self.parts.partition_point(|(ports, _)| ports.first <= port);
+        let (ports, server) = self.parts.get(behind.checked_sub(1)?)?;
+        ports.contains(port).then_some(*server as usize)
     }
 
     pub fn pin_expire(&self) -> Duration {
@@ -93,6 +110,7 @@ pub struct Server {
     /// Position of its region in the backend.
     pub region: u16,
     pub address: SocketAddr,
+    pub ports: Option<Ports>,
     pub transport: Transport,
     pub state: ServerState,
     pub live: Arc<ServerLive>,
@@ -144,6 +162,7 @@ impl Snapshot {
                     backend: at,
                     region: server.region as u16,
                     address: server.address,
+                    ports: server.ports,
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
                     live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
@@ -180,6 +199,7 @@ impl Snapshot {
             backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
             binds: plan.binds,
+            relays: plan.relays,
             keys: keys.clone(),
             servers,
         }
@@ -216,7 +236,7 @@ impl Snapshot {
     /// Whether an address and port are ours.
     #[inline]
     pub fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.addresses.get(address).is_some()
+        self.own.addresses.get(address).is_some() || self.own.is_relay(address)
     }
 
     /// Whether an address is ours, on any port.
@@ -238,6 +258,15 @@ impl Snapshot {
                     && self.own.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
             }
         }
+    }
+
+    /// The position of the relay that has a socket on this address, as it is bound.
+    #[inline]
+    pub fn relay_at(&self, bound: SocketAddr) -> Option<usize> {
+        let behind = self.relays.partition_point(|relay| (relay.ip, relay.ports.first) <= (bound.ip(), bound.port()));
+        let at = behind.checked_sub(1)?;
+        let relay = &self.relays[at];
+        (relay.ip == bound.ip() && relay.ports.contains(bound.port())).then_some(at)
     }
 
     /// What clients are told of us on a bind; `local` is the address that the message came to or leaves from.
@@ -292,7 +321,11 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
     let balance =
         Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
-    Backend { config: backend.clone(), balance, stick, clients }
+    let is_ours = |server: &Server| backend.servers.iter().any(|other| other.id == server.id);
+    let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
+    let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
+    parts.sort_unstable();
+    Backend { config: backend.clone(), balance, stick, clients, parts }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
@@ -331,6 +364,7 @@ struct OwnAddresses {
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
+    relays: Vec<RelayBind>,
 }
 
 impl OwnAddresses {
@@ -340,7 +374,12 @@ impl OwnAddresses {
             ips: Set::with_hasher(hasher()),
             ports: Set::with_hasher(hasher()),
             aliases: Vec::new(),
+            relays: plan.relays.clone(),
         };
+        for relay in &plan.relays {
+            own.ips.extend(Some(relay.ip).filter(|ip| !ip.is_unspecified()));
+            own.ips.extend(host.interfaces.iter().filter(|_| relay.ip.is_unspecified()));
+        }
         for bind in &plan.binds {
             own.ports.insert(bind.address.port());
             own.extend(bind.outer.as_ref().map(|outer| outer.address));
@@ -354,6 +393,11 @@ impl OwnAddresses {
         own.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
         own.aliases.extend(config.frontends.iter().flat_map(|f| &f.aliases).map(|alias| alias.as_bytes().into()));
         own
+    }
+
+    /// Whether it is a port of a relay. There are few relays, and none of their ports is written down one by one.
+    fn is_relay(&self, address: SocketAddr) -> bool {
+        self.relays.iter().any(|relay| relay.serves(address)) && self.ips.contains(&address.ip())
     }
 
     fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {

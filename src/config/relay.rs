@@ -1,0 +1,200 @@
+//! What mode `relay` asks of a configuration: its own keys, the keys that mean nothing in it, and whose part of a range
+//! each port is.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::fault::Faults;
+use super::file::FrontendSection;
+use super::read::Section;
+use super::{Backend, Bind, Check, Frontend, Mode, Ports, Relay, Server, StickOn};
+
+/// As long as a NAT before the client keeps its own mapping at least (RFC 4787, REQ-5).
+const DEFAULT_IDLE: Duration = Duration::from_secs(120);
+const IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+/// RTP and RTCP of 5,000 calls; with a range of 10,000 ports it stays below the open files that a unit usually has.
+const DEFAULT_MAX_FLOWS: u64 = 10_000;
+/// Each flow takes a port of the address that servers see, and an address has no more.
+const MAX_FLOWS: RangeInclusive<u64> = 1..=60_000;
+/// Ports that all relays may bind together: half of an address's, so that flows find one, too. Each is an open file.
+const PORTS: usize = 32_768;
+
+/// Keys of [[frontend]] that change messages, or need them read.
+const FRONTEND_KEYS: &[&str] =
+    &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header"];
+const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
+pub const ROUTE_KEYS: &[&str] = &["methods", "hosts"];
+
+/// The mode of a frontend, with what only `relay` knows. Refuses the keys of the other mode.
+pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>) -> Mode {
+    let is_relay = section.word("mode", false, &[("proxy", false), ("relay", true)]);
+    let (idle, max_flows) = (section.optional::<Duration>("idle"), limits.map(|limits| max_flows(limits)));
+    if !is_relay {
+        for (section, key) in [(Some(section), "idle"), (limits, "max_flows")] {
+            if let Some((section, at)) = section.and_then(|section| Some((section, section.place(key)?))) {
+                let what = format!("`{key}` belongs to mode \"relay\": a proxy keeps no flows");
+                section.fault(at, what, "remove it, or write `mode = \"relay\"`");
+            }
+        }
+        return Mode::Proxy;
+    }
+    refuse(section, FRONTEND_KEYS);
+    limits.inspect(|limits| refuse(limits, LIMITS_KEYS));
+    if let Some(idle) = idle.as_ref().filter(|idle| !IDLE.contains(&idle.value)) {
+        section.fault(idle.at, "`idle` is no time that a flow can be kept for", "write one from \"1s\" to \"24h\"");
+    }
+    Mode::Relay(Relay {
+        idle: idle.map_or(DEFAULT_IDLE, |idle| idle.value),
+        max_flows: max_flows.unwrap_or(DEFAULT_MAX_FLOWS as usize),
+    })
+}
+
+fn max_flows(limits: &Section<'_, '_>) -> usize {
+    limits.number("max_flows", DEFAULT_MAX_FLOWS, MAX_FLOWS) as usize
+}
+
+/// Keys that would be ignored are faults.
+pub fn refuse(section: &Section<'_, '_>, keys: &[&str]) {
+    for key in keys {
+        if let Some(at) = section.place(key) {
+            let what = format!("`{key}` means nothing in mode \"relay\", which reads no message and changes none");
+            section.fault(at, what, "remove it, or write `mode = \"proxy\"`");
+        }
+    }
+}
+
+/// Servers with `ports` have no port that could be asked with OPTIONS.
+pub fn no_check(section: Option<Section<'_, '_>>) -> Option<Check> {
+    let section = section?;
+    if section.optional::<String>("type").is_none_or(|kind| kind.value != "none") {
+        section.fault(
+            section.at(),
+            "servers with `ports` speak no SIP there, and OPTIONS would find all of them dead",
+            "write `check = { type = \"none\" }`, or nothing",
+        );
+    }
+    None
+}
+
+/// What shows in one backend: who has a part, and that no port has two owners. `places` are those of the servers.
+pub fn judge_backend(name: &str, servers: &[Server], places: &[usize], faults: &mut Faults) {
+    if servers.iter().all(|server| server.ports.is_none()) {
+        return;
+    }
+    for (at, (server, place)) in servers.iter().zip(places).enumerate() {
+        let Some(ports) = server.ports else {
+            let what = format!("server {name}/{} has no `ports`, and others of its backend have", server.name);
+            faults.push(*place, what, "add `ports = \"10000-10099\"`, its own part of the frontend's range");
+            continue;
+        };
+        let before = servers[..at].iter().find(|other| other.ports.is_some_and(|other| other.overlaps(ports)));
+        if let Some(other) = before {
+            let what = format!("ports {ports} of {name}/{} are partly those of {name}/{}", server.name, other.name);
+            faults.push(*place, what, "give each port to one server");
+        }
+    }
+}
+
+/// What shows when a frontend is seen together with its backends. `places` are those of the servers, by backend.
+pub fn judge(
+    section: &FrontendSection,
+    frontend: &Frontend,
+    backends: &[Backend],
+    places: &[Vec<usize>],
+    faults: &mut Faults,
+) {
+    let mut used: Vec<_> = frontend.backends().collect();
+    used.sort_unstable();
+    used.dedup();
+    for (backend, places) in used.into_iter().filter_map(|at| backends.get(at).zip(places.get(at))) {
+        let has_parts = backend.servers.iter().any(|server| server.ports.is_some());
+        match (frontend.relay().is_some(), has_parts) {
+            (true, true) => judge_parts(section, frontend, backend, places, faults),
+            (true, false) => judge_without_parts(section, backend, faults),
+            (false, true) => faults.push(
+                section.at,
+                format!("frontend \"{}\" is a proxy, and servers of \"{}\" have `ports`", frontend.name, backend.name),
+                "write `mode = \"relay\"`, or servers with an address and a port",
+            ),
+            (false, false) => {}
+        }
+        let reads = backend.stick.as_ref().filter(|stick| !matches!(stick.on, StickOn::Source { .. }));
+        if frontend.relay().is_some() && reads.is_some() {
+            let what = format!("a relay reads no message, and backend \"{}\" sticks by what is in it", backend.name);
+            faults.push(section.at, what, "write `stick = { on = \"source\" }` in the backend, or nothing");
+        }
+    }
+    if frontend.relay().is_none() {
+        for bind in section.binds.iter().filter(|bind| bind.value.ports.count() > 1) {
+            faults.push(bind.at, "a range of ports is for mode \"relay\"", "write one port, or `mode = \"relay\"`");
+        }
+    }
+}
+
+/// Every port that is bound has a server, and every server's port is bound.
+fn judge_parts(
+    section: &FrontendSection,
+    frontend: &Frontend,
+    backend: &Backend,
+    places: &[usize],
+    faults: &mut Faults,
+) {
+    let parts = || backend.servers.iter().zip(places).filter_map(|(server, at)| Some((server, server.ports?, *at)));
+    let bound = |port: u16| frontend.binds.iter().any(|bind| bind.ports.contains(port));
+    for (server, ports, at) in parts() {
+        if let Some(first) = ports.iter().find(|port| !bound(*port)) {
+            let what = format!(
+                "port {first} of {}/{} is none that frontend \"{}\" binds",
+                backend.name, server.name, frontend.name
+            );
+            faults.push(at, what, "write `ports` inside the frontend's range, or a longer range in `bind`");
+        }
+    }
+    let owned = |port: &u16| parts().any(|(_, ports, _)| ports.contains(*port));
+    for bind in &section.binds {
+        let without: Vec<_> = bind.value.ports.iter().filter(|port| !owned(port)).collect();
+        if let [first, ..] = without[..] {
+            let next = |pair: &[u16]| pair[0] + 1 != pair[1];
+            let last = without[without.windows(2).position(next).unwrap_or(without.len() - 1)];
+            let what = format!("no server of \"{}\" has ports {} of this bind", backend.name, Ports { first, last });
+            faults.push(bind.at, what, "give them to a server's `ports`, or bind fewer");
+        }
+        judge_loop(bind.at, bind.value, backend, faults);
+    }
+}
+
+/// Without parts the balance chooses, and what comes to any port goes to the server's one.
+fn judge_without_parts(section: &FrontendSection, backend: &Backend, faults: &mut Faults) {
+    for bind in &section.binds {
+        if bind.value.ports.count() > 1 {
+            let what =
+                format!("a range of ports is bound, and no server of \"{}\" says which are its own", backend.name);
+            faults.push(bind.at, what, "add `ports = \"10000-10099\"` to each server, its part of the range");
+        }
+        judge_loop(bind.at, bind.value, backend, faults);
+    }
+}
+
+/// A server that is the relay's own socket would get its own datagrams for ever.
+fn judge_loop(at: usize, bind: Bind, backend: &Backend, faults: &mut Faults) {
+    let reached = |server: &Server| server.ports.unwrap_or(Ports::one(server.address.port()));
+    let own = |server: &&Server| server.address.ip() == bind.address.ip() && reached(server).overlaps(bind.ports);
+    if let Some(server) = backend.servers.iter().find(own) {
+        let what = format!("server {}/{} is this balancer itself", backend.name, server.name);
+        faults.push(at, what, "write the address of a server, or bind another one");
+    }
+}
+
+/// How many ports all relays bind.
+pub fn judge_count(frontends: &[FrontendSection], faults: &mut Faults) {
+    let relays = frontends.iter().filter(|frontend| frontend.mode != Mode::Proxy);
+    let mut bound = 0;
+    for bind in relays.flat_map(|frontend| &frontend.binds) {
+        let before = bound;
+        bound += bind.value.ports.count();
+        if before <= PORTS && bound > PORTS {
+            let what = format!("with this bind relays have {bound} ports, each an open socket");
+            faults.push(bind.at, what, format!("bind at most {PORTS} in all: a call needs four"));
+        }
+    }
+}
