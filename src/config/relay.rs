@@ -198,3 +198,146 @@ pub fn judge_count(frontends: &[FrontendSection], faults: &mut Faults) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+
+    const GOOD: &str = r#"
+[[frontend]]
+name = "rtp"
+mode = "relay"
+bind = ["udp://10.0.1.10:10000-10199", "udp://[2001:db8::1]:10000-10199"]
+inside = "10.0.1.10"
+backend = "media"
+idle = "90s"
+dscp = "ef"
+
+[frontend.limits]
+max_flows = 500
+deny = ["192.0.2.0/24"]
+per_source_rate = "50/s"
+
+[[backend]]
+name = "media"
+
+[[backend.server]]
+name = "relay-1"
+address = "udp://10.0.10.21"
+ports = "10000-10099"
+
+[[backend.server]]
+name = "relay-2"
+address = "udp://10.0.10.22"
+ports = "10100-10199"
+
+[[frontend]]
+name = "sip"
+bind = "udp://10.0.1.10:5060"
+backend = "pbx"
+
+[[backend]]
+name = "pbx"
+
+[[backend.server]]
+name = "pbx-1"
+address = "udp://10.0.10.11:5060"
+"#;
+
+    fn faults(text: &str) -> String {
+        Config::parse(text).map_or_else(|faults| faults.render("f", text).to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn every_key_arrives() {
+        let config = Config::parse(GOOD).unwrap_or_else(|faults| panic!("{}", faults.render("f", GOOD)));
+        let (rtp, media) = (&config.frontends[0], &config.backends[0]);
+        assert_eq!(rtp.relay().map(|relay| (relay.idle.as_secs(), relay.max_flows)), Some((90, 500)));
+        assert_eq!(rtp.binds[0].ports.to_string(), "10000-10199");
+        assert_eq!(media.servers[1].ports.map(|ports| (ports.first, ports.last)), Some((10_100, 10_199)));
+        assert_eq!(media.servers[1].address, "10.0.10.22:10100".parse().unwrap());
+        assert!(media.check.is_none(), "there is nobody who could be asked");
+        assert_eq!(config.frontends[1].relay(), None);
+        let files = config.open_files(4).unwrap();
+        assert_eq!((files.ports, files.flows), (400, 500));
+        let plain = Config::parse(&GOOD.replace("idle = \"90s\"", "").replace("max_flows = 500", "")).unwrap();
+        assert_eq!(
+            plain.frontends[0].relay().map(|relay| (relay.idle.as_secs(), relay.max_flows)),
+            Some((120, 10_000))
+        );
+    }
+
+    /// Each fault with what is wrong and what to do, found in one change of a good file.
+    #[test]
+    fn what_makes_no_sense_is_told() {
+        for (from, to, what, remedy) in [
+            ("idle = \"90s\"", "idle = \"100ms\"", "`idle` is no time that a flow can be kept for", "from \"1s\""),
+            ("max_flows = 500", "max_flows = 0", "`max_flows` is 0", "a number from 1 to 60000"),
+            ("dscp = \"ef\"", "record_route = false", "`record_route` means nothing in mode \"relay\"", "remove it"),
+            ("dscp = \"ef\"", "path = \"off\"", "`path` means nothing", "mode = \"proxy\""),
+            ("dscp = \"ef\"", "source_header = \"X-S\"", "`source_header` means nothing", "remove it"),
+            ("dscp = \"ef\"", "advertise = \"203.0.113.1\"", "`advertise` means nothing", "remove it"),
+            ("deny =", "deny_user_agent = [\"x\"]\ndeny =", "`deny_user_agent` means nothing", "remove it"),
+            ("max_flows = 500", "max_message = 2000", "`max_message` means nothing", "remove it"),
+            (
+                "[[backend]]\nname = \"media\"",
+                "[[frontend.route]]\nmethods = [\"INVITE\"]\nbackend = \"media\"\n[[backend]]\nname = \"media\"",
+                "`methods` means nothing",
+                "remove it",
+            ),
+            ("mode = \"relay\"", "", "`idle` belongs to mode \"relay\"", "write `mode = \"relay\"`"),
+            ("mode = \"relay\"", "", "`max_flows` belongs to mode \"relay\"", "write `mode = \"relay\"`"),
+            ("mode = \"relay\"", "", "a range of ports is for mode \"relay\"", "write one port"),
+            ("mode = \"relay\"", "", "is a proxy, and servers of \"media\" have `ports`", "mode = \"relay\""),
+            ("5060\"\nbackend", "5060-5063\"\nbackend", "a range of ports is for mode \"relay\"", "write one port"),
+            ("10.0.10.21\"", "10.0.10.21:10000\"", "has `ports` and a port in its address", "without a port"),
+            ("ports = \"10000-10099\"", "", "media/relay-1 has no `ports`, and others", "add `ports"),
+            ("\"10100-10199\"", "\"10099-10199\"", "ports 10099-10199 of media/relay-2 are partly those", "one server"),
+            ("\"10100-10199\"", "\"10100-10200\"", "port 10200 of media/relay-2 is none that frontend", "longer range"),
+            ("\"10100-10199\"", "\"10110-10198\"", "no server of \"media\" has ports 10100-10109", "bind fewer"),
+            ("\"10000-10099\"", "\"10099-10000\"", "`ports` is not ports such as", "lower one first"),
+            ("\"10000-10099\"", "10000", "`ports` is not ports such as", "\"10000-10099\""),
+            ("10:10000-10199", "10:10199-10000", "`bind` is not an address", "the lower port first"),
+            ("10:10000-10199", "10:10000-70000", "`bind` is not an address", "an address such as"),
+            (
+                "[2001:db8::1]:10000",
+                "10.0.1.10:10150",
+                "10.0.1.10:10150 is bound twice, by \"rtp\"",
+                "an address or a port",
+            ),
+            ("udp://10.0.1.10:5060", "udp://10.0.1.10:10007", "10.0.1.10:10007 is bound twice", "an address or a port"),
+            ("10.0.10.21", "10.0.1.10", "server media/relay-1 is this balancer itself", "another one"),
+            (
+                "backend = \"media\"\nidle",
+                "backend = \"pbx\"\nidle",
+                "no server of \"pbx\" says which are its own",
+                "add `ports",
+            ),
+            (
+                "[[backend]]\nname = \"media\"",
+                "[[backend]]\nname = \"media\"\nstick = { on = \"from-user\" }",
+                "a relay reads no message, and backend \"media\" sticks by what is in it",
+                "on = \"source\"",
+            ),
+            (
+                "[[backend]]\nname = \"media\"",
+                "[[backend]]\nname = \"media\"\ncheck = { interval = \"5s\" }",
+                "OPTIONS would find all of them dead",
+                "type = \"none\"",
+            ),
+            (
+                "10.0.1.10:10000-10199",
+                "10.0.1.10:1024-65535",
+                "with this bind relays have 64712 ports",
+                "at most 32768",
+            ),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let found = faults(&GOOD.replacen(from, to, 1));
+            let fault = found.split("f:").find(|fault| fault.contains(what));
+            assert!(fault.is_some_and(|fault| fault.contains(remedy)), "{to}: {what}: {remedy}\n{found}");
+        }
+        assert_eq!(faults(&GOOD.replace("name = \"media\"", "name = \"media\"\ncheck = { type = \"none\" }")), "");
+        assert_eq!(faults(&GOOD.replace("name = \"media\"", "name = \"media\"\nstick = { on = \"source\" }")), "");
+    }
+}
