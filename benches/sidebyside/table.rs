@@ -136,7 +136,9 @@ pub fn write(rounds: &[Round]) -> Result<(String, Vec<String>), Box<dyn Error>> 
                 let percent = (ratio / bar - 1.0) * 100.0;
                 writeln!(text, "- bar of {bar} × {name}: {verdict}, {ratio:.3} ({percent:+.0} %)")?;
                 if ratio > bar {
-                    missed.push(format!("{ratio:.3} × {name} instead of at most {bar}, {percent:.0} % too much"));
+                    missed.push(format!(
+                        "a transaction costs {ratio:.3} × {name} instead of at most {bar}, {percent:.0} % too much"
+                    ));
                 }
             }
         }

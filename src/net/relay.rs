@@ -85,9 +85,10 @@ enum By {
     Port { port: usize, frontend: usize },
 }
 
-/// What an event names: the lowest bit tells ports from flows.
-fn token(is_flow: bool, at: usize) -> u64 {
-    (at as u64) << 1 | u64::from(is_flow)
+/// What is watched of a socket, and how its events name it: the lowest bit tells ports from flows. Edge-triggered: each
+/// socket is read until it is empty, and the kernel need not look again whether it is.
+fn watched(is_flow: bool, at: usize) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, (at as u64) << 1 | u64::from(is_flow))
 }
 
 impl Relay {
@@ -143,8 +144,7 @@ impl Relay {
             self.out.arena.resize(BATCH * SLOT, 0);
             for port in ports {
                 let at = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-                let watched = self.epoll.add(&port.socket, EpollEvent::new(EpollFlags::EPOLLIN, token(false, at)));
-                if let Err(error) = watched {
+                if let Err(error) = self.epoll.add(&port.socket, watched(false, at)) {
                     tracing::error!(address = %port.bound, %error, "a relay's socket cannot be watched");
                 }
                 if at == self.ports.len() {
@@ -187,31 +187,50 @@ impl Relay {
         sweep(clock(), &snapshot, &mut out.memory, |flow| flows[flow] = None);
     }
 
-    /// Forgets what a panic left half-done.
+    /// Forgets what a panic left half-done. Events that were taken and not served are asked for again.
     pub fn recover(&mut self) {
         self.out.outbox.clear();
         (self.out.by, self.out.used) = (None, 0);
+        self.events.resize(EVENTS, EpollEvent::empty());
+        (0..self.ports.len()).for_each(|at| self.come_back(false, at));
+        (0..self.flows.len()).for_each(|at| self.come_back(true, at));
     }
 
-    /// Passes on what waits on at most [`EVENTS`] sockets. True where nothing is left on any.
+    /// What is left on a socket is for the next turn.
+    #[cold]
+    fn come_back(&self, is_flow: bool, at: usize) {
+        let socket = match is_flow {
+            true => self.flows[at].as_ref().map(|flow| &flow.socket),
+            false => self.ports[at].as_ref().map(|port| &port.socket),
+        };
+        if let Some(socket) = socket
+            && let Err(error) = self.epoll.modify(socket, &mut watched(is_flow, at))
+        {
+            tracing::error!(%error, "a relay's socket cannot be watched");
+        }
+    }
+
+    /// Passes on what waits on at most [`EVENTS`] sockets. True where these were all.
     pub fn turn(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         let (snapshot, now) = (self.snapshot.load(), clock());
-        let mut empty = count < EVENTS;
         for event in &events[..count] {
-            let at = (event.data() >> 1) as usize;
-            empty &= match event.data() & 1 == 1 {
+            let (is_flow, at) = (event.data() & 1 == 1, (event.data() >> 1) as usize);
+            let empty = match is_flow {
                 false => self.from_clients(at, now, &snapshot),
                 true => self.from_server(at, now, &snapshot),
             };
+            if !empty {
+                self.come_back(is_flow, at);
+            }
         }
         self.flush(&snapshot);
         self.events = events;
         if std::mem::take(&mut self.out.memory.sign_left) {
             self.woken.notify_one();
         }
-        empty
+        count < EVENTS
     }
 
     /// What clients sent to a port. True where its queue is empty then.
@@ -220,11 +239,13 @@ impl Relay {
             let most = self.room(turn, snapshot);
             let Some(port) = &self.ports[at] else { return true };
             let bound = port.bound;
-            let Ok(count) = self.out.receive(&mut self.inbox, &port.socket, bound.ip().is_unspecified(), most) else {
-                return true;
+            let count = match self.out.receive(&mut self.inbox, &port.socket, bound.ip().is_unspecified(), most) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => continue,
             };
             self.received += count as u64;
-            let Some(relay) = snapshot.relay_at(bound) else { return count < most };
+            let Some(relay) = snapshot.relay_at(bound) else { return true };
             let frontend = snapshot.relays[relay].frontend as usize;
             self.out.counters(frontend, snapshot).received.add(count as u64);
             let slots = self.out.used;
@@ -284,7 +305,7 @@ impl Relay {
         let to = destination(flow, server, snapshot, &self.out.memory)?;
         let config = &snapshot.frontends[frontend].config;
         let socket = open_flow(config.inside.like(to.ip()), to, config.dscp).ok()?;
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token(true, flow))).ok()?;
+        self.epoll.add(&socket, watched(true, flow)).ok()?;
         self.flows[flow] = Some(FlowSocket { socket, port });
         Some(())
     }

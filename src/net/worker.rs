@@ -194,8 +194,7 @@ async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()
     }
 }
 
-/// Serves the sockets of relays for ever, all of them by one epoll instance. It is edge-triggered like a socket: what comes
-/// in later is told anew.
+/// Serves the sockets of relays for ever, all of them by one epoll instance, which is watched like a socket.
 async fn serve_relay(relay: Rc<RefCell<Relay>>) -> io::Result<()> {
     let watched = mmsg::watch(relay.borrow().watched()?)?;
     loop {
