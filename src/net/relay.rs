@@ -218,8 +218,8 @@ impl Relay {
         for event in &events[..count] {
             let (is_flow, at) = (event.data() & 1 == 1, (event.data() >> 1) as usize);
             let empty = match is_flow {
-                false => self.from_clients(at, now, &snapshot),
-                true => self.from_server(at, now, &snapshot),
+                false => self.hear_clients(at, now, &snapshot),
+                true => self.hear_server(at, now, &snapshot),
             };
             if !empty {
                 self.come_back(is_flow, at);
@@ -234,7 +234,7 @@ impl Relay {
     }
 
     /// What clients sent to a port. True where its queue is empty then.
-    fn from_clients(&mut self, at: usize, now: Time, snapshot: &Snapshot) -> bool {
+    fn hear_clients(&mut self, at: usize, now: Time, snapshot: &Snapshot) -> bool {
         for turn in 0..IN_A_ROW {
             let most = self.room(turn, snapshot);
             let Some(port) = &self.ports[at] else { return true };
@@ -255,7 +255,7 @@ impl Relay {
                 let local = SocketAddr::new(arrival.local.unwrap_or(bound.ip()), bound.port());
                 let flow = Flow { transport: Transport::Udp, local, remote: arrival.remote };
                 let datagram = (slots + n) * SLOT..(slots + n) * SLOT + arrival.len;
-                self.to_server(&flow, (relay, at, frontend), datagram, now, snapshot);
+                self.pass_on(&flow, (relay, at, frontend), datagram, now, snapshot);
             }
             if count < most {
                 return true;
@@ -264,7 +264,7 @@ impl Relay {
         false
     }
 
-    fn to_server(
+    fn pass_on(
         &mut self,
         flow: &Flow,
         (bind, port, frontend): (usize, usize, usize),
@@ -311,7 +311,7 @@ impl Relay {
     }
 
     /// What the server of a flow sent. True where its queue is empty then.
-    fn from_server(&mut self, at: usize, now: Time, snapshot: &Snapshot) -> bool {
+    fn hear_server(&mut self, at: usize, now: Time, snapshot: &Snapshot) -> bool {
         for turn in 0..IN_A_ROW {
             let most = self.room(turn, snapshot);
             let Some(Some(FlowSocket { socket, port })) = self.flows.get(at) else { return true };

@@ -2,7 +2,8 @@
 //! stick table of its backend, the balance.
 
 use crate::config::StickOn;
-use crate::sip::header::{Address, Name, trim};
+use crate::sip::header::{Address, trim};
+use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::snapshot::Backend;
@@ -52,7 +53,7 @@ impl Case<'_> {
         let belongs = confirmed
             || routed.token.is_some()
             || self.in_dialog && pin.is_some()
-            || matches!(self.received.message.method(), Method::Ack | Method::Cancel);
+            || matches!(self.method, Method::Ack | Method::Cancel);
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
@@ -94,7 +95,7 @@ impl Case<'_> {
         }
         let Memory { shared, worker, .. } = &*self.memory;
         let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        if shared.pins.opened_seen(call, seen, server, self.received.message.method(), self.now) {
+        if shared.pins.opened_seen(call, seen, server, self.method, self.now) {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
     }
@@ -115,11 +116,10 @@ impl Case<'_> {
         if !message.has(Name::OtherCall) {
             return None;
         }
-        let line = message.lines(bytes, Name::OtherCall).next()?;
-        let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
-        let end =
-            memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);
-        Some(self.snapshot.keys.call(trim(bytes, colon, end).of(bytes)))
+        let line = message.lines(Name::OtherCall).next()?;
+        let (start, end) = (line.colon_end as usize, line.span.end as usize);
+        let end = memchr::memchr2(b';', b',', &bytes[start..end]).map_or(end, |n| start + n);
+        Some(self.snapshot.keys.call(trim(bytes, start, end).of(bytes)))
     }
 
     fn pinned_elsewhere(&self, call: u64) -> Option<usize> {
@@ -135,7 +135,7 @@ impl Case<'_> {
             true => frontend.backend,
             false => {
                 let method = match message.start {
-                    _ if matches!(message.method(), Method::Ack | Method::Cancel) => &b"INVITE"[..],
+                    _ if matches!(self.method, Method::Ack | Method::Cancel) => &b"INVITE"[..],
                     crate::sip::StartLine::Request { name, .. } => name.of(bytes),
                     crate::sip::StartLine::Response { .. } => &[],
                 };
@@ -205,8 +205,7 @@ impl Case<'_> {
             StickOn::ToUser => user(message.to)?,
             StickOn::Header(name) => {
                 let line = message.lines_named(bytes, name.as_bytes()).next()?;
-                let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))?;
-                trim(bytes, colon + 1, line.end as usize).of(bytes)
+                line.value(bytes).of(bytes)
             }
         };
         (!text.is_empty()).then(|| self.snapshot.keys.call(text))

@@ -137,15 +137,15 @@ fn open(
     memory: &mut Memory,
 ) -> Result<Verdict, Reason> {
     let ip = flow.remote.ip();
-    if !may_send_to(flow.remote, snapshot) {
+    if !may_send_to(&flow.remote, snapshot) {
         return Err(Reason::BadSource);
     }
     if frontend.deny.contains(ip) {
         return Err(Reason::Denied);
     }
-    if let Some(limit) = frontend.config.limits.per_source
+    if let Some(pace) = frontend.pace
         && !frontend.trusted.contains(ip)
-        && !memory.shared.sources.admit(snapshot.keys.source(ip), now, limit.rate.interval(), limit.burst)
+        && !memory.shared.sources.admit(snapshot.keys.source(ip), now, pace)
     {
         return Err(Reason::RateLimited);
     }

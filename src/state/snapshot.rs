@@ -10,7 +10,8 @@ use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
-use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
+use super::limits::Pace;
+use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
@@ -33,12 +34,12 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
-    by_id: Map<NameHash, u16>,
-    frontend_by_id: Map<NameHash, u16>,
+    by_id: Positions,
+    frontend_by_id: Positions,
     sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
-    server_addresses: AddressMap<u16>,
+    server_addresses: AddressMap,
 }
 
 /// A frontend as the message path sees it.
@@ -47,6 +48,8 @@ pub struct Frontend {
     pub live: Arc<PerWorker<FrontendCounters>>,
     pub deny: Networks,
     pub trusted: Networks,
+    /// How often a source may open something, where that is limited.
+    pub pace: Option<Pace>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -115,12 +118,18 @@ pub struct Server {
     pub state: ServerState,
     pub live: Arc<ServerLive>,
     sources: Vec<Source>,
+    /// The first of its sources that is an address and a port: nearly always there is no other.
+    source: Option<SocketAddr>,
 }
 
 impl Server {
     /// Whether it sends from this address.
     #[inline]
-    pub fn sends_from(&self, remote: SocketAddr) -> bool {
+    pub fn sends_from(&self, remote: &SocketAddr) -> bool {
+        self.source.as_ref() == Some(remote) || self.has_source(remote)
+    }
+
+    fn has_source(&self, remote: &SocketAddr) -> bool {
         let is = |source: &Source| {
             source.port.is_none_or(|port| port == remote.port())
                 && if source.net.prefix_len() == source.net.max_prefix_len() {
@@ -166,14 +175,15 @@ impl Snapshot {
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
                     live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
+                    source: server.sources.iter().find_map(Source::address),
                     sources: server.sources.clone(),
                 }
             })
             .collect();
         let positions = |ids: &mut dyn Iterator<Item = NameHash>| {
-            let mut map = Map::with_hasher(hasher());
-            map.extend(ids.zip(0u16..));
-            map
+            let mut positions = Positions::default();
+            ids.zip(0..).for_each(|(id, at)| positions.insert(id.0.into(), at));
+            positions
         };
         let sources = config
             .backends
@@ -208,23 +218,23 @@ impl Snapshot {
     /// The position of a server.
     #[inline]
     pub fn server(&self, id: NameHash) -> Option<usize> {
-        self.by_id.get(&id).map(|&at| at as usize)
+        self.by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of a frontend.
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {
-        self.frontend_by_id.get(&id).map(|&at| at as usize)
+        self.frontend_by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of the server that sends from an address.
     #[inline]
-    pub fn server_at(&self, remote: SocketAddr) -> Option<usize> {
+    pub fn server_at(&self, remote: &SocketAddr) -> Option<usize> {
         self.sources.find(remote).map(usize::from)
     }
 
     /// The position of the server that is reached at an address.
-    pub fn server_reached_at(&self, address: SocketAddr) -> Option<usize> {
+    pub fn server_reached_at(&self, address: &SocketAddr) -> Option<usize> {
         self.server_addresses.get(address).map(usize::from)
     }
 
@@ -235,8 +245,8 @@ impl Snapshot {
 
     /// Whether an address and port are ours.
     #[inline]
-    pub fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.addresses.get(address).is_some() || self.own.is_relay(address)
+    pub fn is_own(&self, address: &SocketAddr) -> bool {
+        self.own.addresses.get(address).is_some() || self.own.is_relay(*address)
     }
 
     /// Whether an address is ours, on any port.
@@ -245,12 +255,12 @@ impl Snapshot {
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
-    /// (SIP.md 6).
+    /// (docs/rules.md 6).
     pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
         match uri.ip(bytes) {
             Some(ip) => {
                 let address = SocketAddr::new(ip, uri.port_or_default());
-                address == came_to || self.is_own(address)
+                address == came_to || self.is_own(&address)
             }
             None => {
                 let host = uri.host.of(bytes);
@@ -279,8 +289,9 @@ impl Snapshot {
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
-    /// (SIP.md 20).
-    pub fn bind_for(&self, frontend: usize, transport: Transport, local: SocketAddr) -> Option<usize> {
+    /// (docs/rules.md 20).
+    #[inline]
+    pub fn bind_for(&self, frontend: usize, transport: Transport, local: &SocketAddr) -> Option<usize> {
         let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
         let exact = self.binds.iter().position(|bind| bind.serves(transport, local));
         exact.or_else(|| {
@@ -297,6 +308,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             live,
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
+            pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),
@@ -360,7 +372,7 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
 
 /// Everything that means us.
 struct OwnAddresses {
-    addresses: AddressMap<()>,
+    addresses: AddressMap,
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
@@ -402,7 +414,7 @@ impl OwnAddresses {
 
     fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         for address in addresses {
-            self.addresses.insert(address, ());
+            self.addresses.insert(address, 0);
             self.ips.insert(address.ip());
         }
     }
