@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use support::media::{MediaServer, at_pace, drain, free_range, open, wait_readable};
-use support::process::{Balancer, program, wait_for};
+use support::process::{Balancer, has_stopped, program, wait_for};
 use support::workers::{bound, free_port};
 
 fn at(ip: &str, port: u16) -> SocketAddr {
@@ -113,7 +114,7 @@ fn two_hundred_streams_lose_nothing_and_stay_with_their_servers() {
             assert_eq!((from.ip(), count), (at("127.81.2.2", 0).ip(), u64::from(DATAGRAMS)));
         }
     }
-    balancer.process.signal(nix::sys::signal::Signal::SIGTERM);
+    balancer.process.signal(Signal::SIGTERM);
     balancer.process.line_with("stopped");
     assert!(!balancer.process.said().contains("dropped or refused"), "{}", balancer.process.said());
 }
@@ -175,12 +176,38 @@ fn a_full_table_refuses_by_name_and_an_idle_flow_makes_room() {
         clients[2].send_to(b"x", range.port(2)).unwrap();
         !wait_readable(std::slice::from_ref(&clients[2]), Duration::from_millis(20)).is_empty()
     });
-    balancer.process.signal(nix::sys::signal::Signal::SIGTERM);
+    balancer.process.signal(Signal::SIGTERM);
     balancer.process.line_with("stopped");
     let said = balancer.process.said();
     let refused = said.split("flows_full=").nth(1).and_then(|rest| rest.split_whitespace().next());
     assert!(refused.is_some_and(|count| count.parse::<u32>().unwrap() >= 50), "{said}");
     servers.into_iter().for_each(|server| drop(server.stop()));
+}
+
+/// More than a worker takes from one socket in a turn waits there before it looks: nothing may be left behind.
+#[test]
+fn what_waits_on_one_socket_is_passed_on_whole_and_in_order() {
+    const WAITING: u32 = 1000;
+    let range = Range::new(91, 2);
+    let balancer = Balancer::start(4, &range.config("", ""));
+    let server = bound(&at(&range.servers[0], range.first).to_string());
+    let client = bound("127.91.1.1:0");
+    let mut datagram = [0; 10];
+    client.send_to(b"first", range.port(0)).unwrap();
+    let (_, flow) = server.recv_from(&mut datagram).unwrap();
+    for (from, to, by) in [(&client, &server, range.port(0)), (&server, &client, flow)] {
+        balancer.process.signal(Signal::SIGSTOP);
+        wait_for("it stops", || has_stopped(balancer.process.child.id() as i32));
+        for n in 0..WAITING {
+            from.send_to(&n.to_be_bytes(), by).unwrap();
+        }
+        balancer.process.signal(Signal::SIGCONT);
+        for n in 0..WAITING {
+            assert_eq!(to.recv(&mut datagram).unwrap_or_else(|error| panic!("{n}: {error}")), 4);
+            assert_eq!(datagram[..4], n.to_be_bytes());
+        }
+    }
+    balancer.stop();
 }
 
 #[test]
@@ -201,8 +228,6 @@ fn every_size_passes_unchanged_both_ways() {
         assert!(datagram[1..length] == sent[..], "{size} bytes came back changed");
     }
     // The most that UDP carries, one way; and what looks like SIP, STUN or a keepalive is nothing to a relay.
-    let server = bound(&at(&range.servers[1], free_port(&range.servers[1])).to_string());
-    drop(server);
     client.send_to(&vec![7; 65_507], range.port(0)).unwrap();
     for text in [&b"\r\n\r\n"[..], b"OPTIONS sip:x SIP/2.0\r\n\r\n", b"\0\x01\0\0\x21\x12\xa4\x42abcdefghijkl", b"jaK"]
     {
@@ -345,7 +370,7 @@ fn ten_thousand_ports_open_and_check_says_what_they_need() {
         assert_eq!(datagram[0], server);
     }
     servers.into_iter().for_each(|server| drop(server.stop()));
-    balancer.process.signal(nix::sys::signal::Signal::SIGTERM);
+    balancer.process.signal(Signal::SIGTERM);
     // A shell whose limit is lower than what is needed, and a process that may not raise it.
     let shell = |command: &str| {
         let script = format!("ulimit -n 4096 && exec setpriv --bounding-set -sys_resource \"$0\" {command} -c \"$1\"");

@@ -328,7 +328,7 @@ address = "udp://10.0.10.11:5060"
             (
                 "10.0.1.10:10000-10199",
                 "10.0.1.10:1024-65535",
-                "with this bind relays have 64712 ports",
+                "with this bind relays have 64512 ports",
                 "at most 32768",
             ),
         ] {
