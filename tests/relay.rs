@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::media::{MediaServer, at_pace, drain, free_range, open, wait_readable};
-use support::process::{Balancer, has_stopped, program, wait_for};
+use support::process::{Balancer, has_stopped, is_bound, program, wait_for};
 use support::workers::{bound, free_port};
 
 fn at(ip: &str, port: u16) -> SocketAddr {
@@ -179,8 +179,9 @@ fn a_full_table_refuses_by_name_and_an_idle_flow_makes_room() {
     balancer.process.signal(Signal::SIGTERM);
     balancer.process.line_with("stopped");
     let said = balancer.process.said();
-    let refused = said.split("flows_full=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    assert!(refused.is_some_and(|count| count.parse::<u32>().unwrap() >= 50), "{said}");
+    let counts = said.split("flows_full=").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    let refused: u32 = counts.map(|count| count.parse::<u32>().unwrap()).sum();
+    assert!(refused >= 50, "{said}");
     servers.into_iter().for_each(|server| drop(server.stop()));
 }
 
@@ -370,7 +371,9 @@ fn ten_thousand_ports_open_and_check_says_what_they_need() {
         assert_eq!(datagram[0], server);
     }
     servers.into_iter().for_each(|server| drop(server.stop()));
-    balancer.process.signal(Signal::SIGTERM);
+    let Balancer { process, folder: _folder } = balancer;
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.end().0, Some(0));
     // A shell whose limit is lower than what is needed, and a process that may not raise it.
     let shell = |command: &str| {
         let script = format!("ulimit -n 4096 && exec setpriv --bounding-set -sys_resource \"$0\" {command} -c \"$1\"");
@@ -386,6 +389,70 @@ fn ten_thousand_ports_open_and_check_says_what_they_need() {
     assert!(stderr(&run).contains("raise LimitNOFILE="), "at start, not under load: {}", stderr(&run));
     let check = Command::new(program()).arg("check").arg("-c").arg(&file).output().unwrap();
     assert!(stderr(&check).contains("LimitNOFILE= of the unit must allow it"), "{}", stderr(&check));
+}
+
+/// A reload adds ports and takes them away again; streams on the others lose nothing.
+#[test]
+fn ports_come_and_go_by_reload_and_other_streams_go_on() {
+    let range = Range::new(92, 8);
+    let part = |count: u16| Range { ip: range.ip.clone(), count, servers: range.servers.clone(), ..range };
+    let (small, large) = (part(4), part(8));
+    // The servers listen on every port of the large range, whichever part is whose.
+    let servers = [0, 1].map(|n| {
+        let ports = large.first..large.first + large.count;
+        MediaServer::start(n, ports.map(|port| at(&large.servers[usize::from(n)], port)).collect())
+    });
+    let mut balancer = Balancer::start(4, &small.config("", "max_flows = 100"));
+    let file = balancer.folder.path().join("trunkline.toml");
+    let head = std::fs::read_to_string(&file).unwrap().split("[[frontend]]").next().unwrap().to_owned();
+    let clients: Vec<_> = (0..2).map(|n| open(at(&format!("127.92.1.{}", 1 + n), 0))).collect();
+    let mut home = [0u32; 2];
+    let mut sent = 0;
+    let mut stream = |times: u32| {
+        for _ in 0..times {
+            // Port 0 is the first server's throughout, port 3 is the second's at first and then the first's.
+            for (client, port) in clients.iter().zip([0, 3]) {
+                client.send_to(b"media", range.port(port)).unwrap();
+            }
+            sent += 1;
+            wait_for("the echoes", || {
+                for at in wait_readable(&clients, Duration::from_millis(20)) {
+                    drain(&clients[at], |_, _| home[at] += 1);
+                }
+                home == [sent; 2]
+            });
+        }
+    };
+    let ask = |port: u16| {
+        let client = bound("127.92.1.9:0");
+        client.send_to(b"x", range.port(port)).unwrap();
+        let mut datagram = [0; 10];
+        client.recv(&mut datagram).map(|_| datagram[0])
+    };
+    stream(20);
+    for round in 0..5 {
+        for (shape, last) in [(&large, Some(1)), (&small, None)] {
+            std::fs::write(&file, head.clone() + &shape.config("", "max_flows = 100")).unwrap();
+            balancer.process.signal(Signal::SIGHUP);
+            balancer.process.line_with("reloaded");
+            stream(20);
+            match last {
+                Some(server) => assert_eq!(ask(7).ok(), Some(server), "round {round}: the new port"),
+                None => wait_for("the port to close", || !is_bound(range.port(7))),
+            }
+        }
+    }
+    assert_eq!(ask(3).ok(), Some(1), "a new flow goes to whose the port is now");
+    // Too many ports, and one that is another's: nothing changes.
+    let other = bound(&range.port(6).to_string());
+    std::fs::write(&file, head + &large.config("", "max_flows = 100")).unwrap();
+    balancer.process.signal(Signal::SIGHUP);
+    let refused = balancer.process.line_with("nothing was changed");
+    assert!(refused.contains("refused"), "{refused}");
+    stream(20);
+    drop(other);
+    servers.into_iter().for_each(|server| drop(server.stop()));
+    balancer.stop();
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use arc_swap::ArcSwap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -49,8 +48,6 @@ pub struct Relay {
     snapshot: Arc<ArcSwap<Snapshot>>,
     epoll: Epoll,
     events: Vec<EpollEvent>,
-    /// Sockets that were opened for this worker come through here.
-    door: Receiver<Vec<Port>>,
     ports: Vec<Option<Port>>,
     /// By position in the flow table.
     flows: Vec<Option<FlowSocket>>,
@@ -92,7 +89,7 @@ fn watched(is_flow: bool, at: usize) -> EpollEvent {
 }
 
 impl Relay {
-    /// For one worker; its sockets come through `door`.
+    /// For one worker; its sockets come by [`Relay::take`].
     ///
     /// # Errors
     /// Where the process has no open file left.
@@ -100,14 +97,12 @@ impl Relay {
         snapshot: Arc<ArcSwap<Snapshot>>,
         shared: Arc<Shared>,
         worker: usize,
-        door: Receiver<Vec<Port>>,
         woken: Arc<Notify>,
     ) -> io::Result<Self> {
         Ok(Self {
             snapshot,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             events: vec![EpollEvent::empty(); EVENTS],
-            door,
             ports: Vec::new(),
             flows: Vec::new(),
             out: Out {
@@ -137,21 +132,22 @@ impl Relay {
         self.received
     }
 
-    /// Takes the sockets that wait at the door.
-    pub fn take_ports(&mut self) {
-        while let Ok(ports) = self.door.try_recv() {
+    /// Serves these sockets too, and follows the snapshot.
+    pub fn take(&mut self, ports: Vec<Port>) {
+        self.keep_up();
+        if !ports.is_empty() && self.out.arena.is_empty() {
             // Touched only where datagrams lie.
-            self.out.arena.resize(BATCH * SLOT, 0);
-            for port in ports {
-                let at = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-                if let Err(error) = self.epoll.add(&port.socket, watched(false, at)) {
-                    tracing::error!(address = %port.bound, %error, "a relay's socket cannot be watched");
-                }
-                if at == self.ports.len() {
-                    self.ports.push(None);
-                }
-                self.ports[at] = Some(port);
+            self.out.arena = vec![0; BATCH * SLOT];
+        }
+        for port in ports {
+            let at = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
+            if let Err(error) = self.epoll.add(&port.socket, watched(false, at)) {
+                tracing::error!(address = %port.bound, %error, "a relay's socket cannot be watched");
             }
+            if at == self.ports.len() {
+                self.ports.push(None);
+            }
+            self.ports[at] = Some(port);
         }
         self.keep_up();
     }

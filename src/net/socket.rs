@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
@@ -61,9 +61,24 @@ pub struct Opened {
 /// # Errors
 /// Where an option or the address is refused, or another process has the address.
 pub fn open(bind: &Bind, workers: usize) -> Result<Opened, OpenError> {
+    open_beside(bind, workers, &[])
+}
+
+/// The same where this process has sockets on other binds already: a wildcard and an address of one port stand side by
+/// side while the one takes the other's place.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_beside(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
     let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    let overlaps = |other: &Bind| {
+        let (one, other) = (bind.address, other.address);
+        one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
+    };
     // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first.
-    bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+    if !own.iter().any(|other| overlaps(other) && (bind.is_wildcard() || other.is_wildcard())) {
+        bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+    }
     let sockets: Vec<_> = (0..workers).map(|_| one(bind)).collect::<Result<_, _>>()?;
     if workers > 1 {
         steer(&sockets[0], workers).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
@@ -111,7 +126,7 @@ fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Res
         socket.set_recv_buffer_size(receive_buffer).map_err(at("SO_RCVBUF"))?;
     }
     mmsg::allow_fragments(socket.as_fd(), address.is_ipv6()).map_err(at("IP_MTU_DISCOVER"))?;
-    let (is_wildcard, traffic_class) = (address.ip().is_unspecified(), dscp.map(|dscp| u32::from(dscp) << 2));
+    let is_wildcard = address.ip().is_unspecified();
     match address {
         SocketAddr::V4(_) => {
             if is_wildcard {
@@ -119,7 +134,6 @@ fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Res
                     .map_err(io::Error::from)
                     .map_err(at("IP_PKTINFO"))?;
             }
-            traffic_class.map_or(Ok(()), |class| socket.set_tos_v4(class)).map_err(at("IP_TOS"))?;
         }
         SocketAddr::V6(_) => {
             if is_wildcard {
@@ -127,8 +141,10 @@ fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Res
                     .map_err(io::Error::from)
                     .map_err(at("IPV6_RECVPKTINFO"))?;
             }
-            traffic_class.map_or(Ok(()), |class| socket.set_tclass_v6(class)).map_err(at("IPV6_TCLASS"))?;
         }
+    }
+    if let Some(dscp) = dscp {
+        mark_as(&socket, address, dscp).map_err(at("IP_TOS"))?;
     }
     Ok(socket)
 }
@@ -146,18 +162,23 @@ pub struct Port {
 ///
 /// IP_RECVERR is off: without it an ICMP error that a client causes is nobody's.
 ///
+/// `is_open` says which addresses have their sockets already.
+///
 /// # Errors
 /// Where an option or an address is refused, or another process has it.
-pub fn open_relay(relay: &RelayBind, workers: usize) -> Result<Vec<Vec<Port>>, OpenError> {
+pub fn open_relay(
+    relay: &RelayBind,
+    workers: usize,
+    is_open: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<Vec<Port>>, OpenError> {
     let mut all: Vec<Vec<Port>> = (0..workers).map(|_| Vec::new()).collect();
     let shared = relay.ports.count() == 1;
-    for port in relay.ports.iter() {
-        let bound = SocketAddr::new(relay.ip, port);
+    for bound in relay.ports.iter().map(|port| SocketAddr::new(relay.ip, port)).filter(|bound| !is_open(*bound)) {
         let at = |step| move |error: io::Error| OpenError { address: bound, step, error };
         if shared {
             bare(bound).and_then(|socket| socket.bind(&bound.into())).map_err(at("bind"))?;
         }
-        let turn = usize::from(port / 2) % workers;
+        let turn = usize::from(bound.port() / 2) % workers;
         for (_, ports) in all.iter_mut().enumerate().filter(|(worker, _)| shared || *worker == turn) {
             let socket = prepared(bound, relay.dscp, if shared { RECEIVE_BUFFER } else { FLOW_BUFFER })?;
             socket.set_reuse_port(shared).map_err(at("SO_REUSEPORT"))?;
@@ -180,6 +201,38 @@ pub fn open_flow(inside: Option<IpAddr>, server: SocketAddr, dscp: Option<u8>) -
     }
     socket.connect(&server.into())?;
     Ok(socket)
+}
+
+/// Lets a socket hear nobody any more; what is queued stays, and it can send as before. Datagrams that were queued between
+/// the last look and the closing would be lost; now they find a wildcard's socket, or the sender hears that nobody is
+/// there.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn shut(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    /// A connected socket hears its peer alone, and from the discard port nothing is sent (RFC 863).
+    const DISCARD: u16 = 9;
+    let nobody: SocketAddr = match bind.address {
+        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, DISCARD).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, DISCARD).into(),
+    };
+    socket.connect(&nobody.into())
+}
+
+/// Gives what leaves by a socket the traffic class of its bind.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn mark(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    mark_as(socket, bind.address, bind.dscp.unwrap_or_default())
+}
+
+fn mark_as(socket: &Socket, address: SocketAddr, dscp: u8) -> io::Result<()> {
+    let class = u32::from(dscp) << 2;
+    match address {
+        SocketAddr::V4(_) => socket.set_tos_v4(class),
+        SocketAddr::V6(_) => socket.set_tclass_v6(class),
+    }
 }
 
 /// Spreads responses over the group, those of one transaction to one worker: else a 200 could overtake its 180. All

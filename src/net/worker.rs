@@ -1,24 +1,25 @@
 //! The threads of the data path: one per worker, each with a runtime of its own.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::io::Interest;
-use tokio::sync::{Notify, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
-use super::mmsg;
 use super::relay::Relay;
 use super::socket::Port;
 use super::udp::{Engine, clock};
+use super::{mmsg, socket};
+use crate::state::binds::Bind;
 use crate::state::{Shared, Snapshot};
 
 /// Batches from one socket before the others have their turn.
@@ -41,17 +42,21 @@ pub struct Setup {
     pub woken: Arc<Notify>,
 }
 
-/// The running workers.
-pub struct Workers {
-    threads: Vec<JoinHandle<()>>,
-    doors: Vec<Door>,
-    stop: watch::Sender<bool>,
-}
-
-/// The way to a worker's relay.
-struct Door {
-    ports: mpsc::Sender<Vec<Port>>,
-    knock: Arc<Notify>,
+/// What a worker does about one of its sockets when the configuration changes: a new one is opened before a snapshot
+/// names it and served after; one that goes is shut and drained before, and closed after no snapshot names it any more.
+#[derive(Debug)]
+pub enum Order {
+    Open(Bind, Socket),
+    Serve(Bind),
+    /// From now on nothing more comes in by it.
+    Shut(Bind),
+    /// Read what had come.
+    Drain(Bind),
+    Close(Bind),
+    /// The traffic class of the bind changed.
+    Mark(Bind),
+    /// Serve these sockets of relays too, and close those that no relay of the snapshot names.
+    Relay(Vec<Port>),
 }
 
 /// What a worker works with. It outlives a panic.
@@ -59,8 +64,19 @@ struct Door {
 struct Rooms {
     engine: Rc<RefCell<Engine>>,
     relay: Rc<RefCell<Relay>>,
-    /// Somebody stands at the relay's door.
-    knock: Arc<Notify>,
+}
+
+/// Orders, and whom to tell that they are carried out.
+struct Orders {
+    orders: Vec<Order>,
+    done: oneshot::Sender<()>,
+}
+
+/// The running workers.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    orders: Vec<mpsc::UnboundedSender<Orders>>,
 }
 
 impl Workers {
@@ -72,31 +88,35 @@ impl Workers {
         let (stop, stopped) = watch::channel(false);
         let start = |(worker, sockets): (usize, Vec<Socket>)| {
             let (setup, stopped) = (setup.clone(), stopped.clone());
-            let (ports, door) = mpsc::channel();
-            let knock = Arc::new(Notify::new());
-            let Setup { snapshot, shared, woken } = setup.clone();
-            let knocked = Arc::clone(&knock);
-            let thread =
-                std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
-                    match Relay::new(snapshot, shared, worker, door, woken) {
-                        Ok(relay) => run(&setup, worker, sockets, (relay, knocked), &stopped),
-                        Err(error) => tracing::error!(worker, %error, "worker cannot start"),
-                    }
-                })?;
-            Ok((thread, Door { ports, knock }))
+            let (sender, mut orders) = mpsc::unbounded_channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{worker}"))
+                .spawn(move || run(&setup, worker, sockets, &stopped, &mut orders))?;
+            Ok((thread, sender))
         };
-        let started: Vec<_> = sockets.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
-        let (threads, doors) = started.into_iter().unzip();
-        Ok(Self { threads, doors, stop })
+        let started = sockets.into_iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
+        let (threads, orders) = started.into_iter().unzip();
+        Ok(Self { threads, stop, orders })
     }
 
-    /// Gives sockets of relays to the workers, to each its list. They are closed when the snapshot has no relay on their
-    /// address any more.
+    /// Gives each worker its orders, and waits until all are carried out. Workers do it between two batches.
+    pub async fn tell(&self, mut orders: impl FnMut(usize) -> Vec<Order>) {
+        let tell = |(worker, sender): (usize, &mpsc::UnboundedSender<Orders>)| {
+            let (done, told) = oneshot::channel();
+            // A worker that is gone has said so when it went; its sockets are closed.
+            sender.send(Orders { orders: orders(worker), done }).ok().map(|()| told)
+        };
+        let told: Vec<_> = self.orders.iter().enumerate().filter_map(tell).collect();
+        for done in told {
+            let _ = done.await;
+        }
+    }
+
+    /// Gives each worker its sockets of relays, without waiting: for the start.
     pub fn give(&self, ports: Vec<Vec<Port>>) {
-        for (door, ports) in self.doors.iter().zip(ports) {
+        for (sender, ports) in self.orders.iter().zip(ports) {
             // A worker that is gone already relays nothing.
-            let _ = door.ports.send(ports);
-            door.knock.notify_one();
+            let _ = sender.send(Orders { orders: vec![Order::Relay(ports)], done: oneshot::channel().0 });
         }
     }
 
@@ -117,16 +137,20 @@ fn run(
     setup: &Setup,
     worker: usize,
     sockets: Vec<Socket>,
-    (relay, knock): (Relay, Arc<Notify>),
     stopped: &watch::Receiver<bool>,
+    orders: &mut mpsc::UnboundedReceiver<Orders>,
 ) {
     let Setup { snapshot, shared, woken } = setup.clone();
+    let relay = match Relay::new(Arc::clone(&snapshot), Arc::clone(&shared), worker, Arc::clone(&woken)) {
+        Ok(relay) => Rc::new(RefCell::new(relay)),
+        Err(error) => return tracing::error!(worker, %error, "worker cannot start"),
+    };
     let engine = Rc::new(RefCell::new(Engine::new(snapshot, shared, worker, sockets, woken)));
-    let rooms = Rooms { engine, relay: Rc::new(RefCell::new(relay)), knock };
+    let rooms = Rooms { engine, relay };
     loop {
         let served = catch_unwind(AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            LocalSet::new().block_on(&runtime, serve(rooms.clone(), stopped.clone()))
+            LocalSet::new().block_on(&runtime, serve(rooms.clone(), stopped.clone(), orders))
         }));
         match served {
             Ok(Ok(())) => return,
@@ -144,14 +168,16 @@ fn run(
 }
 
 /// Serves all sockets until told to stop and nothing is in flight any more.
-async fn serve(rooms: Rooms, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
-    let Rooms { engine, relay, knock } = rooms;
-    let mut tasks = JoinSet::new();
-    tasks.spawn_local(serve_relay(Rc::clone(&relay)));
-    let lanes = engine.borrow().lanes();
-    for lane in 0..lanes {
-        tasks.spawn_local(serve_socket(Rc::clone(&engine), lane));
-    }
+async fn serve(
+    rooms: Rooms,
+    mut stopped: watch::Receiver<bool>,
+    orders: &mut mpsc::UnboundedReceiver<Orders>,
+) -> io::Result<()> {
+    let Rooms { engine, relay } = rooms.clone();
+    let mut served = Served { rooms, tasks: JoinSet::new(), by_lane: HashMap::new() };
+    served.tasks.spawn_local(serve_relay(Rc::clone(&relay)));
+    let lanes = engine.borrow_mut().lanes();
+    lanes.into_iter().for_each(|lane| served.serve(lane));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -159,12 +185,17 @@ async fn serve(rooms: Rooms, mut stopped: watch::Receiver<bool>) -> io::Result<(
                 engine.borrow_mut().tick();
                 relay.borrow_mut().tick();
             }
-            () = knock.notified() => relay.borrow_mut().take_ports(),
-            ended = tasks.join_next() => return match ended {
+            Some(Orders { orders, done }) = orders.recv() => {
+                orders.into_iter().for_each(|order| served.carry_out(order));
+                // Whoever waits may have gone.
+                let _ = done.send(());
+            }
+            Some(ended) = served.tasks.join_next() => match ended {
                 // A panic is the thread's to catch.
-                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Some(Ok(result)) => result,
-                _ => Ok(()),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Its socket was drained.
+                Err(_) => {}
+                Ok(result) => return result,
             },
             _ = stopped.wait_for(|stop| *stop) => break,
         }
@@ -177,6 +208,48 @@ async fn serve(rooms: Rooms, mut stopped: watch::Receiver<bool>) -> io::Result<(
         tokio::time::sleep(QUIET).await;
     }
     Ok(())
+}
+
+/// The sockets that are being read, each by a task.
+struct Served {
+    rooms: Rooms,
+    tasks: JoinSet<io::Result<()>>,
+    by_lane: HashMap<usize, AbortHandle>,
+}
+
+impl Served {
+    fn serve(&mut self, lane: usize) {
+        let task = self.tasks.spawn_local(serve_socket(Rc::clone(&self.rooms.engine), lane));
+        if let Some(before) = self.by_lane.insert(lane, task) {
+            before.abort();
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let (lane, engine) = (|bind: &Bind| usize::from(bind.lane), Rc::clone(&self.rooms.engine));
+        match order {
+            Order::Relay(ports) => self.rooms.relay.borrow_mut().take(ports),
+            Order::Open(bind, socket) => engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
+            Order::Serve(bind) => self.serve(lane(&bind)),
+            Order::Shut(bind) => {
+                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
+                    tracing::warn!(address = %bind.address, %error, "what comes before it is closed may be lost");
+                }
+            }
+            Order::Drain(bind) => {
+                if let Some(task) = self.by_lane.remove(&lane(&bind)) {
+                    task.abort();
+                }
+                engine.borrow_mut().drain(lane(&bind));
+            }
+            Order::Close(bind) => engine.borrow_mut().close(lane(&bind)),
+            Order::Mark(bind) => {
+                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::mark(&s, &bind)) {
+                    tracing::warn!(address = %bind.address, %error, "the traffic class could not be changed");
+                }
+            }
+        }
+    }
 }
 
 /// Serves one socket for ever. Never waits for room to send: a datagram that does not leave is dropped by name.

@@ -122,7 +122,10 @@ fn move_flow(
 ) -> Result<Verdict, Reason> {
     let server = choose(flow, frontend, now, snapshot)?;
     if let Some(entry) = memory.flows.get_mut(at) {
-        (entry.server, entry.answered) = (snapshot.servers[server].id, false);
+        let before = std::mem::replace(&mut entry.server, snapshot.servers[server].id);
+        entry.answered = false;
+        count_closed(before, snapshot, memory);
+        snapshot.servers[server].live.counters.of(memory.worker).flows_opened.add(1);
     }
     Ok(Verdict::Open { flow: at, server })
 }
@@ -159,6 +162,7 @@ fn open(
     let (id, server_id) = (frontend.config.id, to.id);
     let at = memory.flows.open(hash, *flow, id, server_id, now).ok_or(Reason::FlowsFull)?;
     frontend.live.of(memory.worker).flows_opened.add(1);
+    to.live.counters.of(memory.worker).flows_opened.add(1);
     Ok(Verdict::Open { flow: at, server })
 }
 
@@ -182,7 +186,15 @@ fn end(at: usize, snapshot: &Snapshot, memory: &mut Memory) {
     if let Some(frontend) = snapshot.frontend(entry.frontend) {
         snapshot.frontends[frontend].live.of(memory.worker).flows_closed.add(1);
     }
+    count_closed(entry.server, snapshot, memory);
     memory.flows.close(at);
+}
+
+/// A server has one flow less.
+fn count_closed(server: NameHash, snapshot: &Snapshot, memory: &Memory) {
+    if let Some(server) = snapshot.server(server) {
+        snapshot.servers[server].live.counters.of(memory.worker).flows_closed.add(1);
+    }
 }
 
 /// The server whose port it is; else the one that the source sticks to; else the balance's, by source.

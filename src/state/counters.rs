@@ -198,6 +198,9 @@ pub struct ServerCounters {
     /// Datagrams that a relay sent to it and had from it.
     pub relayed_to: Counter,
     pub relayed_from: Counter,
+    /// A relay's flows that it got: the difference is open now.
+    pub flows_opened: Counter,
+    pub flows_closed: Counter,
     /// Requests to it that the kernel could not send.
     pub failed: Counter,
 }

@@ -4,6 +4,7 @@
 //! failure or an answered BYE. Requests inside a dialog usually do not need it (their Route carries a token); it is for
 //! what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients that lose Record-Route.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Time;
@@ -16,6 +17,15 @@ use crate::sip::token::NameHash;
 const TRANSACTION: Duration = Duration::from_secs(32);
 /// Timer C: as long as an INVITE may ring (RFC 3261 §16.6 item 11).
 const RINGING: Duration = Duration::from_secs(180);
+
+/// What a server has in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Confirmed: calls that were answered and did not end.
+    pub calls: usize,
+    /// The same with what may still become a call, or just was one.
+    pub pins: usize,
+}
 
 /// The pins of all calls.
 pub struct Pins {
@@ -110,6 +120,17 @@ impl Pins {
         }
     }
 
+    /// How many confirmed calls each server has, and how many pins in all. Walks the whole table.
+    pub fn by_server(&self, now: Time) -> HashMap<NameHash, Held> {
+        let mut servers: HashMap<_, Held> = HashMap::new();
+        self.table.each(now, |server, confirmed| {
+            let held = servers.entry(server).or_default();
+            held.pins += 1;
+            held.calls += usize::from(confirmed);
+        });
+        servers
+    }
+
     /// How many pins live, and how many of them are confirmed calls. Walks the whole table.
     pub fn count(&self, now: Time) -> (usize, usize) {
         self.table.count(now)
@@ -164,6 +185,19 @@ mod tests {
         pins.opened(77, SERVER, Method::Invite, at(0));
         pins.answered(77, SERVER, Method::Invite, 486, at(10), EXPIRE);
         assert!(alive(&pins, 41) && !alive(&pins, 43));
+    }
+
+    #[test]
+    fn counts_what_each_server_has() {
+        let pins = Pins::new(1000);
+        for call in 0..10 {
+            pins.opened(call << 32 | 7, NameHash(call as u32 % 2), Method::Invite, at(0));
+        }
+        pins.answered(4 << 32 | 7, NameHash(0), Method::Invite, 200, at(1), EXPIRE);
+        let held = pins.by_server(at(2));
+        assert_eq!(held[&NameHash(0)], Held { calls: 1, pins: 5 });
+        assert_eq!(held[&NameHash(1)], Held { calls: 0, pins: 5 });
+        assert_eq!(pins.by_server(at(200))[&NameHash(0)], Held { calls: 1, pins: 1 });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::Time;
 use super::counters::{PerWorker, ServerCounters};
 
 /// What the operator asked for.
@@ -13,6 +14,19 @@ pub enum Admin {
     Drain,
     /// Gets nothing.
     Maint,
+    /// A reload removed it from the configuration: it keeps its calls until they end.
+    Leaving,
+}
+
+impl Admin {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Leaving => "leaving",
+        }
+    }
 }
 
 /// How it is, as far as we know.
@@ -48,6 +62,10 @@ impl Health {
 pub struct ServerState {
     pub admin: Admin,
     pub health: Health,
+    /// A weight that was asked for at run time, instead of the configured one.
+    pub weight: Option<u32>,
+    /// When `admin` or `health` changed last; nothing where they never did.
+    pub since: Time,
 }
 
 impl ServerState {
@@ -91,6 +109,12 @@ impl ServerLive {
         Self { counters: PerWorker::new(workers), signs: AtomicU8::new(0) }
     }
 
+    /// How many flows of relays it has.
+    pub fn flows(&self) -> u64 {
+        let opened = self.counters.sum(|counters| &counters.flows_opened);
+        opened.saturating_sub(self.counters.sum(|counters| &counters.flows_closed))
+    }
+
     /// Leaves a sign for the one who keeps the health. True if it was not there yet: then that one should be woken.
     pub fn sign(&self, sign: Sign) -> bool {
         // A plain load first: under a storm of errors the cache line stays shared.
@@ -112,7 +136,7 @@ mod tests {
     /// The table of who takes what, row by row.
     #[test]
     fn who_takes_what() {
-        let with = |admin, health| ServerState { admin, health };
+        let with = |admin, health| ServerState { admin, health, ..ServerState::default() };
         for (state, new, confirmed, unconfirmed) in [
             (with(Admin::Ready, Health::Up), true, true, true),
             (with(Admin::Drain, Health::Up), false, true, true),
@@ -122,6 +146,8 @@ mod tests {
             (with(Admin::Ready, Health::Dead), false, true, false),
             (with(Admin::Drain, Health::Dead), false, true, false),
             (with(Admin::Maint, Health::Up), false, false, false),
+            (with(Admin::Leaving, Health::Up), false, true, true),
+            (with(Admin::Leaving, Health::Dead), false, true, false),
         ] {
             assert_eq!(
                 (state.takes_new(), state.keeps(true, false), state.keeps(false, false)),

@@ -12,7 +12,7 @@ use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
-use super::server::{ServerLive, ServerState};
+use super::server::{Admin, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Ports, Source, WhenAllDown};
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub binds: Vec<Bind>,
     /// In order of address and port.
     pub relays: Vec<RelayBind>,
+    /// By lane: position in `binds`, or [`NO_BIND`].
+    bind_of_lane: Vec<u16>,
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
@@ -157,7 +159,7 @@ impl Snapshot {
     /// tables of the balance that nothing changed.
     pub fn build(ingredients: &Ingredients<'_>, previous: Option<&Self>) -> Self {
         let Ingredients { config, keys, host, states, workers } = ingredients;
-        let plan = Plan::new(config, host);
+        let plan = Plan::new(config, host, previous.map_or(&[], |p| &p.binds));
         let servers: Vec<_> = config
             .backends
             .iter()
@@ -185,17 +187,16 @@ impl Snapshot {
             ids.zip(0..).for_each(|(id, at)| positions.insert(id.0.into(), at));
             positions
         };
-        let sources = config
-            .backends
-            .iter()
-            .flat_map(|b| &b.servers)
-            .zip(0..)
-            .flat_map(|(s, at)| s.sources.iter().map(move |source| (source, at)));
+        // A server that leaves gives way where one that stays has its address: the last of equals is kept.
+        let leaves = |server: &Server| server.state.admin == Admin::Leaving;
+        let mut by_stay: Vec<(&Server, u16)> = servers.iter().zip(0..).collect();
+        by_stay.sort_by_key(|(server, _)| !leaves(server));
+        let sources = by_stay.iter().flat_map(|(server, at)| server.sources.iter().map(|source| (source, *at)));
         let mut server_ips = Set::with_hasher(hasher());
         server_ips.extend(servers.iter().map(|server| server.address.ip()));
         let mut server_addresses = AddressMap::default();
-        for (server, at) in servers.iter().zip(0..) {
-            server_addresses.insert(server.address, at);
+        for (server, at) in &by_stay {
+            server_addresses.insert(server.address, *at);
         }
         Self {
             generation: previous.map_or(1, |p| p.generation + 1),
@@ -208,6 +209,7 @@ impl Snapshot {
             server_addresses,
             backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
+            bind_of_lane: by_lane(&plan.binds),
             binds: plan.binds,
             relays: plan.relays,
             keys: keys.clone(),
@@ -225,6 +227,12 @@ impl Snapshot {
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {
         self.frontend_by_id.get(id.0.into()).map(usize::from)
+    }
+
+    /// The position of the bind that a lane serves; `None` where it is about to be closed.
+    #[inline]
+    pub fn bind_of_lane(&self, lane: usize) -> Option<usize> {
+        self.bind_of_lane.get(lane).filter(|at| **at != NO_BIND).map(|at| *at as usize)
     }
 
     /// The position of the server that sends from an address.
@@ -300,6 +308,18 @@ impl Snapshot {
     }
 }
 
+/// A lane without a bind.
+const NO_BIND: u16 = u16::MAX;
+
+fn by_lane(binds: &[Bind]) -> Vec<u16> {
+    let lanes = binds.iter().map(|bind| usize::from(bind.lane) + 1).max().unwrap_or_default();
+    let mut by_lane = vec![NO_BIND; lanes];
+    for (bind, at) in binds.iter().zip(0..) {
+        by_lane[usize::from(bind.lane)] = at;
+    }
+    by_lane
+}
+
 fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Snapshot>) -> Vec<Frontend> {
     let of = |(frontend, at): (&config::Frontend, usize)| {
         let before = previous.and_then(|p| Some(&p.frontends[p.frontend(frontend.id)?]));
@@ -325,7 +345,9 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
         servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
     });
     let stick = backend.stick.as_ref().map(|stick| {
-        let kept = before.filter(|b| b.config.stick.as_ref() == Some(stick)).and_then(|b| b.stick.clone());
+        // The table keeps its size, for it holds what is wanted; other keys would mean nothing in it.
+        let same = |b: &&Backend| b.config.stick.as_ref().is_some_and(|before| before.on == stick.on);
+        let kept = before.filter(same).and_then(|b| b.stick.clone());
         kept.unwrap_or_else(|| Arc::new(StickTable::new(stick.size)))
     });
     let mut clients: Vec<_> =
@@ -333,7 +355,10 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
     let balance =
         Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
-    let is_ours = |server: &Server| backend.servers.iter().any(|other| other.id == server.id);
+    // The part of one that leaves is another's now, or nobody's.
+    let is_ours = |server: &Server| {
+        server.state.admin != Admin::Leaving && backend.servers.iter().any(|other| other.id == server.id)
+    };
     let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
@@ -347,11 +372,15 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
         let of = |(region, at): (&config::Region, usize)| {
             let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
             let usable = members.clone().filter(|server| wanted(state(server.id)));
+            let candidate = |server: &config::Server| Candidate {
+                id: server.id.0,
+                weight: state(server.id).weight.unwrap_or(server.weight),
+            };
             Region {
                 id: region.id.0,
                 weight: region.weight,
                 total: members.map(|server| server.weight).sum(),
-                servers: usable.map(|server| Candidate { id: server.id.0, weight: server.weight }).collect(),
+                servers: usable.map(candidate).collect(),
             }
         };
         backend.regions.iter().zip(0..).map(of).collect()
@@ -367,7 +396,7 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
         return backups;
     }
-    regions(false, &|state| state.admin == super::server::Admin::Ready)
+    regions(false, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.

@@ -119,11 +119,20 @@ impl StickTable {
 
     /// How many entries live, and how many of them are confirmed.
     pub fn count(&self, now: Time) -> (usize, usize) {
+        let (mut all, mut confirmed) = (0, 0);
+        self.each(now, |_, is_confirmed| {
+            all += 1;
+            confirmed += usize::from(is_confirmed);
+        });
+        (all, confirmed)
+    }
+
+    /// Every entry that lives: its server, and whether it is confirmed.
+    pub fn each(&self, now: Time, mut entry: impl FnMut(NameHash, bool)) {
         let tick = now.0 / TICK;
-        self.table
-            .values()
-            .filter(|value| value & EXPIRY > tick)
-            .fold((0, 0), |(all, confirmed), value| (all + 1, confirmed + usize::from(value & CONFIRMED != 0)))
+        for value in self.table.values().filter(|value| value & EXPIRY > tick) {
+            entry(NameHash((value >> 32) as u32), value & CONFIRMED != 0);
+        }
     }
 }
 
