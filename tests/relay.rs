@@ -408,7 +408,9 @@ fn ports_come_and_go_by_reload_and_other_streams_go_on() {
     let clients: Vec<_> = (0..2).map(|n| open(at(&format!("127.92.1.{}", 1 + n), 0))).collect();
     let mut home = [0u32; 2];
     let mut sent = 0;
+    // Says which server each stream heard last.
     let mut stream = |times: u32| {
+        let mut last = [0; 2];
         for _ in 0..times {
             // Port 0 is the first server's throughout, port 3 is the second's at first and then the first's.
             for (client, port) in clients.iter().zip([0, 3]) {
@@ -417,11 +419,12 @@ fn ports_come_and_go_by_reload_and_other_streams_go_on() {
             sent += 1;
             wait_for("the echoes", || {
                 for at in wait_readable(&clients, Duration::from_millis(20)) {
-                    drain(&clients[at], |_, _| home[at] += 1);
+                    drain(&clients[at], |echo, _| (home[at], last[at]) = (home[at] + 1, echo[0]));
                 }
                 home == [sent; 2]
             });
         }
+        last
     };
     let ask = |port: u16| {
         let client = bound("127.92.1.9:0");
@@ -442,6 +445,18 @@ fn ports_come_and_go_by_reload_and_other_streams_go_on() {
             }
         }
     }
+    // Each server at the other's address, under its own name: its flows follow it.
+    let swapped =
+        Range { servers: [range.servers[1].clone(), range.servers[0].clone()], ip: range.ip.clone(), ..small };
+    assert_eq!((ask(0).ok(), ask(3).ok()), (Some(0), Some(1)), "before");
+    std::fs::write(&file, head.clone() + &swapped.config("", "max_flows = 100")).unwrap();
+    balancer.process.signal(Signal::SIGHUP);
+    balancer.process.line_with("reloaded");
+    assert_eq!(stream(20), [1, 0], "whom the streams heard last");
+    std::fs::write(&file, head.clone() + &small.config("", "max_flows = 100")).unwrap();
+    balancer.process.signal(Signal::SIGHUP);
+    balancer.process.line_with("reloaded");
+    stream(20);
     assert_eq!(ask(3).ok(), Some(1), "a new flow goes to whose the port is now");
     // Too many ports, and one that is another's: nothing changes.
     let other = bound(&range.port(6).to_string());

@@ -61,6 +61,8 @@ pub struct Relay {
 
 struct FlowSocket {
     socket: Socket,
+    /// Where it is connected to.
+    to: SocketAddr,
     /// The port that its client talks to.
     port: usize,
 }
@@ -167,7 +169,24 @@ impl Relay {
                 *port = None;
             }
         }
+        (0..self.flows.len()).for_each(|flow| self.follow(flow, &snapshot));
         self.generation = snapshot.generation;
+    }
+
+    /// A server may have another address now under its name: its flows go there.
+    fn follow(&mut self, flow: usize, snapshot: &Snapshot) {
+        let (Some(FlowSocket { to, port, .. }), Some(entry)) = (&self.flows[flow], self.out.memory.flows.get(flow))
+        else {
+            return;
+        };
+        let (to, port) = (*to, *port);
+        let both = snapshot.server(entry.server).zip(snapshot.frontend(entry.frontend));
+        let Some((server, frontend)) = both else { return };
+        if destination(flow, server, snapshot, &self.out.memory) != Some(to)
+            && self.open(flow, server, port, frontend, snapshot).is_none()
+        {
+            refused(flow, snapshot, &mut self.out.memory);
+        }
     }
 
     /// Once a second.
@@ -302,7 +321,7 @@ impl Relay {
         let config = &snapshot.frontends[frontend].config;
         let socket = open_flow(config.inside.like(to.ip()), to, config.dscp).ok()?;
         self.epoll.add(&socket, watched(true, flow)).ok()?;
-        self.flows[flow] = Some(FlowSocket { socket, port });
+        self.flows[flow] = Some(FlowSocket { socket, to, port });
         Some(())
     }
 
@@ -310,7 +329,7 @@ impl Relay {
     fn hear_server(&mut self, at: usize, now: Time, snapshot: &Snapshot) -> bool {
         for turn in 0..IN_A_ROW {
             let most = self.room(turn, snapshot);
-            let Some(Some(FlowSocket { socket, port })) = self.flows.get(at) else { return true };
+            let Some(Some(FlowSocket { socket, port, .. })) = self.flows.get(at) else { return true };
             let port = *port;
             let count = match self.out.receive(&mut self.inbox, socket, false, most) {
                 Ok(count) => count,
