@@ -137,12 +137,16 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
     let gone = weights(was).into_iter().filter(|(name, _)| !is.regions.iter().any(|region| region.name == *name));
     lines.extend(gone.map(|(name, _)| format!("region {name} removed")));
     changed(lines, "check", &was.check, &is.check);
+    changed(lines, "suspect", &was.suspect, &is.suspect);
+    changed(lines, "breaker", &was.breaker, &is.breaker);
     changed(lines, "stick", &was.stick, &is.stick);
     changed(lines, "pin", &was.pin, &is.pin);
     let rest = |backend: &Backend| Backend {
         regions: Vec::new(),
         servers: Vec::new(),
         check: None,
+        suspect: is.suspect,
+        breaker: None,
         stick: None,
         pin: is.pin,
         ..backend.clone()

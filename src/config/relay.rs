@@ -118,6 +118,11 @@ pub fn judge(
             ),
             (false, false) => {}
         }
+        if let Some(breaker) = backend.breaker.as_ref().filter(|_| frontend.relay().is_some()) {
+            let (name, failures) = (&backend.name, breaker.failures);
+            let what = format!("a relay sees no answers, and the breaker of \"{name}\" waits for {failures} that fail");
+            faults.push(section.at, what, "take `breaker` away, or give the relay a backend of its own");
+        }
         let reads = backend.stick.as_ref().filter(|stick| !matches!(stick.on, StickOn::Source { .. }));
         if frontend.relay().is_some() && reads.is_some() {
             let what = format!("a relay reads no message, and backend \"{}\" sticks by what is in it", backend.name);
@@ -267,71 +272,74 @@ address = "udp://10.0.10.11:5060"
         );
     }
 
-    /// Each fault with what is wrong and what to do, found in one change of a good file.
+    /// What is changed in the good file, to what; what is wrong then, and what to do.
+    const FAULTY: &[[&str; 4]] = &[
+        ["idle = \"90s\"", "idle = \"100ms\"", "`idle` is no time that a flow can be kept for", "from \"1s\""],
+        ["max_flows = 500", "max_flows = 0", "`max_flows` is 0", "a number from 1 to 60000"],
+        ["dscp = \"ef\"", "record_route = false", "`record_route` means nothing in mode \"relay\"", "remove it"],
+        ["dscp = \"ef\"", "path = \"off\"", "`path` means nothing", "mode = \"proxy\""],
+        ["dscp = \"ef\"", "source_header = \"X-S\"", "`source_header` means nothing", "remove it"],
+        ["dscp = \"ef\"", "advertise = \"203.0.113.1\"", "`advertise` means nothing", "remove it"],
+        ["deny =", "deny_user_agent = [\"x\"]\ndeny =", "`deny_user_agent` means nothing", "remove it"],
+        ["max_flows = 500", "max_message = 2000", "`max_message` means nothing", "remove it"],
+        [
+            "[[backend]]\nname = \"media\"",
+            "[[frontend.route]]\nmethods = [\"INVITE\"]\nbackend = \"media\"\n[[backend]]\nname = \"media\"",
+            "`methods` means nothing",
+            "remove it",
+        ],
+        ["mode = \"relay\"", "", "`idle` belongs to mode \"relay\"", "write `mode = \"relay\"`"],
+        ["mode = \"relay\"", "", "`max_flows` belongs to mode \"relay\"", "write `mode = \"relay\"`"],
+        ["mode = \"relay\"", "", "a range of ports is for mode \"relay\"", "write one port"],
+        ["mode = \"relay\"", "", "is a proxy, and servers of \"media\" have `ports`", "mode = \"relay\""],
+        ["5060\"\nbackend", "5060-5063\"\nbackend", "a range of ports is for mode \"relay\"", "write one port"],
+        ["10.0.10.21\"", "10.0.10.21:10000\"", "has `ports` and a port in its address", "without a port"],
+        ["ports = \"10000-10099\"", "", "media/relay-1 has no `ports`, and others", "add `ports"],
+        ["\"10100-10199\"", "\"10099-10199\"", "ports 10099-10199 of media/relay-2 are partly those", "one server"],
+        ["\"10100-10199\"", "\"10100-10200\"", "port 10200 of media/relay-2 is none that frontend", "longer range"],
+        ["\"10100-10199\"", "\"10110-10198\"", "no server of \"media\" has ports 10100-10109", "bind fewer"],
+        ["\"10000-10099\"", "\"10099-10000\"", "`ports` is not ports such as", "lower one first"],
+        ["\"10000-10099\"", "10000", "`ports` is not ports such as", "\"10000-10099\""],
+        ["10:10000-10199", "10:10199-10000", "`bind` is not an address", "the lower port first"],
+        ["10:10000-10199", "10:10000-70000", "`bind` is not an address", "an address such as"],
+        [
+            "[2001:db8::1]:10000",
+            "10.0.1.10:10150",
+            "10.0.1.10:10150 is bound twice, by \"rtp\"",
+            "an address or a port",
+        ],
+        ["udp://10.0.1.10:5060", "udp://10.0.1.10:10007", "10.0.1.10:10007 is bound twice", "an address or a port"],
+        ["10.0.10.21", "10.0.1.10", "server media/relay-1 is this balancer itself", "another one"],
+        [
+            "backend = \"media\"\nidle",
+            "backend = \"pbx\"\nidle",
+            "no server of \"pbx\" says which are its own",
+            "add `ports",
+        ],
+        [
+            "[[backend]]\nname = \"media\"",
+            "[[backend]]\nname = \"media\"\nstick = { on = \"from-user\" }",
+            "a relay reads no message, and backend \"media\" sticks by what is in it",
+            "on = \"source\"",
+        ],
+        [
+            "[[backend]]\nname = \"media\"",
+            "[[backend]]\nname = \"media\"\ncheck = { interval = \"5s\" }",
+            "OPTIONS would find all of them dead",
+            "type = \"none\"",
+        ],
+        [
+            "[[backend]]\nname = \"media\"",
+            "[[backend]]\nname = \"media\"\nbreaker = {}",
+            "a relay sees no answers, and the breaker of \"media\"",
+            "a backend of its own",
+        ],
+        ["10.0.1.10:10000-10199", "10.0.1.10:1024-65535", "with this bind relays have 64512 ports", "at most 32768"],
+    ];
+
     #[test]
     fn what_makes_no_sense_is_told() {
-        for (from, to, what, remedy) in [
-            ("idle = \"90s\"", "idle = \"100ms\"", "`idle` is no time that a flow can be kept for", "from \"1s\""),
-            ("max_flows = 500", "max_flows = 0", "`max_flows` is 0", "a number from 1 to 60000"),
-            ("dscp = \"ef\"", "record_route = false", "`record_route` means nothing in mode \"relay\"", "remove it"),
-            ("dscp = \"ef\"", "path = \"off\"", "`path` means nothing", "mode = \"proxy\""),
-            ("dscp = \"ef\"", "source_header = \"X-S\"", "`source_header` means nothing", "remove it"),
-            ("dscp = \"ef\"", "advertise = \"203.0.113.1\"", "`advertise` means nothing", "remove it"),
-            ("deny =", "deny_user_agent = [\"x\"]\ndeny =", "`deny_user_agent` means nothing", "remove it"),
-            ("max_flows = 500", "max_message = 2000", "`max_message` means nothing", "remove it"),
-            (
-                "[[backend]]\nname = \"media\"",
-                "[[frontend.route]]\nmethods = [\"INVITE\"]\nbackend = \"media\"\n[[backend]]\nname = \"media\"",
-                "`methods` means nothing",
-                "remove it",
-            ),
-            ("mode = \"relay\"", "", "`idle` belongs to mode \"relay\"", "write `mode = \"relay\"`"),
-            ("mode = \"relay\"", "", "`max_flows` belongs to mode \"relay\"", "write `mode = \"relay\"`"),
-            ("mode = \"relay\"", "", "a range of ports is for mode \"relay\"", "write one port"),
-            ("mode = \"relay\"", "", "is a proxy, and servers of \"media\" have `ports`", "mode = \"relay\""),
-            ("5060\"\nbackend", "5060-5063\"\nbackend", "a range of ports is for mode \"relay\"", "write one port"),
-            ("10.0.10.21\"", "10.0.10.21:10000\"", "has `ports` and a port in its address", "without a port"),
-            ("ports = \"10000-10099\"", "", "media/relay-1 has no `ports`, and others", "add `ports"),
-            ("\"10100-10199\"", "\"10099-10199\"", "ports 10099-10199 of media/relay-2 are partly those", "one server"),
-            ("\"10100-10199\"", "\"10100-10200\"", "port 10200 of media/relay-2 is none that frontend", "longer range"),
-            ("\"10100-10199\"", "\"10110-10198\"", "no server of \"media\" has ports 10100-10109", "bind fewer"),
-            ("\"10000-10099\"", "\"10099-10000\"", "`ports` is not ports such as", "lower one first"),
-            ("\"10000-10099\"", "10000", "`ports` is not ports such as", "\"10000-10099\""),
-            ("10:10000-10199", "10:10199-10000", "`bind` is not an address", "the lower port first"),
-            ("10:10000-10199", "10:10000-70000", "`bind` is not an address", "an address such as"),
-            (
-                "[2001:db8::1]:10000",
-                "10.0.1.10:10150",
-                "10.0.1.10:10150 is bound twice, by \"rtp\"",
-                "an address or a port",
-            ),
-            ("udp://10.0.1.10:5060", "udp://10.0.1.10:10007", "10.0.1.10:10007 is bound twice", "an address or a port"),
-            ("10.0.10.21", "10.0.1.10", "server media/relay-1 is this balancer itself", "another one"),
-            (
-                "backend = \"media\"\nidle",
-                "backend = \"pbx\"\nidle",
-                "no server of \"pbx\" says which are its own",
-                "add `ports",
-            ),
-            (
-                "[[backend]]\nname = \"media\"",
-                "[[backend]]\nname = \"media\"\nstick = { on = \"from-user\" }",
-                "a relay reads no message, and backend \"media\" sticks by what is in it",
-                "on = \"source\"",
-            ),
-            (
-                "[[backend]]\nname = \"media\"",
-                "[[backend]]\nname = \"media\"\ncheck = { interval = \"5s\" }",
-                "OPTIONS would find all of them dead",
-                "type = \"none\"",
-            ),
-            (
-                "10.0.1.10:10000-10199",
-                "10.0.1.10:1024-65535",
-                "with this bind relays have 64512 ports",
-                "at most 32768",
-            ),
-        ] {
+        for [from, to, what, remedy] in FAULTY {
             assert!(GOOD.contains(from), "{from}");
             let found = faults(&GOOD.replacen(from, to, 1));
             let fault = found.split("f:").find(|fault| fault.contains(what));

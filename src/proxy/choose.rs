@@ -6,6 +6,7 @@ use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
+use crate::state::server::Circuit;
 use crate::state::snapshot::Backend;
 use crate::state::stick_table::{Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
@@ -30,7 +31,7 @@ pub(super) struct Choice {
     pub pin: Option<Seen>,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// # Errors
     /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
     pub(super) fn choose(
@@ -71,7 +72,8 @@ impl Case<'_> {
         {
             return Ok(following(server, Some(seen)));
         }
-        let choice = Choice { pin: Some(seen), ..self.balance(other_call.unwrap_or(identity.call), failed)? };
+        let key = other_call.unwrap_or(identity.call);
+        let choice = Choice { pin: Some(seen), ..self.balance(key, identity.call, failed)? };
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
@@ -129,7 +131,7 @@ impl Case<'_> {
     }
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
-    fn backend(&self) -> &Backend {
+    fn backend(&self) -> &'a Backend {
         let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend.config);
         let position = match frontend.routes.is_empty() {
             true => frontend.backend,
@@ -155,14 +157,14 @@ impl Case<'_> {
     }
 
     /// The stick table's server, else the balance's.
-    fn balance(&self, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
+    fn balance(&mut self, key: u64, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
         let backend = self.backend();
         let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
-        let key = stick.map_or(call, |(_, key)| key);
+        let key = stick.map_or(key, |(_, key)| key);
         let stuck = stick.and_then(|(table, key)| self.stuck(table, key)).filter(|server| failed != Some(*server));
         let server = match stuck {
             Some(server) => server,
-            None => self.balanced(backend, key, failed).ok_or(Reason::NoServer)?,
+            None => self.balanced(backend, key, call, failed).ok_or(Reason::NoServer)?,
         };
         if let Some((table, key)) = stick.filter(|_| self.opens()) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
@@ -178,16 +180,33 @@ impl Case<'_> {
         (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
     }
 
-    /// What the balance says of a key, another server than the one that failed.
-    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Option<usize> {
+    /// What the balance says of a key; another server than the one that failed, or whose breaker has enough trial calls.
+    fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Option<usize> {
+        let snapshot = self.snapshot;
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let pick = |key| self.snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
-        let Some(failed) = failed else { return pick(key) };
+        let first = snapshot.server(NameHash(backend.balance.pick(key, prefer)?))?;
+        if failed != Some(first) {
+            if self.lets_through(first, call) {
+                return Some(first);
+            }
+            snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
+        }
         // Keys unlike this one until another server wins; a preferred region with one server has no other.
-        let anywhere = |key| self.snapshot.server(NameHash(backend.balance.pick(key, None)?));
+        let pick = |key, prefer| snapshot.server(NameHash(backend.settled().pick(key, prefer)?));
         let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let other = |server: &usize| *server != failed;
-        keys().filter_map(pick).find(other).or_else(|| keys().filter_map(anywhere).find(other))
+        let near = keys().filter_map(|key| pick(key, prefer));
+        near.chain(keys().filter_map(|key| pick(key, None))).find(|server| failed != Some(*server))
+    }
+
+    /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.
+    #[inline]
+    fn lets_through(&mut self, at: usize, call: u64) -> bool {
+        let server = &self.snapshot.servers[at];
+        if server.state.breaker != Circuit::HalfOpen || !self.opens() {
+            return true;
+        }
+        self.trial = server.live.trials.let_through(call, self.now).map(|place| (at, place));
+        self.trial.is_some()
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.

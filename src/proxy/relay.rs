@@ -210,8 +210,9 @@ fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> R
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
     let server = match stuck.filter(takes_new) {
         Some(server) => server,
+        // Trial calls of a breaker are none of a relay's: it would not learn how they end.
         None => backend
-            .balance
+            .settled()
             .pick(key, backend.preferred_region(ip))
             .and_then(|id| snapshot.server(NameHash(id)))
             .ok_or(Reason::NoServer)?,

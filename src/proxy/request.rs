@@ -8,8 +8,8 @@ use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
 use crate::sip::{Fault, Method, Side, Uri, Via};
+use crate::state::Reason;
 use crate::state::snapshot::{Frontend, Snapshot};
-use crate::state::{Reason, Time};
 
 use super::choose::Choice;
 use super::route::{Routed, take_own};
@@ -87,7 +87,12 @@ impl Case<'_> {
         match self.pass(&identity, server, failed) {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
-            Err(reason) => self.refuse(Some(&identity), reason, None),
+            Err(reason) => {
+                if let Some((server, place)) = self.trial {
+                    self.snapshot.servers[server].live.trials.take_back(place);
+                }
+                self.refuse(Some(&identity), reason, None)
+            }
         }
     }
 
@@ -149,6 +154,10 @@ impl Case<'_> {
         !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
+    pub(super) fn send_time(&self) -> SendTime {
+        SendTime { node: self.snapshot.node, opens: self.opens(), micros: self.now.micros() }
+    }
+
     /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
         match self.method {
@@ -186,7 +195,7 @@ impl Case<'_> {
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             call: identity.call,
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
-            time: send_time(snapshot, self.now),
+            time: self.send_time(),
         };
         own_via.put(self.edits, &egress.side, &snapshot.keys);
         self.put_routes(identity, chosen.id, &egress.side);
@@ -199,7 +208,7 @@ impl Case<'_> {
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
-            passage: Passage::RequestToServer { server, balanced },
+            passage: Passage::RequestToServer { server, balanced, method: self.method },
         })
     }
 
@@ -252,8 +261,4 @@ fn put_path(
     if !supported {
         edits.put(b"Supported: path\r\n");
     }
-}
-
-pub(super) fn send_time(snapshot: &Snapshot, now: Time) -> SendTime {
-    SendTime { node: snapshot.node, micros: now.micros() }
 }

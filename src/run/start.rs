@@ -19,6 +19,7 @@ use crate::config::{Config, OpenFiles, fingerprint, key};
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::Keys;
+use crate::state::watch::Watch;
 use crate::state::{Reason, Shared, Snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
@@ -207,7 +208,7 @@ impl Balancer {
             changes,
             requests,
             door,
-            silence: HashMap::new(),
+            watch: Watch::default(),
             told: [0; Reason::ALL.len()],
         })
     }

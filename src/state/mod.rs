@@ -6,23 +6,27 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, the lanes of addresses | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
 pub mod binds;
+pub mod breaker;
 pub mod counters;
 pub mod flows;
 pub mod health;
 pub mod limits;
 pub mod lookup;
 pub mod pins;
+pub mod response_times;
 pub mod server;
 pub mod shared;
 pub mod snapshot;
 pub mod stick_table;
 mod table;
+pub mod trials;
+pub mod watch;
 
 pub use counters::Reason;
 pub use shared::Shared;

@@ -12,7 +12,7 @@ use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
-use super::server::{Admin, ServerLive, ServerState};
+use super::server::{Admin, Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Ports, Source, WhenAllDown};
@@ -72,6 +72,8 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
+    /// The balance without those that take trial calls only, where there are such.
+    settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -85,6 +87,12 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// The balance of those that take every new call.
+    #[inline]
+    pub fn settled(&self) -> &Balance {
+        self.settled.as_ref().unwrap_or(&self.balance)
     }
 
     /// Whether each port that comes in belongs to one server.
@@ -341,9 +349,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
 
 fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
-    let regions = candidates(backend, |id| {
-        servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
-    });
+    let state = |id| servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default();
     let stick = backend.stick.as_ref().map(|stick| {
         // The table keeps its size, for it holds what is wanted; other keys would mean nothing in it.
         let same = |b: &&Backend| b.config.stick.as_ref().is_some_and(|before| before.on == stick.on);
@@ -353,8 +359,16 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    let balance =
-        Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
+    let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
+        Balance::build(keys.rendezvous(), &candidates(backend, state), SpillBelow(backend.spill_below), like)
+    };
+    let balance = build(&state, before.map(|b| &b.balance));
+    let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
+    let without_trials = |id| match state(id) {
+        state if state.takes_trials() => ServerState { breaker: Circuit::Open, ..state },
+        state => state,
+    };
+    let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
     // The part of one that leaves is another's now, or nobody's.
     let is_ours = |server: &Server| {
         server.state.admin != Admin::Leaving && backend.servers.iter().any(|other| other.id == server.id)
@@ -362,15 +376,17 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
-    Backend { config: backend.clone(), balance, stick, clients, parts }
+    Backend { config: backend.clone(), balance, settled, stick, clients, parts }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance.
+/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance. Beside
+/// them stands who wants trial calls.
 fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
-    let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
+    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
-            let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
+            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
             let usable = members.clone().filter(|server| wanted(state(server.id)));
             let candidate = |server: &config::Server| Candidate {
                 id: server.id.0,
@@ -388,15 +404,17 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    let usable = regions(false, &ServerState::takes_new);
-    if anybody(&usable) {
-        return usable;
+    let primary: Who<'_> = &|server| !server.backup;
+    let new_or_trials = |state: ServerState| state.takes_new() || state.takes_trials();
+    if anybody(&regions(primary, &ServerState::takes_new)) {
+        return regions(primary, &new_or_trials);
     }
-    let backups = regions(true, &ServerState::takes_new);
-    if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
-        return backups;
+    if anybody(&regions(&|server| server.backup, &ServerState::takes_new))
+        || backend.when_all_down == WhenAllDown::Reject
+    {
+        return regions(&|server| server.backup || state(server.id).takes_trials(), &new_or_trials);
     }
-    regions(false, &|state| state.admin == Admin::Ready)
+    regions(primary, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.

@@ -177,7 +177,7 @@ proptest! {
     fn any_text_is_refused_without_panic(text in proptest::collection::vec(any::<u8>(), 0..100)) {
         let keys = keys();
         prop_assert!(Branch::open(&text, 0, &keys).is_err());
-        let branch = RawBranch { raw: [0; BRANCH_RAW], call: 0 };
+        let branch = RawBranch { raw: [0; 3], call: 0 };
         prop_assert!(Way::open(&text, &branch, &keys).is_err());
         prop_assert!(Sealed::open(&text, 0, &keys).is_err());
     }
@@ -192,5 +192,18 @@ proptest! {
         let cut = cut.min(joined.len());
         let (left, right) = joined.split_at(cut);
         prop_assert_eq!(of(left, right) == of(&branch, &tag), left == branch);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_send_time_reads_back_in_either_case(node: u16, opens: bool, micros in 0u64..1 << 47, passed in 0u64..1 << 40) {
+        let time = SendTime { node, opens, micros };
+        let text = time.write();
+        prop_assert_eq!(SendTime::read(&text), Some(time));
+        prop_assert_eq!(SendTime::read(&text.to_ascii_uppercase()), Some(time));
+        prop_assert_eq!(SendTime::read(&text[1..]), None);
+        prop_assert_eq!(time.age(micros + passed), passed);
+        prop_assert!(passed == 0 || time.age(micros.wrapping_sub(passed)) > 1 << 46, "what lies ahead is no age");
     }
 }
