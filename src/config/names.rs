@@ -179,7 +179,8 @@ struct Reach<'a> {
 
 impl<'a> Reach<'a> {
     fn of(config: &'a Config, backend: usize) -> Self {
-        let frontends: Vec<_> = config.frontends.iter().filter(|frontend| frontend.uses(backend)).collect();
+        let frontends: Vec<_> =
+            config.frontends.iter().filter(|frontend| frontend.backends().any(|at| at == backend)).collect();
         let ips = |frontend: &&Frontend| {
             let inside = [frontend.inside.v4, frontend.inside.v6].into_iter().flatten();
             frontend.binds.iter().map(|bind| bind.address.ip()).chain(inside).any(|ip| ip.is_loopback())
@@ -219,7 +220,8 @@ impl Expansion<'_> {
             self.ids.insert(id);
             self.taken.insert((transport, source));
             let Named { region, weight, backup, .. } = *named;
-            let server = Server { name, id, region, transport, address, sources: vec![source], weight, backup };
+            let sources = vec![source];
+            let server = Server { name, id, region, transport, address, ports: None, sources, weight, backup };
             accepted.push((member.srv, server));
         }
         shape(&mut accepted);
@@ -296,7 +298,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 pub fn is_own(config: &Config, here: &[IpAddr], address: SocketAddr) -> bool {
     let ip = address.ip();
     config.frontends.iter().any(|frontend| {
-        frontend.binds.iter().filter(|bind| bind.address.port() == address.port()).any(|bind| {
+        frontend.binds.iter().filter(|bind| bind.ports.contains(address.port())).any(|bind| {
             let wildcard = bind.address.ip().is_unspecified() && (ip.is_loopback() || here.contains(&ip));
             let told = [frontend.advertise.like(ip), frontend.inside.like(ip)].contains(&Some(ip));
             wildcard || told || bind.address.ip() == ip

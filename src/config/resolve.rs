@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fault::{Faults, suggestion};
 use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
-use super::names::{self, Named};
+use super::names::{self, Named, Query};
 use super::read::At;
 use super::value::{ServerAddress, Source};
-use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server};
+use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, relay};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 
@@ -46,10 +46,13 @@ const OWN_HEADERS: &[&str] = &[
 pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
     distinct("backend", &backend_names, faults);
-    let written = || file.backends.iter().flat_map(|backend| &backend.servers);
-    let has_address = |server: &&ServerSection| matches!(server.address.value, ServerAddress::Address(..));
-    let server_places: Vec<_> = written().filter(has_address).map(|server| server.name.at).collect();
-    if let Some(server) = written().filter(|server| !has_address(server)).nth(names::MOST_NAMES) {
+    let has_address = |server: &&ServerSection| matches!(server.address.value, ServerAddress::Address { .. });
+    let places_of = |backend: &BackendSection| {
+        backend.servers.iter().filter(has_address).map(|server| server.name.at).collect::<Vec<_>>()
+    };
+    let server_places: Vec<_> = file.backends.iter().map(places_of).collect();
+    let mut names = file.backends.iter().flat_map(|backend| &backend.servers).filter(|server| !has_address(server));
+    if let Some(server) = names.nth(names::MOST_NAMES) {
         let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
         faults.push(server.address.at, what, "write addresses, or one name for many servers");
     }
@@ -73,9 +76,13 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         let what = format!("`runtime_socket` cannot be \"{}\"", path.value);
         faults.push(path.at, what, format!("write a path from / on of at most {LONGEST_SOCKET} octets"));
     }
-    distinct_sources(&backends, &server_places, faults);
-    let frontends =
-        file.frontends.into_iter().map(|section| frontend(section, &backend_names, &backends, faults)).collect();
+    distinct_sources(&backends, &server_places.concat(), faults);
+    relay::judge_count(&file.frontends, faults);
+    let frontends = file
+        .frontends
+        .into_iter()
+        .map(|section| frontend(section, &backend_names, (&backends, &server_places), faults))
+        .collect();
     Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
@@ -112,24 +119,22 @@ fn distinct(what: &str, names: &[At<String>], faults: &mut Faults) {
 }
 
 fn distinct_binds(frontends: &[FrontendSection], faults: &mut Faults) {
-    let mut owners: HashMap<Bind, &str> = HashMap::new();
-    for frontend in frontends {
-        for bind in &frontend.binds {
-            if let Some(owner) = owners.insert(bind.value, &frontend.name.value) {
-                let address = bind.value.address;
-                faults.push(
-                    bind.at,
-                    format!("{address} is bound twice, by \"{owner}\" before"),
-                    "give each bind an address or a port of its own",
-                );
-            }
+    let binds: Vec<_> = frontends.iter().flat_map(|of| of.binds.iter().map(move |bind| (of, bind))).collect();
+    for (at, (_, bind)) in binds.iter().enumerate() {
+        let same = |other: &Bind| {
+            other.transport == bind.value.transport
+                && other.address.ip() == bind.value.address.ip()
+                && other.ports.overlaps(bind.value.ports)
+        };
+        if let Some((owner, other)) = binds[..at].iter().find(|(_, other)| same(&other.value)) {
+            let first = bind.value.ports.first.max(other.value.ports.first);
+            let address = SocketAddr::new(bind.value.address.ip(), first);
+            faults.push(
+                bind.at,
+                format!("{address} is bound twice, by \"{}\" before", owner.name.value),
+                "give each bind an address or a port of its own",
+            );
         }
-    }
-}
-
-impl std::hash::Hash for Bind {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.transport, self.address).hash(state);
     }
 }
 
@@ -197,7 +202,12 @@ fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresse
     addresses
 }
 
-fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend], faults: &mut Faults) -> Frontend {
+fn frontend(
+    section: FrontendSection,
+    names: &[At<String>],
+    (backends, places): (&[Backend], &[Vec<usize>]),
+    faults: &mut Faults,
+) -> Frontend {
     if section.binds.is_empty() {
         faults.push(
             section.at,
@@ -233,6 +243,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         .collect();
     let frontend = Frontend {
         id: NameHash::of(&section.name.value),
+        mode: section.mode.clone(),
         advertise: addresses("advertise", &section.advertise, faults),
         inside: addresses("inside", &section.inside, faults),
         aliases: section.aliases.iter().map(|alias| alias.value.clone()).collect(),
@@ -242,13 +253,16 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         record_route: section.record_route,
         path: section.path,
         force_rport: section.force_rport,
-        send_to: section.send_to,
-        source_header: section.source_header.map(|header| header.value),
+        send_to: section.send_to.clone(),
+        source_header: section.source_header.as_ref().map(|header| header.value.clone()),
         dscp: section.dscp,
-        limits: limits(section.limits),
-        name: section.name.value,
+        limits: limits(&section.limits),
+        name: section.name.value.clone(),
     };
-    reachable(&frontend, section.at, backends, faults);
+    relay::judge(&section, &frontend, backends, places, faults);
+    if frontend.relay().is_none() {
+        reachable(&frontend, section.at, backends, faults);
+    }
     for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
         let what = format!("`aliases` cannot hold \"{}\"", alias.value);
         faults.push(alias.at, what, "write a host name or an address, without scheme, port or `*`");
@@ -265,8 +279,7 @@ fn is_host(text: &str) -> bool {
 
 /// Every server needs an address of ours of its own family to be reached from.
 fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut Faults) {
-    let used = std::iter::once(frontend.backend).chain(frontend.routes.iter().map(|route| route.backend));
-    let mut used: Vec<_> = used.collect();
+    let mut used: Vec<_> = frontend.backends().collect();
     used.sort_unstable();
     used.dedup();
     for backend in used.into_iter().filter_map(|at| backends.get(at)) {
@@ -291,18 +304,18 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
     }
 }
 
-fn limits(section: LimitsSection) -> Limits {
+fn limits(section: &LimitsSection) -> Limits {
     let per_source = section.rate.map(|rate| PerSource {
         rate,
-        burst: match section.burst {
+        burst: match &section.burst {
             Some(burst) => burst.value.clamp(1, u64::from(u32::MAX)) as u32,
             None => rate.events.saturating_mul(DEFAULT_BURST_SECONDS),
         },
     });
     Limits {
         per_source,
-        trusted: section.trusted,
-        deny: section.deny,
+        trusted: section.trusted.clone(),
+        deny: section.deny.clone(),
         deny_user_agent: section.deny_user_agent.iter().map(|part| part.to_ascii_lowercase()).collect(),
         max_message: section.max_message,
     }
@@ -328,26 +341,19 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         names.clear();
     }
     distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
-    let (mut servers, mut named) = (Vec::new(), Vec::new());
+    let (mut servers, mut named, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for written in section.servers {
         let region = region_of(&written, &names, faults);
-        match &written.address.value {
-            ServerAddress::Address(transport, address) => {
-                servers.push(server(&written, name, region, (*transport, *address), faults));
+        match written.address.value.clone() {
+            ServerAddress::Address { transport, address, has_port } => {
+                places.push(written.name.at);
+                servers.push(server(written, name, region, (transport, address, has_port), faults));
             }
-            ServerAddress::Name(query) => {
-                not_later(query.transport, written.address.at, faults);
-                if let Some(source) = written.sources.first() {
-                    let remedy = "remove it, or write a server for each address";
-                    faults.push(source.at, "`sources` with a name: each of its addresses sends from itself", remedy);
-                }
-                let (query, at) = (query.clone(), servers.len());
-                let ServerSection { weight, backup, .. } = written;
-                named.push(Named { name: written.name.value, query, at, region, weight, backup });
-            }
+            ServerAddress::Name(query) => named.push(self::named(written, query, region, servers.len(), faults)),
         }
     }
     judge_backend(name, section.at, &regions, &servers, &named, faults);
+    relay::judge_backend(name, (&servers, &named), &places, faults);
     Backend {
         name: section.name.value,
         pin: section.pin,
@@ -387,25 +393,44 @@ fn not_later(transport: Transport, at: usize, faults: &mut Faults) {
     }
 }
 
+/// A server with a name: what belongs to one address cannot be said of it.
+fn named(section: ServerSection, query: Query, region: usize, at: usize, faults: &mut Faults) -> Named {
+    not_later(query.transport, section.address.at, faults);
+    let remedy = "remove it, or write a server for each address";
+    if let Some(source) = section.sources.first() {
+        faults.push(source.at, "`sources` with a name: each of its addresses sends from itself", remedy);
+    }
+    if let Some(ports) = &section.ports {
+        faults.push(ports.at, "`ports` with a name: a part of a range is one address's", remedy);
+    }
+    Named { name: section.name.value, query, at, region, weight: section.weight, backup: section.backup }
+}
+
 fn server(
-    section: &ServerSection,
+    section: ServerSection,
     backend: &str,
     region: usize,
-    (transport, address): (Transport, SocketAddr),
+    (transport, address, has_port): (Transport, SocketAddr, bool),
     faults: &mut Faults,
 ) -> Server {
     not_later(transport, section.address.at, faults);
+    let ports = section.ports.as_ref().map(|ports| ports.value);
+    if let Some(part) = section.ports.as_ref().filter(|_| has_port) {
+        let what = format!("server \"{}\" has `ports` and a port in its address", section.name.value);
+        faults.push(part.at, what, "write the address without a port: each datagram keeps the port it came to");
+    }
     let port = (transport == Transport::Udp).then_some(address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
-    if sources.is_empty() {
+    if sources.is_empty() && ports.is_none() {
         sources.push(Source { net: address.ip().into(), port });
     }
     Server {
         id: NameHash::of(&format!("{backend}/{}", section.name.value)),
-        name: section.name.value.clone(),
+        name: section.name.value,
         region,
         transport,
-        address,
+        address: SocketAddr::new(address.ip(), ports.map_or(address.port(), |ports| ports.first)),
+        ports,
         sources,
         weight: section.weight,
         backup: section.backup,

@@ -127,7 +127,7 @@ fn all_faults_come_in_one_run_with_their_places() {
         "f:10:8: error: `path` cannot be \"allways\"",
         "f:13:20: error: `per_source_burst` without `per_source_rate`",
         "f:16:8: error: there are two frontends \"sip\"",
-        "f:17:8: error: this version has no mode \"relay\" yet",
+        "f:17:8: error: `mode` cannot be \"relais\"",
         "f:20:17: error: `source_header` cannot be \"Via\"",
         "f:22:1: error: this route has no condition",
         "f:27:18: error: `expire` is not a duration such as \"500ms\", \"10s\", \"2m\" or \"2h\"",
@@ -265,6 +265,15 @@ fn a_server_s_address_may_be_a_name() {
     assert!(tcp.len() == 1 && tcp[0].ends_with("this version has no tcp:// yet"), "{tcp:?}");
     let sources = faults(&(minimal("udp://pbx.example.ng", "") + "sources = [\"10.0.0.1\"]\n"));
     assert!(sources.len() == 1 && sources[0].contains("`sources` with a name"), "{sources:?}");
+    let ports = faults(&(minimal("udp://pbx.example.ng", "") + "ports = \"10-20\"\n"));
+    assert!(ports.iter().any(|fault| fault.contains("`ports` with a name")), "{ports:?}");
+    let mixed = minimal("udp://pbx.example.ng", "")
+        + "[[backend.server]]\nname = \"x\"\naddress = \"udp://10.0.0.9\"\nports = \"10-20\"\n";
+    assert!(
+        faults(&mixed).iter().any(|fault| fault.contains("b/s is a name, which can have none")),
+        "{:?}",
+        faults(&mixed)
+    );
     let nobody = faults(&(minimal("udp://pbx.example.ng", "") + "weight = 0\n"));
     assert!(nobody.len() == 1 && nobody[0].contains("every weight is zero"), "{nobody:?}");
     let twice = minimal("udp://a", "") + "[[backend.server]]\nname = \"s\"\naddress = \"udp://b\"\n";

@@ -6,9 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::Bind;
 use super::names::Query;
 use super::read::Read;
+use super::{Bind, Ports};
 use crate::sip::Transport;
 
 /// 255 octets on the wire (RFC 1035 §3.1.2) are 253 characters; `_sip._udp.` takes ten of them.
@@ -96,18 +96,38 @@ impl Read for Bind {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let wanted = "an address such as \"udp://0.0.0.0:5060\"";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
-        let address: SocketAddr = rest.parse().map_err(|_| wanted)?;
+        let (first, last) = rest.rsplit_once('-').map_or((rest, None), |(first, last)| (first, Some(last)));
+        let address: SocketAddr = first.parse().map_err(|_| wanted)?;
+        let last = last.map_or(Ok(address.port()), |last| last.parse()).map_err(|_| wanted)?;
         if address.port() == 0 {
             return Err(format!("{wanted} with a port of its own"));
         }
-        Ok(Self { transport, address })
+        if last < address.port() {
+            return Err(format!("{wanted}, or a range such as \"udp://0.0.0.0:10000-10199\", the lower port first"));
+        }
+        Ok(Self { transport, address, ports: Ports { first: address.port(), last } })
+    }
+}
+
+impl Read for Ports {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "ports such as \"10000-10099\", the lower one first";
+        let text = value.as_str().ok_or(wanted)?;
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else { return Err(wanted.into()) };
+        if first == 0 || last < first { Err(wanted.into()) } else { Ok(Self { first, last }) }
     }
 }
 
 /// Where a server listens, or the name that the DNS is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
-    Address(Transport, SocketAddr),
+    Address {
+        transport: Transport,
+        address: SocketAddr,
+        /// Whether the port was written, not supplied.
+        has_port: bool,
+    },
     Name(Query),
 }
 
@@ -115,7 +135,9 @@ impl Read for ServerAddress {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let wanted = "an address such as \"udp://10.0.10.11:5060\" or a name such as \"udp://pbx.example.ng\"";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
-        let parsed = rest.parse().or_else(|_| {
+        let parsed = rest.parse();
+        let has_port = parsed.is_ok();
+        let parsed = parsed.or_else(|_| {
             let host = rest.trim_start_matches('[').trim_end_matches(']');
             host.parse().map(|ip: IpAddr| SocketAddr::new(ip, crate::sip::DEFAULT_PORT))
         });
@@ -123,7 +145,7 @@ impl Read for ServerAddress {
             Ok(address) if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() => {
                 Err(format!("{wanted} of one host, with a port"))
             }
-            Ok(address) => Ok(Self::Address(transport, address)),
+            Ok(address) => Ok(Self::Address { transport, address, has_port }),
             Err(_) => name(transport, rest).map(Self::Name).ok_or_else(|| wanted.into()),
         }
     }

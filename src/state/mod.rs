@@ -14,6 +14,7 @@
 pub mod binds;
 pub mod breaker;
 pub mod counters;
+pub mod flows;
 pub mod health;
 pub mod limits;
 pub mod lookup;
