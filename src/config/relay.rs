@@ -20,7 +20,7 @@ const MAX_FLOWS: RangeInclusive<u64> = 1..=60_000;
 /// Ports that all relays may bind together: half of an address's, so that flows find one, too. Each is an open file.
 const PORTS: usize = 32_768;
 
-/// Keys of [[frontend]] that change messages, or need them read.
+/// Keys of `[[frontend]]` that change messages, or need them read.
 const FRONTEND_KEYS: &[&str] =
     &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header"];
 const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
