@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scene::{NOW, Scene, invite, keys};
-use trunkline::balance::{Balance, Candidate, Region, SpillBelow};
+use trunkline::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use trunkline::proxy::Verdict;
 use trunkline::sip::token::NameHash;
 use trunkline::sip::{Message, Method};
@@ -55,7 +55,7 @@ fn regions(servers: u32) -> Vec<Region> {
 
 fn table(c: &mut Criterion) {
     let (keys, spill) = (keys(), SpillBelow(50));
-    let build = |regions: &[Region], before| Balance::build(keys.rendezvous(), regions, spill, before);
+    let build = |regions: &[Region], before| Balance::build(keys.rendezvous(), Algorithm::Hash, regions, spill, before);
     let mut group = c.benchmark_group("table");
     group.sample_size(10);
     let (all, one_less) = (regions(100), regions(99));

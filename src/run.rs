@@ -15,12 +15,14 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::{Backend, Config, Frontend, key};
 use crate::net::check::{Changed, Checker, Target};
+use crate::net::udp::clock;
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
 use crate::state::health::Silence;
 use crate::state::server::{Health, ServerState, Sign};
+use crate::state::slow_start::SlowStarts;
 use crate::state::snapshot::Ingredients;
 use crate::state::{Reason, Shared, Snapshot, snapshot};
 
@@ -127,6 +129,7 @@ pub struct Balancer {
     worker_count: usize,
     checkers: HashMap<NameHash, Checker>,
     silence: HashMap<NameHash, Silence>,
+    slow_starts: SlowStarts,
     /// What the log has said of each [`Reason`].
     told: [u64; Reason::ALL.len()],
     changes: mpsc::Receiver<Changed>,
@@ -180,6 +183,7 @@ impl Balancer {
             worker_count,
             checkers,
             silence: HashMap::new(),
+            slow_starts: SlowStarts::default(),
             told: [0; Reason::ALL.len()],
             changes,
         })
@@ -201,6 +205,7 @@ impl Balancer {
                 _ = look.tick() => {
                     self.drop_retired();
                     self.suspect_silent();
+                    self.keep_calls();
                 }
             }
         }
@@ -239,7 +244,17 @@ impl Balancer {
         }
     }
 
+    /// What is done once a second so that calls are counted as they are, and who starts slowly gets his next part.
+    fn keep_calls(&mut self) {
+        let now = clock();
+        self.setup.snapshot.load().keep_calls(&self.setup.shared.pins, now);
+        if self.slow_starts.apply(&self.config, &mut self.states, now) {
+            self.publish();
+        }
+    }
+
     fn publish(&mut self) {
+        self.slow_starts.apply(&self.config, &mut self.states, clock());
         let Self { config, keys, host, states, worker_count, .. } = self;
         let before = self.setup.snapshot.load_full();
         let ingredients = Ingredients { config, keys: keys.clone(), host, states, workers: *worker_count };

@@ -39,7 +39,7 @@ fn shares(picks: &[Option<u32>]) -> HashMap<u32, f64> {
 }
 
 fn build(regions: &[Region]) -> Balance {
-    Balance::build(KEY, regions, SPILL, None)
+    Balance::build(KEY, Algorithm::Hash, regions, SPILL, None)
 }
 
 /// Takes a server out of its region; its weight stays in the total.
@@ -67,7 +67,7 @@ fn shares_follow_the_weights() {
 #[test]
 fn any_key_splits_within_a_point() {
     for seed in 0..20u8 {
-        let balance = Balance::build(&[seed; 16], &nigeria(), SPILL, None);
+        let balance = Balance::build(&[seed; 16], Algorithm::Hash, &nigeria(), SPILL, None);
         let shares = shares(&picks(&balance, 100_000));
         let lagos: f64 = [11, 12, 13].iter().map(|id| shares[id]).sum();
         assert!((lagos - 70.0).abs() < 1.0, "key {seed}: Lagos {lagos}");
@@ -98,7 +98,7 @@ fn a_region_that_dies_leaves_its_share_to_the_others_in_proportion() {
 fn a_region_keeps_its_share_until_it_spills() {
     let weak = without(&nigeria(), 11);
     let share_of_lagos = |regions: &[Region], spill| {
-        let shares = shares(&picks(&Balance::build(KEY, regions, spill, None), 100_000));
+        let shares = shares(&picks(&Balance::build(KEY, Algorithm::Hash, regions, spill, None), 100_000));
         [11, 12, 13].iter().filter_map(|id| shares.get(id)).sum::<f64>()
     };
     // Two of three servers are more than half: the share stays. One of three is two thirds of half.
@@ -128,9 +128,9 @@ fn nobody_is_a_value() {
 #[test]
 fn an_unchanged_table_is_shared_and_a_changed_one_is_not() {
     let before = build(&nigeria());
-    let same = Balance::build(KEY, &nigeria(), SPILL, Some(&before));
+    let same = Balance::build(KEY, Algorithm::Hash, &nigeria(), SPILL, Some(&before));
     assert_eq!(same.shared_tables(&before), 4);
-    let after = Balance::build(KEY, &without(&nigeria(), 12), SPILL, Some(&before));
+    let after = Balance::build(KEY, Algorithm::Hash, &without(&nigeria(), 12), SPILL, Some(&before));
     assert_eq!(after.shared_tables(&before), 3, "only Lagos' own table is new");
 }
 

@@ -13,6 +13,7 @@ use super::fault::Faults;
 use super::read::{At, Section};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
 use super::{Bind, Check, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
+use crate::balance::Algorithm;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
 const WORKERS: RangeInclusive<u64> = 0..=256;
@@ -22,6 +23,10 @@ const REGION_WEIGHT: RangeInclusive<u64> = 0..=1000;
 /// Calls in one pin table; 16 million are 256 MB.
 const PIN_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
 const STICK_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
+/// Of one server; 0 is no limit. No more than the largest pin table holds.
+const MAX_CALLS: RangeInclusive<u64> = 0..=16_000_000;
+/// A server that needs longer than an hour to warm up has another ailment.
+const LONGEST_SLOW_START: Duration = Duration::from_secs(60 * 60);
 /// From the shortest message that carries a call to the most that UDP carries.
 const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
@@ -47,7 +52,7 @@ mod later {
     pub const FRONTEND: &[&str] = &["tls", "idle"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
     pub const BACKEND: &[&str] = &["breaker", "timeout"];
-    pub const SERVER: &[&str] = &["ports", "max_calls", "max_rate", "slow_start"];
+    pub const SERVER: &[&str] = &["ports"];
 }
 
 /// Everything that one file says.
@@ -101,6 +106,7 @@ pub struct LimitsSection {
 pub struct BackendSection {
     pub at: usize,
     pub name: At<String>,
+    pub balance: Algorithm,
     pub pin: Pin,
     pub stick: Option<Stick>,
     pub check: Option<Check>,
@@ -126,6 +132,9 @@ pub struct ServerSection {
     pub address: At<ServerAddress>,
     pub sources: Vec<At<Source>>,
     pub weight: u32,
+    pub max_calls: u32,
+    pub max_rate: Option<Rate>,
+    pub slow_start: Duration,
     pub backup: bool,
 }
 
@@ -244,9 +253,9 @@ fn limits(section: Section<'_, '_>) -> LimitsSection {
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let name = section.required("name", "\"opensips\"");
-    later_word(&section, "balance", "hash", &["roundrobin", "leastconn", "leasttransactions", "random2", "first"]);
     let read = BackendSection {
         at: section.at(),
+        balance: section.word("balance", Algorithm::Hash, &Algorithm::ALL),
         pin: pin(section.section("pin", "pin")),
         stick: section.section("stick", "stick").and_then(stick),
         check: check(section.section("check", "check")),
@@ -392,7 +401,15 @@ fn server(section: Section<'_, '_>) -> Option<ServerSection> {
         (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
     let (region, sources) = (section.optional("region"), section.list("sources"));
     let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;
+    let max_calls = section.number("max_calls", 0, MAX_CALLS) as u32;
+    let max_rate = section.optional::<Rate>("max_rate").map(|rate| rate.value);
+    let slow_start = section.optional::<Duration>("slow_start");
+    if let Some(long) = slow_start.as_ref().filter(|written| written.value > LONGEST_SLOW_START) {
+        section.fault(long.at, "`slow_start` is longer than an hour", "write a duration up to \"1h\"");
+    }
+    let slow_start = slow_start.map_or(Duration::ZERO, |written| written.value);
     let backup = section.or("backup", false);
     section.finish(later::SERVER);
-    Some(ServerSection { name: name?, address: address?, region, sources, weight, backup })
+    let (name, address) = (name?, address?);
+    Some(ServerSection { name, address, region, sources, weight, max_calls, max_rate, slow_start, backup })
 }

@@ -314,6 +314,7 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
     judge_backend(name, section.at, &regions, &servers, faults);
     Backend {
         name: section.name.value,
+        balance: section.balance,
         pin: section.pin,
         stick: section.stick,
         check: section.check,
@@ -360,6 +361,9 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
         address: address.address,
         sources,
         weight: section.weight,
+        max_calls: section.max_calls,
+        max_rate: section.max_rate,
+        slow_start: section.slow_start,
         backup: section.backup,
     }
 }

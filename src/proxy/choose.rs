@@ -6,16 +6,13 @@ use crate::sip::header::{Address, Name, trim};
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::snapshot::Backend;
-use crate::state::stick_table::{Seen, StickTable, Stuck};
+use crate::state::stick_table::{Marks, Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
 use std::net::IpAddr;
 
 use super::request::Identity;
 use super::route::Routed;
 use super::{Case, Memory};
-
-/// How often another server is looked for when the first choice could not be reached.
-const OTHER_TRIES: u64 = 16;
 
 /// A server for a request.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +24,21 @@ pub(super) struct Choice {
     pub stick: Option<u64>,
     /// What was seen of the call's pin, if it was looked at.
     pub pin: Option<Seen>,
+    /// The call is counted at the server already, for it has `max_calls`.
+    pub reserved: bool,
 }
 
 impl Case<'_> {
     /// # Errors
-    /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
+    /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable,
+    /// [`Reason::ServersFull`] where all who are have their limit.
     pub(super) fn choose(
         &mut self,
         identity: &Identity<'_>,
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
-        let following = |server, pin| Choice { server, balanced: false, stick: None, pin };
+        let following = |server, pin| Choice { server, balanced: false, stick: None, pin, reserved: false };
         if let Some(server) =
             routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
         {
@@ -74,7 +74,8 @@ impl Case<'_> {
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
-            self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+            let moved = self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+            self.snapshot.count_call(moved, None);
         }
         Ok(choice)
     }
@@ -87,16 +88,34 @@ impl Case<'_> {
         server.state.keeps(confirmed, failover).then_some(at)
     }
 
-    /// What opens something pins its call to the server.
-    pub(super) fn open_pin(&self, call: u64, seen: Option<Seen>, server: NameHash) {
+    /// What opens something pins its call to the server. `reserved`: the server, if it was counted there already.
+    pub(super) fn open_pin(
+        &self,
+        call: u64,
+        seen: Option<Seen>,
+        server: NameHash,
+        by_server: bool,
+        reserved: Option<usize>,
+    ) {
         if !self.opens() {
             return;
         }
         let Memory { shared, worker, .. } = &*self.memory;
         let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        if shared.pins.opened_seen(call, seen, server, self.received.message.method(), self.now) {
+        let method = self.received.message.method();
+        let opened = shared.pins.opened_seen(call, seen, server, method, self.now, by_server);
+        if opened.evicted {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
+        self.snapshot.count_call(opened, reserved);
+    }
+
+    /// A call ends here, before its server heard of it.
+    pub(super) fn end_call(&self, call: u64, server: usize) {
+        let failed = &self.snapshot.servers[server];
+        let (pins, expire) = (&self.memory.shared.pins, self.snapshot.backends[failed.backend as usize].pin_expire());
+        let written = pins.answered(call, failed.id, self.received.message.method(), 503, self.now, expire);
+        self.snapshot.count_call(written, None);
     }
 
     /// The call is in use: its pin lives on.
@@ -159,16 +178,28 @@ impl Case<'_> {
         let backend = self.backend();
         let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
         let key = stick.map_or(call, |(_, key)| key);
-        let stuck = stick.and_then(|(table, key)| self.stuck(table, key)).filter(|server| failed != Some(*server));
-        let server = match stuck {
+        let stuck = stick.and_then(|(table, key)| self.stuck(table, key));
+        let server = match stuck.filter(|server| failed != Some(*server) && self.takes(*server)) {
             Some(server) => server,
-            None => self.balanced(backend, key, failed).ok_or(Reason::NoServer)?,
+            None => self.balanced(backend, key, failed)?,
         };
+        let chosen = &self.snapshot.servers[server];
         if let Some((table, key)) = stick.filter(|_| self.opens()) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
-            table.write(key, self.snapshot.servers[server].id, self.now, expire);
+            let _ = table.write(key, chosen.id, Marks::NONE, self.now, expire);
         }
-        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None })
+        let reserved = self.opens_call() && chosen.max_calls > 0;
+        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None, reserved })
+    }
+
+    /// Whether it opens what limits are for and `leastconn` counts.
+    fn opens_call(&self) -> bool {
+        self.received.message.method() == Method::Invite && self.opens()
+    }
+
+    /// Whether a server takes this request: a new call only within its limits.
+    fn takes(&self, server: usize) -> bool {
+        !self.opens_call() || self.snapshot.take_call(server, self.now)
     }
 
     /// The server that a key sticks to: if it takes new calls, or this is a request of a call that it already has.
@@ -178,16 +209,18 @@ impl Case<'_> {
         (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
     }
 
-    /// What the balance says of a key, another server than the one that failed.
-    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Option<usize> {
+    /// What the balance says of a key, another server than the one that failed. What opens nothing and has lost its pin
+    /// goes where a hash says: there is no better guess, and it is the same each time.
+    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Result<usize, Reason> {
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let pick = |key| self.snapshot.server(NameHash(backend.balance.pick(key, prefer)?));
-        let Some(failed) = failed else { return pick(key) };
-        // Keys unlike this one until another server wins; a preferred region with one server has no other.
-        let anywhere = |key| self.snapshot.server(NameHash(backend.balance.pick(key, None)?));
-        let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let other = |server: &usize| *server != failed;
-        keys().filter_map(pick).find(other).or_else(|| keys().filter_map(anywhere).find(other))
+        let position = |id| self.snapshot.server(NameHash(id));
+        if !self.opens() {
+            return backend.balance.pick(key, prefer).and_then(position).ok_or(Reason::NoServer);
+        }
+        let takes = |id| position(id).is_some_and(|server| failed != Some(server) && self.takes(server));
+        let found = backend.balance.find(key, prefer, self.opens_call(), takes).and_then(position);
+        let full = failed.is_none() && !backend.balance.is_empty();
+        found.ok_or(if full { Reason::ServersFull } else { Reason::NoServer })
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.
@@ -222,19 +255,24 @@ fn masked(ip: IpAddr, v6_prefix: u8) -> IpAddr {
 }
 
 /// Where a new call of this key and source goes, as `trunkline route` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub server: usize,
     /// The region that the weights alone give the key.
     pub by_weight: Option<u32>,
     /// The region that the source prefers.
     pub preferred: Option<u32>,
+    /// Among whom the algorithm chooses, by position. For `hash` it is decided; else it hangs on the calls before it.
+    pub candidates: Vec<usize>,
 }
 
-/// Chooses a server for a key as a request without token, pin and entry in a stick table would.
+/// Chooses a server for a key as a request without token, pin and entry in a stick table would. The server is the one for
+/// the first call of all.
 pub fn explain(snapshot: &Snapshot, backend: usize, key: u64, source: Option<IpAddr>) -> Option<Explanation> {
     let backend = &snapshot.backends[backend];
     let preferred = source.and_then(|ip| backend.preferred_region(ip));
-    let server = snapshot.server(NameHash(backend.balance.pick(key, preferred)?))?;
-    Some(Explanation { server, by_weight: backend.balance.region(key), preferred })
+    let position = |id| snapshot.server(NameHash(id));
+    let server = backend.balance.find(key, preferred, true, |_| true).and_then(position)?;
+    let candidates = backend.balance.candidates(key, preferred).into_iter().filter_map(position).collect();
+    Some(Explanation { server, by_weight: backend.balance.region(key), preferred, candidates })
 }

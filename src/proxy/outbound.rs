@@ -62,6 +62,7 @@ impl Case<'_> {
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
         }
         stamp::count_hop(self.edits, received.message);
+        self.fits()?;
         self.own_call(identity.call, sender.id);
         Ok(Verdict::Forward {
             to: target.hop,
@@ -76,7 +77,7 @@ impl Case<'_> {
         match self.memory.shared.pins.look(call, self.now) {
             (Some(pin), _) if pin.server != server => {}
             (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
-            (_, seen) => self.open_pin(call, Some(seen), server),
+            (_, seen) => self.open_pin(call, Some(seen), server, true, None),
         }
     }
 

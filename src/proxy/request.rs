@@ -8,6 +8,7 @@ use crate::sip::token::{
 };
 use crate::sip::{Fault, Method, Side, Uri, Via};
 use crate::state::snapshot::{Frontend, Snapshot};
+use crate::state::stick_table::Written;
 use crate::state::{Reason, Time};
 
 use super::choose::Choice;
@@ -80,7 +81,13 @@ impl Case<'_> {
         match self.pass(&identity, server, failed) {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
-            Err(reason) => self.refuse(Some(&identity), reason, None),
+            Err(reason) => {
+                // We end a call that had a server and could not be sent to it: it is that one's no more.
+                if let Some(failed) = failed.filter(|_| self.opens()) {
+                    self.end_call(identity.call, failed);
+                }
+                self.refuse(Some(&identity), reason, None)
+            }
         }
     }
 
@@ -114,11 +121,16 @@ impl Case<'_> {
             Some(server) => self.forward_to_client(identity, &routed, server)?,
             None => self.forward_to_server(identity, &routed, failed)?,
         };
-        let Verdict::Forward { end, .. } = &verdict else { return Ok(Some(verdict)) };
-        if self.edits.overflowed() || *end as isize + self.edits.growth() > MAX_DATAGRAM as isize {
-            return Err(Reason::TooLarge);
-        }
         Ok(Some(verdict))
+    }
+
+    /// Whether what is about to leave fits into a datagram: asked before anything is remembered of it.
+    pub(super) fn fits(&self) -> Result<(), Reason> {
+        let end = self.received.message.end as isize;
+        match self.edits.overflowed() || end + self.edits.growth() > MAX_DATAGRAM as isize {
+            true => Err(Reason::TooLarge),
+            false => Ok(()),
+        }
     }
 
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
@@ -160,7 +172,28 @@ impl Case<'_> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick, pin } = self.choose(identity, routed, failed)?;
+        let choice = self.choose(identity, routed, failed)?;
+        let reserved = choice.reserved.then_some(choice.server);
+        match self.write_to_server(identity, &choice) {
+            Ok(verdict) => {
+                let snapshot = self.snapshot;
+                let id = snapshot.servers[choice.server].id;
+                self.open_pin(identity.call, choice.pin, id, false, reserved);
+                if self.received.message.method() != Method::Ack {
+                    snapshot.count_transaction(choice.server, true);
+                }
+                Ok(verdict)
+            }
+            Err(reason) => {
+                self.snapshot.count_call(Written::default(), reserved);
+                Err(reason)
+            }
+        }
+    }
+
+    /// A request on its way to the server that was chosen.
+    fn write_to_server(&mut self, identity: &Identity<'_>, choice: &Choice) -> Result<Verdict, Reason> {
+        let Choice { server, balanced, stick, .. } = *choice;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
@@ -187,7 +220,7 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
-        self.open_pin(identity.call, pin, chosen.id);
+        self.fits()?;
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use crate::sip::header::Name;
 use crate::sip::token::{Branch, Direction, TokenError, Way};
-use crate::sip::{Span, Transport, Via};
+use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
 use crate::state::server::Sign;
+use crate::state::stick_table::{Marks, Written};
 
 use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
 
@@ -58,9 +59,17 @@ impl Case<'_> {
         };
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
-        // A fork that a client refused is not the end of the caller's call at the server.
-        if branch.direction == Direction::ToServer || status < 300 {
-            self.memory.shared.pins.answered(call, owner.id, message.method(), status, self.now, expire);
+        let (pins, method) = (&self.memory.shared.pins, message.method());
+        let written = match branch.direction {
+            Direction::ToClient if status >= 300 && method == Method::Invite => {
+                pins.refused_by_client(call, owner.id, self.now)
+            }
+            Direction::ToClient if status >= 300 => Written::default(),
+            _ => pins.answered(call, owner.id, method, status, self.now, expire),
+        };
+        snapshot.count_call(written, None);
+        if branch.direction == Direction::ToServer && status >= 200 {
+            snapshot.count_transaction(server, false);
         }
         Ok(Verdict::Forward { to, end, passage })
     }
@@ -100,7 +109,7 @@ impl Case<'_> {
         let backend = &snapshot.backends[server.backend as usize];
         if let (Some(table), Some(key), 200..300) = (&backend.stick, way.and_then(|way| way.stick), status) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
-            table.confirm(key, server.id, self.now, expire);
+            let _ = table.confirm(key, server.id, Marks::NONE, self.now, expire);
         }
         if status != 503 {
             return;

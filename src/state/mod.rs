@@ -6,12 +6,13 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, calls of servers | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
 pub mod binds;
+pub mod calls;
 pub mod counters;
 pub mod health;
 pub mod limits;
@@ -19,6 +20,7 @@ pub mod lookup;
 pub mod pins;
 pub mod server;
 pub mod shared;
+pub mod slow_start;
 pub mod snapshot;
 pub mod stick_table;
 mod table;

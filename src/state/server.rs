@@ -1,8 +1,9 @@
 //! One server: what was asked of it, how it is, who may be sent to it, and its live side.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use super::counters::{PerWorker, ServerCounters};
+use super::Time;
+use super::counters::{Gauge, PerWorker, ServerCounters};
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ impl Health {
 pub struct ServerState {
     pub admin: Admin,
     pub health: Health,
+    /// How much of its weight `slow_start` holds back, percent.
+    pub held_back: u8,
 }
 
 impl ServerState {
@@ -79,16 +82,42 @@ pub enum Sign {
     Silent = 4,
 }
 
+/// What `max_rate` lets through at once, in nanoseconds of the rate.
+const RATE_BURST: u64 = 100_000_000;
+
 /// The live side of a server: survives every snapshot.
 #[derive(Debug)]
 pub struct ServerLive {
     pub counters: PerWorker<ServerCounters>,
     signs: AtomicU8,
+    /// Its calls: live pins that an INVITE opened. [`super::calls`] keeps it.
+    pub calls: Gauge,
+    /// About how many transactions are open at it, in 1/256; kept for `leasttransactions` alone.
+    pub transactions: Gauge,
+    /// When its `max_rate` would be used up by nothing any more ([`super::limits`] says how).
+    rate: AtomicU64,
 }
 
 impl ServerLive {
     pub fn new(workers: usize) -> Self {
-        Self { counters: PerWorker::new(workers), signs: AtomicU8::new(0) }
+        let (calls, transactions) = (Gauge::default(), Gauge::default());
+        Self {
+            counters: PerWorker::new(workers),
+            signs: AtomicU8::new(0),
+            calls,
+            transactions,
+            rate: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether one more new call is within its `max_rate`, one every `interval` nanoseconds: then it is counted. A tenth of
+    /// a second's worth may come at once, so that an even stream is let through.
+    pub fn admit(&self, now: Time, interval: u64) -> bool {
+        let one_more = |full_at: u64| {
+            (full_at <= now.0.saturating_add(RATE_BURST.saturating_sub(interval)))
+                .then(|| full_at.max(now.0) + interval)
+        };
+        self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
     /// Leaves a sign for the one who keeps the health. True if it was not there yet: then that one should be woken.
@@ -112,7 +141,7 @@ mod tests {
     /// The table of who takes what, row by row.
     #[test]
     fn who_takes_what() {
-        let with = |admin, health| ServerState { admin, health };
+        let with = |admin, health| ServerState { admin, health, ..ServerState::default() };
         for (state, new, confirmed, unconfirmed) in [
             (with(Admin::Ready, Health::Up), true, true, true),
             (with(Admin::Drain, Health::Up), false, true, true),
@@ -130,6 +159,20 @@ mod tests {
             );
         }
         assert!(!with(Admin::Ready, Health::Dead).keeps(true, true), "servers that share dialogs take over");
+    }
+
+    #[test]
+    fn a_rate_lets_a_tenth_of_a_second_s_worth_through_at_once() {
+        const MS: u64 = 1_000_000;
+        let (live, interval) = (ServerLive::new(1), 10 * MS);
+        let admitted = |at: u64| (0..100).filter(|_| live.admit(Time(at * MS), interval)).count();
+        assert_eq!(admitted(5_000), 10, "100/s");
+        assert_eq!((admitted(5_009), admitted(5_010), admitted(5_050)), (0, 1, 4));
+        let later: usize = (0..1_000).map(|ms| admitted(10_000 + ms)).sum();
+        assert!((100..=110).contains(&later), "{later} in a second");
+        let slow = ServerLive::new(1);
+        assert!(slow.admit(Time(MS), 500 * MS) && !slow.admit(Time(500 * MS), 500 * MS), "2/s");
+        assert!(slow.admit(Time(501 * MS), 500 * MS));
     }
 
     #[test]

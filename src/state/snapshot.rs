@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
+use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
@@ -65,6 +66,8 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
+    /// Whether the balance must hear of every call: its algorithm counts them, or a server has `max_calls`.
+    pub asks_for_load: bool,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -92,6 +95,12 @@ pub struct Server {
     pub backend: u16,
     /// Position of its region in the backend.
     pub region: u16,
+    /// Position of it in the region.
+    pub seat: u16,
+    /// The most calls at once; 0 is no limit.
+    pub max_calls: u32,
+    /// Nanoseconds between two new calls; 0 is no limit.
+    pub rate_interval: u64,
     pub address: SocketAddr,
     pub transport: Transport,
     pub state: ServerState,
@@ -143,6 +152,9 @@ impl Snapshot {
                     name: format!("{}/{}", backend.name, server.name),
                     backend: at,
                     region: server.region as u16,
+                    seat: seat_of(backend, server),
+                    max_calls: server.max_calls,
+                    rate_interval: server.max_rate.map_or(0, |rate| rate.interval()),
                     address: server.address,
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
@@ -177,7 +189,7 @@ impl Snapshot {
             own: OwnAddresses::new(config, host, &plan),
             server_ips,
             server_addresses,
-            backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
+            backends: config.backends.iter().zip(0..).map(|(b, at)| backend(b, at, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
             binds: plan.binds,
             keys: keys.clone(),
@@ -260,6 +272,12 @@ impl Snapshot {
     }
 }
 
+/// The position of a server among those of its region.
+fn seat_of(backend: &config::Backend, server: &config::Server) -> u16 {
+    let before = backend.servers.iter().take_while(|other| other.id != server.id);
+    before.filter(|other| other.region == server.region).count() as u16
+}
+
 fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Snapshot>) -> Vec<Frontend> {
     let of = |(frontend, at): (&config::Frontend, usize)| {
         let before = previous.and_then(|p| Some(&p.frontends[p.frontend(frontend.id)?]));
@@ -278,7 +296,13 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
     config.frontends.iter().zip(0..).map(of).collect()
 }
 
-fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
+fn backend(
+    backend: &config::Backend,
+    at: u16,
+    servers: &[Server],
+    keys: &Keys,
+    previous: Option<&Snapshot>,
+) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
     let regions = candidates(backend, |id| {
         servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
@@ -290,9 +314,29 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+    let spill = SpillBelow(backend.spill_below);
     let balance =
-        Balance::build(keys.rendezvous(), &regions, SpillBelow(backend.spill_below), before.map(|b| &b.balance));
-    Backend { config: backend.clone(), balance, stick, clients }
+        Balance::build(keys.rendezvous(), backend.balance, &regions, spill, before.map(|before| &before.balance));
+    let asks_for_load = backend.balance.asks_for_load() || backend.servers.iter().any(|server| server.max_calls > 0);
+    let built = Backend { config: backend.clone(), balance, asks_for_load, stick, clients };
+    if asks_for_load {
+        for server in servers.iter().filter(|server| server.backend == at) {
+            built.balance.set(server.region as usize, server.seat as usize, load(server, &built));
+        }
+    }
+    built
+}
+
+/// How fine `slow_start` cuts weights.
+const WHOLE: u32 = 100;
+
+/// A server's weight as far as `slow_start` lets it have it. In hundredths where a server of the backend starts slowly, so
+/// that even a weight of one has parts.
+fn weight(backend: &config::Backend, server: &config::Server, state: ServerState) -> u32 {
+    match backend.servers.iter().all(|server| server.slow_start.is_zero()) {
+        true => server.weight,
+        false => server.weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
+    }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
@@ -301,13 +345,14 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
             let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
-            let usable = members.clone().filter(|server| wanted(state(server.id)));
-            Region {
-                id: region.id.0,
-                weight: region.weight,
-                total: members.map(|server| server.weight).sum(),
-                servers: usable.map(|server| Candidate { id: server.id.0, weight: server.weight }).collect(),
-            }
+            let total = members.map(|server| weight(backend, server, ServerState::default())).sum();
+            let candidate = |server: &config::Server| {
+                let state = state(server.id);
+                let usable = server.backup == backup && wanted(state);
+                Candidate { id: server.id.0, weight: if usable { weight(backend, server, state) } else { 0 } }
+            };
+            let here = backend.servers.iter().filter(|server| server.region == at);
+            Region { id: region.id.0, weight: region.weight, total, servers: here.map(candidate).collect() }
         };
         backend.regions.iter().zip(0..).map(of).collect()
     };

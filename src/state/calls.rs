@@ -1,0 +1,118 @@
+//! Books of how many calls each server has, and what balancing and limits make of them.
+//!
+//! A call is a pin that an INVITE opened ([`super::pins`]). The count changes with the entry in the table and in no other way:
+//! who wrote the entry counts, whatever message made him write. Calls that nobody ends are found once a second by
+//! [`Snapshot::keep_calls`], a part of the table each time.
+
+use super::pins::Pins;
+use super::snapshot::{Backend, Server, Snapshot};
+use super::stick_table::Written;
+use super::{Time, server::ServerLive};
+use crate::balance::Algorithm;
+use crate::sip::token::NameHash;
+
+/// One open transaction, in units of [`ServerLive::transactions`].
+const TRANSACTION: i64 = 256;
+/// The part of them that is forgotten each second, for what was lost is never answered: after 32 s, as long as a
+/// transaction may be retransmitted (RFC 3261 §17.1.2.2), a third of a lost one is left.
+const FORGOTTEN: i64 = 32;
+
+impl Snapshot {
+    /// Counts what a writing to the pins changed. `reserved`: the server that gained was counted before, by
+    /// [`Snapshot::take_call`].
+    #[inline]
+    pub fn count_call(&self, written: Written, reserved: Option<usize>) {
+        let gained = written.gained().and_then(|id| self.server(id));
+        if gained != reserved {
+            if let Some(server) = reserved {
+                self.count(server, -1);
+            }
+            if let Some(server) = gained {
+                self.count(server, 1);
+            }
+        }
+        if let Some(server) = written.lost().and_then(|id| self.server(id)) {
+            self.count(server, -1);
+        }
+    }
+
+    /// Whether a server has room for one more call. One with `max_calls` counts it at once, so that no two workers give
+    /// away the same place: the call must be counted with `reserved` then, or given back.
+    #[inline]
+    pub fn take_call(&self, server: usize, now: Time) -> bool {
+        let Server { max_calls, rate_interval, live, .. } = &self.servers[server];
+        if *max_calls > 0 && !live.calls.add_below(i64::from(*max_calls)) {
+            return false;
+        }
+        if *rate_interval > 0 && !live.admit(now, *rate_interval) {
+            if *max_calls > 0 {
+                live.calls.add(-1);
+            }
+            return false;
+        }
+        if *max_calls > 0 {
+            self.tell_balance(server);
+        }
+        true
+    }
+
+    fn count(&self, server: usize, by: i64) {
+        self.servers[server].live.calls.add(by);
+        self.tell_balance(server);
+    }
+
+    /// A transaction began at a server, or ended there: for backends that want to know.
+    #[inline]
+    pub fn count_transaction(&self, server: usize, began: bool) {
+        let at = &self.servers[server];
+        if self.backends[at.backend as usize].config.balance == Algorithm::LeastTransactions {
+            match began {
+                true => drop(at.live.transactions.add(TRANSACTION)),
+                false => at.live.transactions.take(TRANSACTION),
+            }
+            self.tell_balance(server);
+        }
+    }
+
+    /// Tells the balance how busy a server is.
+    fn tell_balance(&self, server: usize) {
+        let server = &self.servers[server];
+        let backend = &self.backends[server.backend as usize];
+        if backend.asks_for_load {
+            backend.balance.set(server.region as usize, server.seat as usize, load(server, backend));
+        }
+    }
+
+    /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody
+    /// answered, and puts right what two workers told the balance at once.
+    pub fn keep_calls(&self, pins: &Pins, now: Time) {
+        pins.sweep(now, |id| {
+            if let Some(server) = self.server(id) {
+                self.count(server, -1);
+            }
+        });
+        for (at, server) in self.servers.iter().enumerate() {
+            let ServerLive { transactions, .. } = &*server.live;
+            transactions.take(transactions.get() / FORGOTTEN + 1);
+            self.tell_balance(at);
+        }
+    }
+
+    /// How many calls a server has.
+    pub fn calls_of(&self, id: NameHash) -> Option<i64> {
+        Some(self.servers[self.server(id)?].live.calls.get())
+    }
+}
+
+/// The load by the backend's algorithm; `None` for a server that is full.
+pub(super) fn load(server: &Server, backend: &Backend) -> Option<u32> {
+    let calls = server.live.calls.get();
+    if server.max_calls > 0 && calls >= i64::from(server.max_calls) {
+        return None;
+    }
+    let load = match backend.config.balance {
+        Algorithm::LeastTransactions => server.live.transactions.get() / TRANSACTION,
+        _ => calls,
+    };
+    Some(load.clamp(0, i64::from(u32::MAX)) as u32)
+}
