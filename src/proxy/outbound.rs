@@ -77,7 +77,7 @@ impl Case<'_> {
         match self.memory.shared.pins.look(call, self.now) {
             (Some(pin), _) if pin.server != server => {}
             (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
-            (_, seen) => self.open_pin(call, Some(seen), server, true, None),
+            (pin, seen) => self.open_pin(call, Some(seen), server, pin.is_none(), None),
         }
     }
 

@@ -18,6 +18,9 @@ const TRANSACTION: Duration = Duration::from_secs(32);
 /// Timer C: as long as an INVITE may ring (RFC 3261 §16.6 item 11).
 const RINGING: Duration = Duration::from_secs(180);
 
+/// What an INVITE opens.
+const NEW_CALL: Marks = Marks::CALL.and(Marks::OPEN);
+
 /// The pins of all calls.
 pub struct Pins {
     table: StickTable,
@@ -67,8 +70,8 @@ impl Pins {
         by_server: bool,
     ) -> Written {
         let (life, marks) = match (method, by_server) {
-            (Method::Invite, false) => (RINGING, Marks::CALL),
-            (Method::Invite, true) => (RINGING, Marks::CALL.and(Marks::OWN)),
+            (Method::Invite, false) => (RINGING, NEW_CALL),
+            (Method::Invite, true) => (RINGING, NEW_CALL.and(Marks::OWN)),
             _ => (TRANSACTION, Marks::NONE),
         };
         // What only follows, as a registration that is renewed again and again, must not keep its server for ever.
@@ -81,7 +84,7 @@ impl Pins {
     /// A call's server may not be sent to any more, and another one took over: from now on the call is that one's, so
     /// that what follows (a CANCEL, an ACK) finds it whatever health does next.
     pub fn moved(&self, call: u64, pin: Stuck, server: NameHash, now: Time, expire: Duration) -> Written {
-        let marks = if pin.is(Marks::CALL) { Marks::CALL } else { Marks::NONE };
+        let marks = if pin.is(Marks::CALL) { NEW_CALL } else { Marks::NONE };
         match pin.confirmed {
             true => self.table.confirm(call, server, marks, now, expire),
             false => self.table.write(call, server, marks, now, TRANSACTION),
@@ -101,49 +104,71 @@ impl Pins {
         expire: Duration,
     ) -> Written {
         match (method, status) {
-            (Method::Invite, 200..300) => self.confirm(call, server, Marks::CALL, now, expire),
+            (Method::Invite, 200..300) => self.confirm(call, server, NEW_CALL, now, expire),
             (Method::Subscribe | Method::Refer, 200..300) => self.confirm(call, server, Marks::NONE, now, expire),
-            (Method::Bye, 200..300) => self.give_back(call, server, Marks::NONE, now, |_| true),
             (Method::Invite, 101..200) => self.rings(call, server, now),
-            (Method::Invite, 401 | 407) => {
-                self.give_back(call, server, Marks::CALL.and(Marks::OWN), now, |pin| !pin.confirmed)
-            }
             // A refused re-INVITE ends no call, so what is confirmed stays.
-            (Method::Invite, 300..) => self.give_back(call, server, Marks::NONE, now, |pin| !pin.confirmed),
+            (Method::Invite, 300..) => self.ended(call, server, status, now),
+            (Method::Bye, 200..300) => self.give_back(call, server, Marks::NONE, TRANSACTION, now, |_| true),
             _ => Written::default(),
         }
+    }
+
+    /// An INVITE was refused. A challenge leaves the pin as it is, for the INVITE comes again; but until it does it is no
+    /// call, else whoever sends INVITEs without a password could fill a server.
+    fn ended(&self, call: u64, server: NameHash, status: u16, now: Time) -> Written {
+        let (keep, life) = match status {
+            401 | 407 => (Marks::OPEN.and(Marks::OWN), RINGING),
+            _ => (Marks::NONE, TRANSACTION),
+        };
+        self.give_back(call, server, keep, life, now, |pin| !pin.confirmed)
     }
 
     /// A client refused an INVITE that a server sent. If the call was the server's own, that was it, unless another
     /// branch of it answers; a fork that a client refused is not the end of a caller's call at the server.
     pub fn refused_by_client(&self, call: u64, server: NameHash, now: Time) -> Written {
-        self.give_back(call, server, Marks::OWN, now, |pin| !pin.confirmed && pin.is(Marks::OWN))
+        let own = |pin: &Stuck| !pin.confirmed && pin.is(Marks::OWN);
+        self.give_back(call, server, Marks::OPEN.and(Marks::OWN), TRANSACTION, now, own)
     }
 
     /// A call of another server stays there: two of them answer where one forwards to the other. A 200 that comes once
     /// more behind the BYE begins no new call.
     fn confirm(&self, call: u64, server: NameHash, marks: Marks, now: Time, expire: Duration) -> Written {
         let (pin, seen) = self.table.look(call, now);
-        let over = |pin: Stuck| marks == Marks::CALL && !pin.confirmed && !pin.is(Marks::CALL) && !pin.is(Marks::OWN);
+        let over = |pin: Stuck| marks == NEW_CALL && !pin.confirmed && !pin.is(Marks::OPEN);
         match pin {
             Some(pin) if pin.server != server || over(pin) => Written::default(),
             _ => self.table.confirm_seen(call, seen, server, marks, now, expire),
         }
     }
 
-    /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1).
+    /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1). What rings is a
+    /// call, even if a late copy of a challenge said otherwise.
     fn rings(&self, call: u64, server: NameHash, now: Time) -> Written {
-        if let Some(pin) = self.table.find(call, now).filter(|pin| pin.server == server && !pin.confirmed) {
-            self.table.touch(pin, now, RINGING);
+        let (pin, seen) = self.table.look(call, now);
+        match pin.filter(|pin| pin.server == server && !pin.confirmed && pin.is(Marks::OPEN)) {
+            Some(pin) if pin.is(Marks::CALL) => {
+                self.table.touch(pin, now, RINGING);
+                Written::default()
+            }
+            Some(_) => self.table.write_seen(call, seen, server, NEW_CALL, now, RINGING),
+            None => Written::default(),
         }
-        Written::default()
     }
 
-    fn give_back(&self, call: u64, server: NameHash, keep: Marks, now: Time, ends: impl Fn(&Stuck) -> bool) -> Written {
+    fn give_back(
+        &self,
+        call: u64,
+        server: NameHash,
+        keep: Marks,
+        life: Duration,
+        now: Time,
+        ends: impl Fn(&Stuck) -> bool,
+    ) -> Written {
         // Where another worker wrote in between, its word is looked at: a call that is given back must not stay counted.
         const TRIES: usize = 4;
         let found = || self.table.find(call, now).filter(|pin| pin.server == server && ends(pin));
-        let release = |_| Some(self.table.release(found()?, keep, now, TRANSACTION));
+        let release = |_| Some(self.table.release(found()?, keep, now, life));
         (0..TRIES).map_while(release).flatten().next().unwrap_or_default()
     }
 

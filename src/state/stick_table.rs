@@ -7,10 +7,10 @@ use super::Time;
 use super::table::{Entry, Inserted, Table};
 use crate::sip::token::NameHash;
 
-/// An entry's clock ticks twice a second: 29 bits of it last for eight years.
-const TICK: u64 = 500_000_000;
+/// An entry's clock ticks once a second: 28 bits of it last for eight years.
+const TICK: u64 = 1_000_000_000;
 const CONFIRMED: u64 = 1 << 31;
-const EXPIRY: u64 = (1 << 29) - 1;
+const EXPIRY: u64 = (1 << 28) - 1;
 
 /// What an entry says besides: for whoever writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,11 +20,13 @@ impl Marks {
     pub const NONE: Self = Self(0);
     /// It is a call, and counted as one of its server's.
     pub const CALL: Self = Self(1 << 30);
+    /// An INVITE of it may still be answered with 2xx.
+    pub const OPEN: Self = Self(1 << 29);
     /// Its server opened it.
-    pub const OWN: Self = Self(1 << 29);
-    const ALL: u64 = Self::CALL.0 | Self::OWN.0;
+    pub const OWN: Self = Self(1 << 28);
+    const ALL: u64 = Self::CALL.0 | Self::OPEN.0 | Self::OWN.0;
 
-    pub fn and(self, other: Self) -> Self {
+    pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -105,9 +107,10 @@ fn value(server: NameHash, confirmed: bool, marks: Marks, until: u64) -> u64 {
     u64::from(server.0) << 32 | if confirmed { CONFIRMED } else { 0 } | marks.0 | until.min(EXPIRY)
 }
 
-/// The tick in which a lifetime from now ends.
+/// The tick in which a lifetime from now ends: nothing lives shorter than it should.
+#[inline]
 fn until(now: Time, life: Duration) -> u64 {
-    (now + life).0 / TICK
+    (now + life).0.div_ceil(TICK)
 }
 
 impl StickTable {
@@ -341,7 +344,7 @@ mod tests {
                         table.touch(stuck, at(now), seconds(life));
                         let entry = model.get_mut(&k).unwrap();
                         let slack = seconds(life).as_nanos() as u64 / TICK / 16;
-                        if entry.2 * 2 < (now + life) * 2 - slack { entry.2 = now + life; }
+                        if entry.2 < now + life - slack { entry.2 = now + life; }
                     },
                     Step::Wait(time) => now += time,
                 }
