@@ -59,8 +59,11 @@ impl Algorithm {
     }
 }
 
-/// How many regions a key is sent to by weight when its own is full, before they are looked at in order.
-const REGION_TRIES: u64 = 8;
+/// How often a region by weight is drawn when the key's own is full, before they are looked at in order: another than one
+/// with 70 % of the weight is found but for one key in sixty thousand.
+const REGION_DRAWS: u64 = 32;
+/// How many regions are remembered as asked.
+const ASKED: usize = 8;
 /// How many servers a key is offered in all: a thousand that are over their rate are not asked one by one.
 const OFFERS: u32 = 256;
 
@@ -143,16 +146,17 @@ impl Balance {
         if let Some(found) = full.another(row, &mut takes) {
             return Some(found);
         }
-        let keys = (0..REGION_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let keys = (1..REGION_DRAWS).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let by_weight = keys.filter_map(|key| self.pool_of(self.region(key)?));
         let others = by_weight.chain(self.pools.iter().map(|pool| &**pool).filter(|pool| self.regions.holds(pool.id)));
         // The regions that were asked, as far as there is room to remember them.
-        let mut asked = [full.id; REGION_TRIES as usize];
-        for (pool, n) in others.zip(1..) {
+        let (mut asked, mut next) = ([full.id; ASKED], 0);
+        for pool in others {
             if asked.contains(&pool.id) {
                 continue;
             }
-            asked[n % asked.len()] = pool.id;
+            asked[next % ASKED] = pool.id;
+            next += 1;
             let chosen = pool.choose(row, call).filter(|id| takes(*id));
             if let Some(found) = chosen.or_else(|| pool.another(row, &mut takes)) {
                 return Some(found);

@@ -84,7 +84,9 @@ impl Pool {
             Algorithm::Random2 => return self.less_loaded(self.two(row)?),
             Algorithm::First => self.next_open(0),
         };
-        seat.map(|seat| self.members[seat].id)
+        // Limits are for calls: the rest is taken by a full server too.
+        let by_hash = || self.table.pick(row).filter(|_| !call);
+        seat.map(|seat| self.members[seat].id).or_else(by_hash)
     }
 
     /// The two candidates of `random2`; the same one twice where it is hardly possible to find another.
