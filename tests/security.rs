@@ -11,7 +11,7 @@ use support::wire::{Call, Wire, bits, flips, heard, take, via};
 const ROOMY: usize = 10_000;
 
 /// Where a flipped bit leaves something that has not the form of a sealed token, or names a key that we do not hold, it
-/// is no token: it is taken off and the rest of the request decides (SIP.md 6). All else is a wrong MAC.
+/// is no token: it is taken off and the rest of the request decides (docs/rules.md 6). All else is a wrong MAC.
 fn is_no_token(place: Option<(usize, u8)>) -> bool {
     match place {
         // The filling of the last character; the version; the id of the key.
@@ -78,7 +78,7 @@ fn no_flipped_bit_in_our_via_lets_a_response_pass() {
         }
         assert!(take(&client).is_none() && take(&phone).is_none());
     }
-    // The way back beside it: either forged, or no way back at all, and then the next Via says where (SIP.md 9).
+    // The way back beside it: either forged, or no way back at all, and then the next Via says where (docs/rules.md 9).
     let way = param(header(&forwarded, "Via"), "w");
     for flip in flips(way) {
         let text = ringing(&forwarded).replace(way, &flip.text);

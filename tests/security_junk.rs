@@ -5,6 +5,7 @@ mod support;
 use std::net::UdpSocket;
 
 use support::wire::{Wire, heard, take};
+use support::workers::bound;
 
 /// The most that UDP carries.
 const LONGEST: usize = 65_507;
@@ -49,7 +50,7 @@ fn random_bytes_of_every_length_are_dropped_by_name_and_answered_to_nobody() {
 
 #[test]
 fn keep_alives_are_swallowed_and_stun_is_answered_to_who_asks() {
-    let wire = Wire::new(42, 1_000, "");
+    let wire = Wire::new(42, 1_000, "[frontend.limits]\ndeny = [\"127.42.5.0/24\"]");
     let client = wire.client();
     let blanks: Vec<u8> = b"\r\n\r\n".repeat(LONGEST / 4);
     for bytes in [&b""[..], b"\r\n", b"\r\n\r\n", b"\0", b"\0\0\0\0", b"jaK", b"jaK\0", b"   ", &blanks] {
@@ -63,13 +64,16 @@ fn keep_alives_are_swallowed_and_stun_is_answered_to_who_asks() {
     let mut answer = [0; 100];
     let (length, from) = client.recv_from(&mut answer).expect("the answer");
     assert_eq!((length, from, &answer[..2], &answer[8..20]), (32, wire.outside, &[1, 1][..], &[7; 12][..]));
+    // Who is denied hears nothing at all.
+    let denied = bound("127.42.5.1:0");
+    wire.swallowed(&denied, wire.outside, &binding, "denied");
     // A wrong cookie, a wrong length, an indication, a response: no request.
     for (at, value) in [(4, 0), (3, 4), (0, 1), (1, 0x11)] {
         let mut other = binding.clone();
         other[at] = value;
         wire.swallowed(&client, wire.outside, &other, "junk");
     }
-    wire.nobody_hears(&[&client], "STUN");
+    wire.nobody_hears(&[&client, &denied], "STUN");
 }
 
 /// An INVITE with these lines behind what an answer copies.

@@ -90,13 +90,13 @@ fn trip(dice: &[u8], methods: &'static [&'static str]) -> Trip {
     Trip { client: addr(client), ours: addr(ours), made: request(&mut dice, &wish), routes_left }
 }
 
-/// Whether a client is behind NAT, by SIP.md 1; there is no Contact here.
+/// Whether a client is behind NAT, by docs/rules.md 1; there is no Contact here.
 fn is_behind_nat(via: &MadeVia, client: SocketAddr) -> bool {
     let host = via.host.trim_matches(['[', ']']).parse().ok();
     host != Some(client.ip()) || via.rport.is_some() && via.port.unwrap_or(5060) != client.port()
 }
 
-/// Where a request's answers go, by RFC 3581 and SIP.md 1.
+/// Where a request's answers go, by RFC 3581 and docs/rules.md 1.
 fn home(via: &MadeVia, source: SocketAddr, force: bool) -> SocketAddr {
     let by_source = force || via.rport.is_some();
     SocketAddr::new(source.ip(), if by_source { source.port() } else { via.port.unwrap_or(5060) })

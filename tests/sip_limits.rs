@@ -318,7 +318,7 @@ fn four_workers_never_pass_the_limit_and_lose_no_count() {
                             let pin = shared.pins.find(call, now).unwrap();
                             let method = trunkline::sip::Method::Invite;
                             let ended = shared.pins.answered(call, pin.server, method, 486, now, Duration::ZERO);
-                            snapshot.count_call(ended, None);
+                            snapshot.count_call(ended, snapshot.server(pin.server).unwrap(), false);
                         }
                     }
                 });

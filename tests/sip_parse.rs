@@ -6,7 +6,7 @@ mod support;
 use proptest::prelude::*;
 use support::generate::{Dice, Made, MadeVia, Wish, request, response};
 use support::model::{Reading, ViaReading, check_agreement, check_spans, unfold};
-use trunkline::sip::header::Name;
+use trunkline::sip::name::Name;
 use trunkline::sip::{Fault, Message, Method};
 
 fn dice() -> impl Strategy<Value = Vec<u8>> {

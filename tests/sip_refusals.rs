@@ -1,4 +1,4 @@
-//! What ends at us: refusals, answers of our own, silence (SIP.md 1, 3 to 5, 12, 27 to 32).
+//! What ends at us: refusals, answers of our own, silence (docs/rules.md 1, 3 to 5, 12, 27 to 32).
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Responses: whose they are, who may send them, where they go (SIP.md 13 to 19).
+//! Responses: whose they are, who may send them, where they go (docs/rules.md 13 to 19).
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What is ours in Route and Request-URI, and where the rest of them leads: RFC 3261 §16.4 and §16.6, SIP.md 6 and 20.
+//! What is ours in Route and Request-URI, and where the rest of them leads: RFC 3261 §16.4 and §16.6, docs/rules.md 6 and 20.
 
 mod support;
 

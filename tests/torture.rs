@@ -81,7 +81,7 @@ const CASES: [(&str, Fate, &str); 66] = [
     ("blanks-behind-start-line", BAD, "3.1.2.10"),
     ("continued-start-line", BAD, "ours: it would continue what we write behind the start line"),
     ("headers-in-request-uri", BAD, "3.1.2.11"),
-    // The server's business: routing does not need it (SIP.md 3).
+    // The server's business: routing does not need it (docs/rules.md 3).
     ("date-without-gmt", Server, "3.1.2.12"),
     ("bare-contact-with-question-mark", Server, "3.1.2.13"),
     ("blanks-inside-angles", Server, "3.1.2.14"),

@@ -130,6 +130,14 @@ pub struct Source {
     pub port: Option<u16>,
 }
 
+impl Source {
+    /// The one address that it is, where it is one with a port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let host = self.net.prefix_len() == self.net.max_prefix_len();
+        self.port.filter(|_| host).map(|port| SocketAddr::new(self.net.addr(), port))
+    }
+}
+
 impl Read for Source {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         if let Some(address) = value.as_str().and_then(|text| text.parse::<SocketAddr>().ok()) {

@@ -14,7 +14,7 @@ use crate::load::{
 use crate::run::{Balancer, StartError};
 use crate::state::Snapshot;
 
-/// A region of the cluster that DESIGN is about.
+/// A region of the cluster that the demo shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Region {
     pub name: &'static str,

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use super::ids::BRANCH_MARK;
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::text::{Text, parse_ip};
 use crate::sip::{Message, Method, Via};
 
@@ -136,14 +136,14 @@ impl Response<'_> {
         let via = message.via?;
         let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq?);
         let _ = write!(out, "SIP/2.0 {} {}\r\n", self.status, reason(self.status));
-        for (n, line) in message.lines(request, Name::Via).enumerate() {
+        for (n, line) in message.lines(Name::Via).enumerate() {
             match n {
-                0 => stamp(request, line.of(request), line.start as usize, &via, source, out),
-                _ => out.extend_from_slice(line.of(request)),
+                0 => stamp(request, line.span.of(request), line.span.start as usize, &via, source, out),
+                _ => out.extend_from_slice(line.span.of(request)),
             }
         }
         if self.dialog {
-            message.lines(request, Name::RecordRoute).for_each(|line| out.extend_from_slice(line.of(request)));
+            message.lines(Name::RecordRoute).for_each(|line| out.extend_from_slice(line.span.of(request)));
         }
         put(out, &[b"From: ", from.of(request), b"\r\nTo: ", to.of(request)]);
         if message.to_tag(request).is_none() && self.status > 100 {
@@ -203,7 +203,7 @@ fn stamp(request: &[u8], line: &[u8], start: usize, via: &Via, source: SocketAdd
     let behind = via.parm.end as usize;
     out.extend_from_slice(&request[at..behind]);
     if via.received.is_none() && (asked.is_some() || !via.is_sent_by(request, source.ip())) {
-        put(out, &[b";received=", Text::ip(source.ip()).as_bytes()]);
+        put(out, &[b";received=", Text::<48>::ip(source.ip()).as_bytes()]);
     }
     out.extend_from_slice(&request[behind..end]);
 }

@@ -13,7 +13,6 @@ use super::dialog::{Opening, tag_text};
 use super::ids::{call_key, hash, hex};
 use super::outgoing::{Desk, Outgoing, Traffic, Turn};
 use super::plan::{Mix, Plan, Scenario, Side, Wish};
-use crate::sip::header::value_after;
 use crate::sip::{Message, Method, Uri};
 use crate::state::Time;
 use crate::state::lookup::{Map, hasher};
@@ -248,10 +247,9 @@ impl Crowd {
 
     /// Books which server answered, or that it is another one than before.
     fn note_server(&mut self, key: u64, bytes: &[u8], message: &Message) {
-        let Some(line) = message.lines_named(bytes, SERVER_HEADER).next().map(|line| line.of(bytes)) else { return };
-        let Some(value) = value_after(line, SERVER_HEADER) else { return };
-        let Ok(name) = std::str::from_utf8(&line[value..]) else { return };
-        let server = self.books.server(name.trim());
+        let Some(line) = message.lines_named(bytes, SERVER_HEADER).next() else { return };
+        let Ok(name) = std::str::from_utf8(line.value(bytes).of(bytes)) else { return };
+        let server = self.books.server(name);
         let before = self.calls.with(key, |held| held.extra.server.replace(server)).flatten();
         match before {
             None => self.books.servers[server].1 += 1,

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use super::compose::{Asked, Request, address_of};
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
+use crate::sip::name::Name;
 use crate::sip::{Message, Method, Span, Uri};
 
 /// One end's view of a dialog, or of a request that may make one.

@@ -98,11 +98,11 @@ impl Wish {
 
     /// Reads the header of a request; `None` where there is none, or not a word of it is known.
     pub fn read(bytes: &[u8], message: &Message) -> Option<Self> {
-        let line = message.lines_named(bytes, HEADER).next()?.of(bytes);
-        let text = std::str::from_utf8(line.get(HEADER.len()..)?).ok()?.trim_start_matches(':');
+        let line = message.lines_named(bytes, HEADER).next()?;
+        let text = std::str::from_utf8(line.value(bytes).of(bytes)).ok()?;
         let mut wish = Self::default();
         let mut known = false;
-        for (name, value) in text.trim().split(';').filter_map(|part| part.trim().split_once('=')) {
+        for (name, value) in text.split(';').filter_map(|part| part.trim().split_once('=')) {
             let side = if value == "callee" { Side::Callee } else { Side::Caller };
             let time = || value.parse().ok().map(|millis| Duration::from_millis(millis).min(LONGEST));
             match name {

@@ -1,4 +1,4 @@
-//! Health checks: OPTIONS to each server, from a socket of its own (SIP.md 33 to 35).
+//! Health checks: OPTIONS to each server, from a socket of its own (docs/rules.md 33 to 35).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::host;
 use super::udp::clock;
 use crate::config::Check;
-use crate::sip::header::{Name, number};
+use crate::sip::header::number;
+use crate::sip::name::Name;
 use crate::sip::reply::Probe;
 use crate::sip::token::NameHash;
 use crate::sip::{MAX_MESSAGE, Message};

@@ -229,6 +229,10 @@ impl Engine {
             Datagram::KeepAlive => counters.keepalives.add(1),
             Datagram::Junk => drop(Reason::Junk),
             Datagram::StunBinding => {
+                let frontend = &snapshot.frontends[bind.frontend as usize];
+                if let Err(reason) = proxy::admit_source(&flow, false, frontend, snapshot) {
+                    return drop(reason);
+                }
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
                 let leaving = Leaving { verdict: None, slot: n, bind: lane, flow, len: arrival.len, saved: 0 };
@@ -315,7 +319,7 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
     for _ in 0..ERRORS_AT_ONCE {
         let Some((remote, _)) = take_error(socket) else { return };
         memory.shared.workers.of(memory.worker).icmp.add(1);
-        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(remote)) {
+        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(&remote)) {
             memory.sign(&snapshot.servers[server].live, Sign::Unreachable);
         }
     }

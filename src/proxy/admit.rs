@@ -2,32 +2,37 @@
 
 use std::net::IpAddr;
 
-use crate::sip::header::Name;
-use crate::sip::{Method, Uri};
-use crate::state::Reason;
+use crate::sip::name::Name;
+use crate::sip::{Flow, Method, Uri};
+use crate::state::snapshot::Frontend;
+use crate::state::{Reason, Snapshot};
 
 use super::{Case, may_send_to};
 
 /// Schemes that a server may know what to do with.
 const SCHEMES: [&[u8]; 4] = [b"sip:", b"sips:", b"tel:", b"urn:"];
 
+/// Who is not even answered, whatever it says; `is_server` is known better than any list.
+///
+/// # Errors
+/// [`Reason::BadSource`] or [`Reason::Denied`].
+pub fn admit_source(flow: &Flow, is_server: bool, frontend: &Frontend, snapshot: &Snapshot) -> Result<(), Reason> {
+    let one_host = match flow.local.ip() {
+        IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_multicast(),
+    };
+    match () {
+        () if !one_host || !may_send_to(&flow.remote, snapshot) => Err(Reason::BadSource),
+        () if !is_server && frontend.deny.contains(flow.remote.ip()) => Err(Reason::Denied),
+        () => Ok(()),
+    }
+}
+
 impl Case<'_> {
-    /// Who is not even answered.
-    pub(super) fn admit_source(&self, is_server: bool) -> Result<(), Reason> {
-        let remote = self.received.flow.remote;
-        let one_host = match self.received.flow.local.ip() {
-            IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
-            IpAddr::V6(ip) => !ip.is_multicast(),
-        };
-        if !one_host || !may_send_to(remote, self.snapshot) {
-            return Err(Reason::BadSource);
-        }
-        match () {
-            () if is_server => Ok(()),
-            () if self.frontend.deny.contains(remote.ip()) => Err(Reason::Denied),
-            () if self.is_scanner() => Err(Reason::Scanner),
-            () => Ok(()),
-        }
+    /// Who sends a request and is not even answered.
+    pub(super) fn admit_sender(&self, is_server: bool) -> Result<(), Reason> {
+        admit_source(self.received.flow, is_server, self.frontend, self.snapshot)?;
+        if !is_server && self.is_scanner() { Err(Reason::Scanner) } else { Ok(()) }
     }
 
     fn is_scanner(&self) -> bool {
@@ -39,8 +44,7 @@ impl Case<'_> {
                 |part: &String| agent.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()));
             parts.iter().any(holds)
         };
-        !parts.is_empty()
-            && self.received.message.lines(self.received.bytes, Name::UserAgent).any(|line| denied(line.of(bytes)))
+        !parts.is_empty() && self.received.message.lines(Name::UserAgent).any(|line| denied(line.span.of(bytes)))
     }
 
     /// The checks that a readable request may still fail.
@@ -55,7 +59,7 @@ impl Case<'_> {
         // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
         // be ignored (RFC 3261 §8.2.2.3).
         if message.has(Name::ProxyRequire)
-            && !matches!(message.method(), Method::Ack | Method::Cancel)
+            && !matches!(self.method, Method::Ack | Method::Cancel)
             && message.values(bytes, Name::ProxyRequire).next().is_some()
         {
             return Err(Reason::UnknownExtension);
@@ -63,7 +67,7 @@ impl Case<'_> {
         self.admit_scheme()
     }
 
-    /// A scheme that cannot be routed is our business only where the URI is addressed to us (SIP.md 30).
+    /// A scheme that cannot be routed is our business only where the URI is addressed to us (docs/rules.md 30).
     fn admit_scheme(&self) -> Result<(), Reason> {
         let bytes = self.received.bytes;
         let span = self.received.message.request_uri().unwrap_or_default();
@@ -88,11 +92,10 @@ impl Case<'_> {
     /// Over its rate? Trusted networks are not counted.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
         let frontend = self.frontend;
-        let Some(limit) = frontend.config.limits.per_source else { return Ok(()) };
+        let Some(pace) = frontend.pace else { return Ok(()) };
         let ip = self.received.flow.remote.ip();
         let source = self.snapshot.keys.source(ip);
-        let admitted = frontend.trusted.contains(ip)
-            || self.memory.shared.sources.admit(source, self.now, limit.rate.interval(), limit.burst);
+        let admitted = frontend.trusted.contains(ip) || self.memory.shared.sources.admit(source, self.now, pace);
         if admitted { Ok(()) } else { Err(Reason::RateLimited) }
     }
 }

@@ -2,7 +2,8 @@
 //! stick table of its backend, the balance.
 
 use crate::config::StickOn;
-use crate::sip::header::{Address, Name, trim};
+use crate::sip::header::{Address, trim};
+use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::snapshot::Backend;
@@ -52,7 +53,7 @@ impl Case<'_> {
         let belongs = confirmed
             || routed.token.is_some()
             || self.in_dialog && pin.is_some()
-            || matches!(self.received.message.method(), Method::Ack | Method::Cancel);
+            || matches!(self.method, Method::Ack | Method::Cancel);
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
@@ -75,7 +76,7 @@ impl Case<'_> {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
             let moved = self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
-            self.snapshot.count_call(moved, None);
+            self.snapshot.count_call(moved, choice.server, false);
         }
         Ok(choice)
     }
@@ -88,34 +89,27 @@ impl Case<'_> {
         server.state.keeps(confirmed, failover).then_some(at)
     }
 
-    /// What opens something pins its call to the server. `reserved`: the server, if it was counted there already.
-    pub(super) fn open_pin(
-        &self,
-        call: u64,
-        seen: Option<Seen>,
-        server: NameHash,
-        by_server: bool,
-        reserved: Option<usize>,
-    ) {
+    /// What opens something pins its call to the server. `reserved`: it was counted there already.
+    #[inline]
+    pub(super) fn open_pin(&self, call: u64, seen: Option<Seen>, server: usize, by_server: bool, reserved: bool) {
         if !self.opens() {
             return;
         }
         let Memory { shared, worker, .. } = &*self.memory;
-        let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        let method = self.received.message.method();
-        let opened = shared.pins.opened_seen(call, seen, server, method, self.now, by_server);
+        let (id, seen) = (self.snapshot.servers[server].id, seen.unwrap_or_else(|| shared.pins.look(call, self.now).1));
+        let opened = shared.pins.opened_seen(call, seen, id, self.method, self.now, by_server);
         if opened.evicted {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
-        self.snapshot.count_call(opened, reserved);
+        self.snapshot.count_call(opened, server, reserved);
     }
 
     /// A call ends here, before its server heard of it.
     pub(super) fn end_call(&self, call: u64, server: usize) {
         let failed = &self.snapshot.servers[server];
         let (pins, expire) = (&self.memory.shared.pins, self.snapshot.backends[failed.backend as usize].pin_expire());
-        let written = pins.answered(call, failed.id, self.received.message.method(), 503, self.now, expire);
-        self.snapshot.count_call(written, None);
+        let written = pins.answered(call, failed.id, self.method, 503, self.now, expire);
+        self.snapshot.count_call(written, server, false);
     }
 
     /// The call is in use: its pin lives on.
@@ -134,11 +128,10 @@ impl Case<'_> {
         if !message.has(Name::OtherCall) {
             return None;
         }
-        let line = message.lines(bytes, Name::OtherCall).next()?;
-        let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))? + 1;
-        let end =
-            memchr::memchr2(b';', b',', &bytes[colon..line.end as usize]).map_or(line.end as usize, |n| colon + n);
-        Some(self.snapshot.keys.call(trim(bytes, colon, end).of(bytes)))
+        let line = message.lines(Name::OtherCall).next()?;
+        let (start, end) = (line.colon_end as usize, line.span.end as usize);
+        let end = memchr::memchr2(b';', b',', &bytes[start..end]).map_or(end, |n| start + n);
+        Some(self.snapshot.keys.call(trim(bytes, start, end).of(bytes)))
     }
 
     fn pinned_elsewhere(&self, call: u64) -> Option<usize> {
@@ -154,7 +147,7 @@ impl Case<'_> {
             true => frontend.backend,
             false => {
                 let method = match message.start {
-                    _ if matches!(message.method(), Method::Ack | Method::Cancel) => &b"INVITE"[..],
+                    _ if matches!(self.method, Method::Ack | Method::Cancel) => &b"INVITE"[..],
                     crate::sip::StartLine::Request { name, .. } => name.of(bytes),
                     crate::sip::StartLine::Response { .. } => &[],
                 };
@@ -194,7 +187,7 @@ impl Case<'_> {
 
     /// Whether it opens what limits are for and `leastconn` counts.
     fn opens_call(&self) -> bool {
-        self.received.message.method() == Method::Invite && self.opens()
+        self.method == Method::Invite && self.opens()
     }
 
     /// Whether a server takes this request: a new call only within its limits.
@@ -217,10 +210,16 @@ impl Case<'_> {
         if !self.opens() {
             return backend.balance.pick(key, prefer).and_then(position).ok_or(Reason::NoServer);
         }
-        let takes = |id| position(id).is_some_and(|server| failed != Some(server) && self.takes(server));
-        let found = backend.balance.find(key, prefer, self.opens_call(), takes).and_then(position);
-        let full = failed.is_none() && !backend.balance.is_empty();
-        found.ok_or(if full { Reason::ServersFull } else { Reason::NoServer })
+        let mut offered = None;
+        let takes = |id| {
+            offered = position(id);
+            offered.is_some_and(|server| failed != Some(server) && self.takes(server))
+        };
+        match backend.balance.find(key, prefer, self.opens_call(), takes).and(offered) {
+            Some(server) => Ok(server),
+            None if failed.is_none() && !backend.balance.is_empty() => Err(Reason::ServersFull),
+            None => Err(Reason::NoServer),
+        }
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.
@@ -238,8 +237,7 @@ impl Case<'_> {
             StickOn::ToUser => user(message.to)?,
             StickOn::Header(name) => {
                 let line = message.lines_named(bytes, name.as_bytes()).next()?;
-                let colon = line.start as usize + memchr::memchr(b':', line.of(bytes))?;
-                trim(bytes, colon + 1, line.end as usize).of(bytes)
+                line.value(bytes).of(bytes)
             }
         };
         (!text.is_empty()).then(|| self.snapshot.keys.call(text))

@@ -23,6 +23,7 @@ mod response;
 mod route;
 mod stamp;
 
+pub use admit::admit_source;
 pub use choose::{Explanation, explain};
 
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +31,7 @@ use std::sync::Arc;
 
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
-use crate::sip::{Flow, Message, StartLine};
+use crate::sip::{Flow, Message, Method, StartLine};
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -119,6 +120,8 @@ struct Case<'a> {
     snapshot: &'a Snapshot,
     /// The frontend that the message came to.
     frontend: &'a Frontend,
+    /// [`Message::method`]: asked for again and again.
+    method: Method,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
@@ -135,7 +138,8 @@ impl<'a> Case<'a> {
     ) -> Self {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
-        Self { received, now, snapshot, frontend, memory, edits, in_dialog: false }
+        let method = received.message.method();
+        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false }
     }
 }
 
@@ -215,12 +219,20 @@ fn unspecified(like: SocketAddr) -> IpAddr {
 }
 
 /// Whether a datagram may be sent there at all: not to broadcast, multicast, nowhere, or ourselves (RFC 4475 §3.3.10).
-fn may_send_to(address: SocketAddr, snapshot: &Snapshot) -> bool {
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    let somebody = match address.ip() {
+#[inline]
+fn may_send_to(address: &SocketAddr, snapshot: &Snapshot) -> bool {
+    let canonical;
+    let address = match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(v6) => {
+            canonical = SocketAddr::new(v6.ip().to_canonical(), v6.port());
+            &canonical
+        }
+    };
+    let somebody = match address {
         // 0/8 is "this network", 240/4 is reserved and holds the broadcast address (RFC 1122 §3.2.1.3).
-        IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 224..),
-        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+        SocketAddr::V4(v4) => !matches!(v4.ip().octets()[0], 0 | 224..),
+        SocketAddr::V6(v6) => !v6.ip().is_unspecified() && !v6.ip().is_multicast(),
     };
     somebody && address.port() != 0 && !snapshot.is_own(address)
 }

@@ -1,4 +1,4 @@
-//! Requests that servers send: to the client whose flow our token names, else to where the request says (SIP.md 20).
+//! Requests that servers send: to the client whose flow our token names, else to where the request says (docs/rules.md 20).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ impl Case<'_> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::receive_via(self.edits, identity.via, &identity.source, false);
+        let home = stamp::home(identity.via, &identity.source, false);
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {
@@ -62,8 +62,9 @@ impl Case<'_> {
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
         }
         stamp::count_hop(self.edits, received.message);
+        stamp::receive_via(self.edits, identity.via, &identity.source, false);
         self.fits()?;
-        self.own_call(identity.call, sender.id);
+        self.own_call(identity.call, server);
         Ok(Verdict::Forward {
             to: target.hop,
             end: received.message.end as usize,
@@ -73,11 +74,12 @@ impl Case<'_> {
 
     /// The sender owns a call that it opens; one that is another server's stays there (it came to the sender through
     /// that one, and the caller's CANCEL must find it).
-    fn own_call(&mut self, call: u64, server: crate::sip::token::NameHash) {
+    fn own_call(&mut self, call: u64, server: usize) {
+        let id = self.snapshot.servers[server].id;
         match self.memory.shared.pins.look(call, self.now) {
-            (Some(pin), _) if pin.server != server => {}
+            (Some(pin), _) if pin.server != id => {}
             (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
-            (pin, seen) => self.open_pin(call, Some(seen), server, pin.is_none(), None),
+            (pin, seen) => self.open_pin(call, Some(seen), server, pin.is_none(), false),
         }
     }
 
@@ -88,7 +90,7 @@ impl Case<'_> {
         let uri = Uri::parse(bytes, routed.next.unwrap_or(routed.request_uri)).ok_or(Reason::UnknownTarget);
         let written = uri.as_ref().ok().and_then(|uri| stamp::target(bytes, uri));
         // A name, or ourselves, says nothing about where the client is.
-        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(*address));
+        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(address));
         if let Some(token) = routed.token {
             let frontend = snapshot
                 .frontend(token.frontend)
@@ -122,17 +124,17 @@ impl Case<'_> {
     /// Leaves from `local` where we have it, else from the frontend's first bind of the family.
     fn hop(&self, frontend: usize, local: SocketAddr, remote: SocketAddr) -> Result<Hop, Reason> {
         let snapshot = self.snapshot;
-        if !may_send_to(remote, snapshot) {
+        if !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         let like = |bind: &Bind| bind.address.is_ipv4() == remote.is_ipv4();
         let at = snapshot
-            .bind_for(frontend, Transport::Udp, local)
+            .bind_for(frontend, Transport::Udp, &local)
             .filter(|at| like(&snapshot.binds[*at]))
             .or_else(|| snapshot.binds.iter().position(|bind| bind.frontend as usize == frontend && like(bind)));
         let at = at.ok_or(Reason::NoSocket)?;
         let bind = &snapshot.binds[at];
-        let local = match (bind.is_wildcard(), bind.serves(Transport::Udp, local)) {
+        let local = match (bind.is_wildcard(), bind.serves(Transport::Udp, &local)) {
             (false, _) => bind.address,
             (true, true) => local,
             (true, false) => bind.host.unwrap_or(bind.address),

@@ -4,14 +4,14 @@
 use crate::sip::Method;
 use crate::sip::reply::{Answer, Extra};
 use crate::state::Reason;
+use crate::state::limits::Pace;
 
 use super::request::Identity;
 use super::{Case, Hop, Verdict, may_send_to, stamp};
 
 /// Refusals per source: twenty a second with a burst of forty. Enough for a phone that repeats a dozen bad requests,
 /// too few to make a reflector of us.
-const REFUSAL_INTERVAL: u64 = 50_000_000;
-const REFUSAL_BURST: u32 = 40;
+const REFUSALS: Pace = Pace::new(50_000_000, 40);
 
 impl Case<'_> {
     /// The verdict on a request that is refused: its answer, or a drop where it cannot or should not be answered.
@@ -22,22 +22,22 @@ impl Case<'_> {
         phrase: Option<&'static str>,
     ) -> Verdict {
         let Some((status, usual)) = reason.answer() else { return Verdict::Drop(reason) };
-        let is_ack = self.received.message.method() == Method::Ack;
+        let is_ack = self.method == Method::Ack;
         let Some(identity) = identity.filter(|_| !is_ack) else {
             return Verdict::Drop(if reason == Reason::Malformed { Reason::Unanswerable } else { reason });
         };
         let remote = self.received.flow.remote;
         let source = self.snapshot.keys.source(remote.ip());
         // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
-        let known = self.snapshot.server_at(remote).is_some() || self.frontend.trusted.contains(remote.ip());
-        if !known && !self.memory.shared.answers.admit(source, self.now, REFUSAL_INTERVAL, REFUSAL_BURST) {
+        let known = self.snapshot.server_at(&remote).is_some() || self.frontend.trusted.contains(remote.ip());
+        if !known && !self.memory.shared.answers.admit(source, self.now, REFUSALS) {
             return Verdict::Drop(Reason::AnswerLimited);
         }
         let extra = if reason == Reason::UnknownExtension { Extra::Unsupported } else { Extra::None };
         self.answer(identity, (status, phrase.unwrap_or(usual)), extra, Some(reason))
     }
 
-    /// OPTIONS for us: what we can do if anybody behind us can do it (SIP.md 28).
+    /// OPTIONS for us: what we can do if anybody behind us can do it (docs/rules.md 28).
     pub(super) fn answer_options(self, identity: &Identity<'_>) -> Verdict {
         let backend = &self.snapshot.backends[self.frontend.config.backend];
         match backend.balance.is_empty() {
@@ -56,8 +56,9 @@ impl Case<'_> {
     ) -> Verdict {
         let flow = self.received.flow;
         self.edits.clear();
-        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
-        if !may_send_to(remote, self.snapshot) {
+        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
+        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        if !may_send_to(&remote, self.snapshot) {
             return Verdict::Drop(Reason::BadDestination);
         }
         Verdict::Answer {

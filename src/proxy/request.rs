@@ -2,7 +2,8 @@
 
 use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
+use crate::sip::name::Name;
 use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
@@ -24,7 +25,7 @@ pub(super) struct Identity<'a> {
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
-    pub source: stamp::Source,
+    pub source: stamp::Source<'a>,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
@@ -36,21 +37,27 @@ impl<'a> Identity<'a> {
     fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
         let (via, call_id) = (message.via.as_ref()?, message.call_id?);
-        if message.from.is_none() || message.to.is_none() || message.cseq_text.is_none() {
+        if message.from.is_none()
+            || message.to.is_none()
+            || message.cseq.is_none() && message.cseq_text(bytes).is_none()
+        {
             return None;
         }
         let call = keys.call(call_id.of(bytes));
+        let branch = via.branch_id(bytes);
+        // A branch names the transaction (RFC 3261 §17.2.3); the tag is for those of RFC 2543, who have none (§16.11).
+        let from_tag = if branch.is_some() { None } else { message.from_tag(bytes) };
         let transaction = keys.transaction(&Transaction {
             call,
-            branch: via.branch_id(bytes).unwrap_or_default(),
+            branch: branch.unwrap_or_default(),
             sent_by: via.host.of(bytes),
             sent_by_port: via.sent_by_port(),
             // Without a number it is a fault, and only the tag of our answer hangs on this.
             cseq: message.cseq.map_or(0, |cseq| cseq.number),
-            from_tag: message.from_tag(bytes).unwrap_or_default(),
+            from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let source = stamp::Source::new(received.flow.remote);
+        let source = stamp::Source::new(&received.flow.remote);
         let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
@@ -64,8 +71,8 @@ impl<'a> Identity<'a> {
 impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
-        let server = self.snapshot.server_at(self.received.flow.remote);
-        if let Err(reason) = self.admit_source(server.is_some()) {
+        let server = self.snapshot.server_at(&self.received.flow.remote);
+        if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
         let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
@@ -104,7 +111,7 @@ impl Case<'_> {
         server: Option<usize>,
         failed: Option<usize>,
     ) -> Result<Option<Verdict>, Reason> {
-        let is_options = self.received.message.method() == Method::Options;
+        let is_options = self.method == Method::Options;
         match self.admit_request() {
             // RFC 3261 §16.3 item 3: OPTIONS that may go no further is for whom it reached.
             Err(Reason::TooManyHops) if is_options => return Ok(None),
@@ -136,7 +143,7 @@ impl Case<'_> {
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
     fn is_ack_to_us(&self, identity: &Identity<'_>) -> bool {
         let message = self.received.message;
-        message.method() == Method::Ack
+        self.method == Method::Ack
             && message
                 .to_tag(self.received.bytes)
                 .is_some_and(|tag| tag.len() == TAG_LEN && tag == self.snapshot.keys.tag(identity.transaction))
@@ -151,12 +158,12 @@ impl Case<'_> {
 
     /// Whether a request opens something: it has no To tag and is no ACK or CANCEL, which follow their INVITE.
     pub(super) fn opens(&self) -> bool {
-        !self.in_dialog && !matches!(self.received.message.method(), Method::Ack | Method::Cancel)
+        !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
-    /// Whether a Record-Route goes on it (SIP.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
+    /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
-        match self.received.message.method() {
+        match self.method {
             Method::Register | Method::Ack | Method::Cancel | Method::Options | Method::Message | Method::Publish => {
                 false
             }
@@ -173,33 +180,22 @@ impl Case<'_> {
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
         let choice = self.choose(identity, routed, failed)?;
-        let reserved = choice.reserved.then_some(choice.server);
-        match self.write_to_server(identity, &choice) {
-            Ok(verdict) => {
-                let snapshot = self.snapshot;
-                let id = snapshot.servers[choice.server].id;
-                self.open_pin(identity.call, choice.pin, id, false, reserved);
-                if self.received.message.method() != Method::Ack {
-                    snapshot.count_transaction(choice.server, true);
-                }
-                Ok(verdict)
-            }
-            Err(reason) => {
-                self.snapshot.count_call(Written::default(), reserved);
-                Err(reason)
-            }
+        let written = self.write_to_server(identity, &choice);
+        if written.is_err() && choice.reserved {
+            self.snapshot.count_call(Written::default(), choice.server, true);
         }
+        written
     }
 
-    /// A request on its way to the server that was chosen.
+    /// A request on its way to the server that was chosen; nothing is remembered of what is refused.
     fn write_to_server(&mut self, identity: &Identity<'_>, choice: &Choice) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick, .. } = *choice;
+        let Choice { server, balanced, stick, pin, reserved } = *choice;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
-        if remote != received.flow.remote && !may_send_to(remote, snapshot) {
+        if remote != received.flow.remote && !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         if let Some(name) = &frontend.config.source_header
@@ -220,7 +216,12 @@ impl Case<'_> {
             stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
+        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
         self.fits()?;
+        self.open_pin(identity.call, pin, server, false, reserved);
+        if chosen.counts_transactions && self.method != Method::Ack {
+            snapshot.count_transaction(server, true);
+        }
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
@@ -242,7 +243,7 @@ impl Case<'_> {
             let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, inside, &outside);
-        } else if received.message.method() == Method::Register {
+        } else if self.method == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
     }

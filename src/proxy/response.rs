@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::sip::header::Name;
+use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, TokenError, Way};
 use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
@@ -14,7 +14,7 @@ use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
 impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
         let (bytes, message, snapshot) = (self.received.bytes, self.received.message, self.snapshot);
-        let Some(via) = message.via else { return Err(Reason::Unanswerable) };
+        let Some(via) = &message.via else { return Err(Reason::Unanswerable) };
         if bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLong);
         }
@@ -23,24 +23,29 @@ impl Case<'_> {
         // Without a Call-ID nobody can tell whose it is.
         let forged = if call.is_some() { Reason::ForgedResponse } else { Reason::Unanswerable };
         let (branch, raw) = Branch::read(token, call.unwrap_or_default()).ok_or(Reason::ForeignResponse)?;
-        let way = match via.way.map(|way| Way::open(way.of(bytes), &raw, &snapshot.keys)) {
-            Some(Ok(way)) => Some(way),
-            Some(Err(TokenError::Forged)) => return Err(forged),
-            // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough. Then
-            // the branch must prove itself; else the way's MAC covers it.
-            Some(Err(_)) | None if raw.is_sealed(&snapshot.keys) => None,
-            Some(Err(_)) | None => return Err(forged),
+        let way = match via.way {
+            Some(way) => match Way::open(way.of(bytes), &raw, &snapshot.keys) {
+                Ok(way) => Some(way),
+                Err(TokenError::Forged) => return Err(forged),
+                Err(_) => None,
+            },
+            None => None,
         };
+        // A server that rebuilds Vias from the fields it knows: the next Via is stamped by us and says enough. Then the
+        // branch must prove itself; else the way's MAC covers it.
+        if way.is_none() && !raw.is_sealed(&snapshot.keys) {
+            return Err(forged);
+        }
         if message.fault.is_some() {
             return Err(Reason::Unanswerable);
         }
         let next_via = message.next_via.ok_or(Reason::OwnResponse)?;
         let server = snapshot.server(branch.server).ok_or(Reason::GoneServer)?;
-        if branch.direction == Direction::ToServer && !snapshot.servers[server].sends_from(self.received.flow.remote) {
+        if branch.direction == Direction::ToServer && !snapshot.servers[server].sends_from(&self.received.flow.remote) {
             return Err(Reason::StrangerResponse);
         }
         let to = self.way_back(way.as_ref(), next_via)?;
-        self.take_off(&via, next_via);
+        self.take_off(via, next_via);
         let call = call.ok_or(Reason::Unanswerable)?;
         let end = message.end as usize;
         let passage = match branch.direction {
@@ -50,7 +55,7 @@ impl Case<'_> {
             }
             Direction::ToClient => {
                 // What a client sends goes to configured servers only.
-                let known = snapshot.server_at(to.remote).is_some() || snapshot.servers[server].address == to.remote;
+                let known = snapshot.server_at(&to.remote).is_some() || snapshot.servers[server].address == to.remote;
                 if !known {
                     return Err(Reason::NoWayBack);
                 }
@@ -59,7 +64,7 @@ impl Case<'_> {
         };
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
-        let (pins, method) = (&self.memory.shared.pins, message.method());
+        let (pins, method) = (&self.memory.shared.pins, self.method);
         let written = match branch.direction {
             Direction::ToClient if status >= 300 && method == Method::Invite => {
                 pins.refused_by_client(call, owner.id, self.now)
@@ -67,8 +72,8 @@ impl Case<'_> {
             Direction::ToClient if status >= 300 => Written::default(),
             _ => pins.answered(call, owner.id, method, status, self.now, expire),
         };
-        snapshot.count_call(written, None);
-        if branch.direction == Direction::ToServer && status >= 200 {
+        snapshot.count_call(written, server, false);
+        if owner.counts_transactions && branch.direction == Direction::ToServer && status >= 200 {
             snapshot.count_transaction(server, false);
         }
         Ok(Verdict::Forward { to, end, passage })
@@ -78,20 +83,23 @@ impl Case<'_> {
     fn way_back(&self, way: Option<&Way>, next_via: Span) -> Result<Hop, Reason> {
         let (bytes, snapshot) = (self.received.bytes, self.snapshot);
         let came_by = snapshot.binds[self.received.bind].frontend as usize;
+        let ends;
         let (frontend, local, remote) = match way {
-            Some(way) => (snapshot.frontend(way.frontend).unwrap_or(came_by), way.local, way.remote),
+            Some(way) => (snapshot.frontend(way.frontend).unwrap_or(came_by), &way.local, &way.remote),
             None => {
                 let next = Via::parse(bytes, next_via.start as usize, next_via.end as usize).map(|(via, _)| via);
                 let remote = next.and_then(|via| via.response_address(bytes)).ok_or(Reason::NoWayBack)?;
-                (came_by, SocketAddr::new(unspecified(remote), 0), remote)
+                ends = (SocketAddr::new(unspecified(remote), 0), remote);
+                (came_by, &ends.0, &ends.1)
             }
         };
         if !may_send_to(remote, snapshot) {
             return Err(Reason::BadDestination);
         }
         let bind = snapshot.bind_for(frontend, Transport::Udp, local).ok_or(Reason::NoSocket)?;
-        let local = if snapshot.binds[bind].is_wildcard() { local } else { snapshot.binds[bind].address };
-        Ok(Hop { bind, local, remote })
+        let address = &snapshot.binds[bind].address;
+        let local = if snapshot.binds[bind].is_wildcard() { local } else { address };
+        Ok(Hop { bind, local: *local, remote: *remote })
     }
 
     /// Takes our via-parm off: its line, or its part of a line that it shares.
@@ -102,7 +110,7 @@ impl Case<'_> {
     }
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
-    /// reaches the client as 500, for a carrier would leave the whole VIP alone (SIP.md 18, RFC 3261 §16.7 item 6).
+    /// reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7 item 6).
     fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
@@ -122,8 +130,8 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(self.received.bytes, Name::RetryAfter) {
-                self.edits.replace(line);
+            for line in self.received.message.lines(Name::RetryAfter) {
+                self.edits.replace(line.span);
             }
         }
     }

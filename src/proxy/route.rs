@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::Address;
+use crate::sip::lines::find;
 use crate::sip::message::Value;
+use crate::sip::name::Name;
 use crate::sip::parser::is_request_uri;
-use crate::sip::token::{Sealed, SealedIn, TokenError};
+use crate::sip::token::{SEALED_LEN_MIN, Sealed, SealedIn, TokenError};
 use crate::sip::{Span, Uri};
 use crate::state::{Reason, Snapshot};
 
@@ -45,6 +47,9 @@ pub fn take_own(
 ) -> Result<Routed, Reason> {
     let (bytes, message) = (received.bytes, received.message);
     let request_uri = message.request_uri().unwrap_or_default();
+    if !message.has(Name::Route) && is_plain(bytes, request_uri) {
+        return Ok(Routed { token: None, next: None, request_uri });
+    }
     let reader = Reader { bytes, call, path, came_to: received.flow.local, snapshot };
     // A strict router before us put our Record-Route into the Request-URI and the real one at the end of Route.
     let uri = Uri::parse(bytes, request_uri);
@@ -66,6 +71,11 @@ pub fn take_own(
         reader.strip_maddr(&uri, edits);
     }
     Ok(routed)
+}
+
+/// Whether a URI cannot hold anything of ours: no room for a token, and no parameters. So are nearly all outside a dialog.
+fn is_plain(bytes: &[u8], uri: Span) -> bool {
+    uri.len() < SEALED_LEN_MIN && find(bytes, uri.start as usize, uri.end as usize, b';').is_none()
 }
 
 /// Whether a route names a strict router: a URI without `lr` (RFC 2543).
@@ -90,7 +100,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Ours is a valid token, or our host and port (SIP.md 6). Under a key that we hold no longer the token is nothing
+    /// Ours is a valid token, or our host and port (docs/rules.md 6). Under a key that we hold no longer the token is nothing
     /// and the pin decides; a wrong MAC under one that we hold was made by somebody.
     fn whose(&self, uri: &Uri) -> Result<Whose, Reason> {
         let token = uri.user.map(|user| Sealed::open(user.of(self.bytes), self.call, &self.snapshot.keys));
@@ -206,8 +216,8 @@ impl Reader<'_> {
         if request_uri != before {
             edits.replace(before).put(request_uri.of(self.bytes));
         }
-        for (index, line) in received.message.lines(received.bytes, Name::Route).enumerate() {
-            edits.replace(line);
+        for (index, line) in received.message.lines(Name::Route).enumerate() {
+            edits.replace(line.span);
             if index == 0 {
                 for value in values {
                     edits.put(b"Route: ").put(value.of(self.bytes)).put(b"\r\n");
@@ -227,7 +237,7 @@ impl Reader<'_> {
             .value
             .and_then(|value| crate::sip::text::parse_ip(value.of(self.bytes)))
             .map(|ip| SocketAddr::new(ip, uri.port_or_default()))
-            .is_some_and(|address| address == self.came_to || self.snapshot.is_own(address));
+            .is_some_and(|address| address == self.came_to || self.snapshot.is_own(&address));
         if !ours {
             return;
         }

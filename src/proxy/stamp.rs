@@ -4,8 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::edit::Edits;
-use crate::sip::header::{Address, Name};
+use crate::sip::header::{Address, Param};
 use crate::sip::lines::has_lone_return;
+use crate::sip::name::Name;
 use crate::sip::text::{self, Text};
 use crate::sip::token::{BRANCH_LEN, Branch, Keys, SEALED_LEN_MAX, Sealed, SendTime, TIME_LEN, WAY_LEN_MAX, Way};
 use crate::sip::{Message, Side, Span, Transport, Uri, Via};
@@ -14,16 +15,16 @@ use crate::sip::{Message, Side, Span, Transport, Uri, Via};
 const MAX_FORWARDS: &[u8] = b"Max-Forwards: 70\r\n";
 
 /// The sender's address and port: as they are, and as text.
-pub struct Source {
-    pub address: SocketAddr,
-    ip: Text,
+pub struct Source<'a> {
+    pub address: &'a SocketAddr,
+    ip: Text<48>,
     port: Text<16>,
 }
 
-impl Source {
+impl<'a> Source<'a> {
     #[inline]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, ip: Text::ip(address.ip()), port: Text::<16>::number(u32::from(address.port())) }
+    pub fn new(address: &'a SocketAddr) -> Self {
+        Self { address, ip: Text::<48>::ip(address.ip()), port: Text::<16>::number(u32::from(address.port())) }
     }
 
     /// Whether sent-by names its address. An IPv4 address has one text; of IPv6 there are many.
@@ -36,9 +37,9 @@ impl Source {
     }
 }
 
-/// Whether the sender is behind NAT (SIP.md 1): its sent-by is not its source address, or only the port differs though
+/// Whether the sender is behind NAT (docs/rules.md 1): its sent-by is not its source address, or only the port differs though
 /// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from.
-pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source) -> bool {
+pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source<'_>) -> bool {
     if !source.is_sent_by(bytes, via) || via.rport.is_some() && via.sent_by_port() != source.address.port() {
         return true;
     }
@@ -63,26 +64,32 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
+/// Where the responses to a request go (RFC 3261 §18.2.2, RFC 3581 §4): to its source, and to the port there if `rport` is
+/// there or `force`d, else to that of sent-by.
+#[inline]
+pub fn home(via: &Via, source: &Source<'_>, force: bool) -> SocketAddr {
+    match via.rport.is_some() || force {
+        true => *source.address,
+        false => SocketAddr::new(source.address.ip(), via.sent_by_port()),
+    }
+}
+
 /// Writes `received` and, where `rport` is there or `force`d, `rport` into the sender's Via (RFC 3581 §4); values that
-/// the sender wrote give way. Returns where its responses go.
-pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source, force: bool) -> SocketAddr {
-    let param_span = |name: Span, value: Option<Span>| Span { start: name.start, end: value.unwrap_or(name).end };
-    if let Some(rport) = via.rport {
-        edits.replace(param_span(rport.name, rport.value)).put(b"rport=").put_text(&source.port);
+/// the sender wrote give way.
+pub fn receive_via(edits: &mut Edits, via: &Via, source: &Source<'_>, force: bool) {
+    let param_span = |param: Param| Span { start: param.name.start, end: param.value.unwrap_or(param.name).end };
+    let rport = via.rport.map(param_span);
+    if let Some(rport) = rport {
+        edits.replace(rport).put_led(b"rport=", &source.port);
     }
     match via.received {
-        Some(received) => edits.replace(param_span(received.name, received.value)).put(b"received="),
-        None => edits.insert(via.parm.end).put(b";received="),
+        Some(received) => edits.replace(param_span(received)).put_led(b"received=", &source.ip),
+        // Most write `rport` last: one change, then, instead of two at one place.
+        None if rport.is_some_and(|rport| rport.end == via.parm.end) => edits.put_led(b";received=", &source.ip),
+        None => edits.insert(via.parm.end).put_led(b";received=", &source.ip),
     };
-    edits.put_text(&source.ip);
-    match via.rport.is_some() || force {
-        true => {
-            if via.rport.is_none() {
-                edits.insert(via.parm.end).put(b";rport=").put_text(&source.port);
-            }
-            source.address
-        }
-        false => SocketAddr::new(source.address.ip(), via.sent_by_port()),
+    if rport.is_none() && force {
+        edits.insert(via.parm.end).put_led(b";rport=", &source.port);
     }
 }
 
@@ -121,14 +128,16 @@ impl OwnVia {
 /// are one (RFC 5658 §3). Both carry the same token.
 #[inline]
 pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, next_side: &Side, other_side: &Side) {
-    let mut token = [0; SEALED_LEN_MAX];
-    let len = sealed.seal(call, keys, &mut token);
+    const LEAD: &[u8] = b"Record-Route: <sip:";
+    let mut line = [0; LEAD.len() + SEALED_LEN_MAX];
+    line[..LEAD.len()].copy_from_slice(LEAD);
+    let len = line[LEAD.len()..].first_chunk_mut().map_or(0, |room| LEAD.len() + sealed.seal(call, keys, room));
     let mut put = |side: &Side| {
-        edits.put(b"Record-Route: <sip:").put_with(|room| {
-            *room = token;
+        let put_line = |room: &mut _| {
+            *room = line;
             len
-        });
-        edits.put_text(&side.route);
+        };
+        edits.put_with(put_line).put_text(&side.route);
     };
     put(next_side);
     if next_side.address != other_side.address {
@@ -141,7 +150,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
 pub fn count_hop(edits: &mut Edits, message: &Message) {
     match message.max_forwards {
         Some((digits, hops)) => {
-            edits.replace(digits).put_text(&Text::<16>::number(u32::from(hops.saturating_sub(1))));
+            edits.write_over(digits, &Text::<16>::octet(hops.saturating_sub(1)));
         }
         None => {
             edits.put(MAX_FORWARDS);
@@ -150,10 +159,17 @@ pub fn count_hop(edits: &mut Edits, message: &Message) {
 }
 
 /// Appends the source header: transport, address and port of the client, which servers judge callers by.
-pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source, transport: Transport) {
-    let (open, close): (&[u8], &[u8]) = if source.address.is_ipv6() { (b"[", b"]:") } else { (b"", b":") };
-    edits.put(prefix).put(open).put_text(&source.ip).put(close).put_text(&source.port);
-    edits.put(b";transport=").put(transport.name().as_bytes()).put(b"\r\n");
+pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source<'_>, transport: Transport) {
+    edits.put(prefix);
+    match source.address {
+        SocketAddr::V4(_) => edits.put_text(&source.ip).put_led(b":", &source.port),
+        SocketAddr::V6(_) => edits.put_led(b"[", &source.ip).put_led(b"]:", &source.port),
+    };
+    edits.put(match transport {
+        Transport::Udp => b";transport=udp\r\n",
+        Transport::Tcp => b";transport=tcp\r\n",
+        Transport::Tls => b";transport=tls\r\n",
+    });
 }
 
 /// Cuts every line of that header which somebody else wrote. False where one could hide from us: there are servers that
@@ -161,7 +177,7 @@ pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source, transpor
 #[must_use]
 pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) -> bool {
     for line in message.lines_named(bytes, name.as_bytes()) {
-        edits.replace(line);
+        edits.replace(line.span);
     }
     !has_lone_return(bytes, message.head as usize, message.body as usize)
 }

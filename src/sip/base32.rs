@@ -1,4 +1,8 @@
 //! Lower-case base32 without padding (RFC 4648 §6): what may stand in a branch and survives being compared without case.
+//! Sixteen characters at a time: two groups of eight characters, five bytes each.
+
+use wide::bytemuck::cast;
+use wide::{i8x16, i16x8, u8x16, u16x8, u32x4, u64x2};
 
 /// Length of the base32 text of so many bytes, without padding.
 pub const fn text_len(raw: usize) -> usize {
@@ -10,100 +14,83 @@ pub const fn raw_len(text: usize) -> usize {
     text * 5 / 8
 }
 
-/// Writes `raw` as base32; `text` must have [`text_len`] of it.
+/// Room for the text of so many bytes as it is written: in whole steps. The bytes themselves need no more.
+pub const fn room_len(raw: usize) -> usize {
+    text_len(raw).next_multiple_of(STEP_TEXT)
+}
+
+/// How many characters a step writes, and how many bytes of `raw` it reads: it looks at three more.
+const STEP_TEXT: usize = 16;
+const STEP_RAW: usize = 10;
+const LOOK: usize = STEP_RAW + 3;
+
+/// Writes `raw` as base32, sixteen characters at a time for as long as `text` has room; `raw` must be at least three bytes
+/// longer than what that takes. What belongs to the text are the first [`text_len`] characters: the bit behind the last
+/// byte must be zero up to there.
 #[inline(always)]
 pub fn encode(raw: &[u8], text: &mut [u8]) {
-    debug_assert_eq!(text.len(), text_len(raw.len()));
-    let (groups, rest) = raw.as_chunks::<5>();
-    let (texts, last) = text.as_chunks_mut::<8>();
-    for (group, text) in groups.iter().zip(texts) {
-        encode_group(group, text);
-    }
-    if !rest.is_empty() {
-        let (mut group, mut digits) = ([0; 5], [0; 8]);
-        group[..rest.len()].copy_from_slice(rest);
-        encode_group(&group, &mut digits);
-        last.copy_from_slice(&digits[..last.len()]);
+    for (step, text) in text.as_chunks_mut::<STEP_TEXT>().0.iter_mut().enumerate() {
+        let Some(raw) = raw.get(STEP_RAW * step..).and_then(|raw| raw.first_chunk::<LOOK>()) else { return };
+        let group = |at: usize| u64::from_be_bytes(raw[at..at + 8].try_into().unwrap_or_default()) >> 24;
+        *text = letters(spread(u64x2::new([group(0), group(5)]))).to_array();
     }
 }
 
-/// Writes so many groups of five bytes as eight digits each: for a text that is cut afterwards.
+/// Two groups of forty bits as sixteen bytes of five bits each: halved three times.
 #[inline(always)]
-pub fn encode_groups(raw: &[u8], text: &mut [u8], groups: usize) {
-    for (group, text) in raw.as_chunks().0.iter().zip(text.as_chunks_mut().0).take(groups) {
-        encode_group(group, text);
-    }
+fn spread(bits: u64x2) -> u8x16 {
+    let twenties: u32x4 = cast(bits >> 20 | (bits & u64x2::splat(0xf_ffff)) << 32);
+    let tens: u16x8 = cast(twenties >> 10 | (twenties & u32x4::splat(0x3ff)) << 16);
+    cast(tens >> 5 | (tens & u16x8::splat(0x1f)) << 8)
 }
 
-/// The same byte eight times.
-const fn each(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
-}
-
-/// Eight digits at once: the bits are spread to a byte each, then each byte becomes its letter.
+/// The other way round, the forty bits of a group on top of a word.
 #[inline(always)]
-fn encode_group(group: &[u8; 5], text: &mut [u8; 8]) {
-    let bits = u64::from_be_bytes([0, 0, 0, group[0], group[1], group[2], group[3], group[4]]);
-    *text = letters(spread(bits)).to_be_bytes();
-}
-
-/// Forty bits as eight bytes of five bits each.
-#[inline(always)]
-fn spread(bits: u64) -> u64 {
-    let halves = bits << 12 & 0x000f_ffff_0000_0000 | bits & 0xf_ffff;
-    let tens = (halves & 0x000f_fc00_000f_fc00) << 6 | halves & 0x0000_03ff_0000_03ff;
-    (tens & 0x03e0_03e0_03e0_03e0) << 3 | tens & 0x001f_001f_001f_001f
-}
-
-/// The other way round.
-#[inline(always)]
-fn gather(values: u64) -> u64 {
-    let tens = values >> 3 & 0x03e0_03e0_03e0_03e0 | values & 0x001f_001f_001f_001f;
-    let halves = tens >> 6 & 0x000f_fc00_000f_fc00 | tens & 0x0000_03ff_0000_03ff;
-    halves >> 12 & 0x00ff_fff0_0000 | halves & 0xf_ffff
+fn gather(values: u8x16) -> [u64; 2] {
+    let values: u16x8 = cast(values);
+    let tens: i16x8 = cast((values & u16x8::splat(0x1f)) << 5 | values >> 8);
+    let twenties: u64x2 = cast(tens.dot(i16x8::new([1024, 1, 1024, 1, 1024, 1, 1024, 1])));
+    let groups: u64x2 = twenties << 44 | twenties >> 32 << 24;
+    groups.to_array()
 }
 
 /// Bytes of 0 to 31 as the characters `a` to `z` and `2` to `7`.
 #[inline(always)]
-fn letters(values: u64) -> u64 {
-    // The top bit of a byte says that its value is 26 or more.
-    let digits = values.wrapping_add(each(128 - 26)) >> 7 & each(1);
-    values.wrapping_add(each(b'a')).wrapping_sub(digits.wrapping_mul(u64::from(b'a' + 26 - b'2')))
+fn letters(values: u8x16) -> u8x16 {
+    const GAP: u8 = b'a' + 26 - b'2';
+    let values: i8x16 = cast(values);
+    let gap = values.simd_gt(i8x16::splat(25)) & i8x16::splat(GAP as i8);
+    cast(values + i8x16::splat(b'a' as i8) - gap)
 }
 
-/// Reads base32 into `raw`, which must have [`raw_len`] of the text. False where a character is none of the alphabet
-/// or a bit that belongs to no byte is set: one value has one text.
+/// Reads base32 into `raw`, in either case, and says how many bytes that are. `None` where a character is none of the
+/// alphabet, a bit that belongs to no byte is set (one value has one text), or it does not fit; `raw` must have room for
+/// three bytes more than whole steps of ten.
 #[inline(always)]
-pub fn decode(text: &[u8], raw: &mut [u8]) -> bool {
-    debug_assert_eq!(raw.len(), raw_len(text.len()));
-    if text_len(raw.len()) != text.len() {
-        return false;
+pub fn decode<const N: usize>(text: &[u8], raw: &mut [u8; N]) -> Option<usize> {
+    let len = raw_len(text.len());
+    let (steps, rest) = text.as_chunks::<STEP_TEXT>();
+    let mut last = [b'a'; STEP_TEXT];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut wrong = u8x16::ZERO;
+    for (step, text) in steps.iter().chain([&last]).enumerate() {
+        let room = raw.get_mut(STEP_RAW * step..).and_then(|raw| raw.first_chunk_mut::<LOOK>())?;
+        let text = u8x16::new(*text);
+        // Letters, and only they, have the bit 0x40: their case is 0x20.
+        let letter: u8x16 = cast(cast::<_, u16x8>(text & u8x16::splat(0x40)) >> 1);
+        let lower = text | letter;
+        let is_letter = letter.simd_eq(u8x16::splat(0x20));
+        let values = lower - u8x16::splat(b'2' - 26) - (is_letter & u8x16::splat(b'a' - (b'2' - 26)));
+        let values = values & u8x16::splat(0x1f);
+        // A character of the alphabet is what its value reads as again.
+        wrong |= letters(values) ^ lower;
+        let [first, second] = gather(values);
+        room[..8].copy_from_slice(&first.to_be_bytes());
+        room[5..].copy_from_slice(&second.to_be_bytes());
     }
-    let (texts, rest) = text.as_chunks::<8>();
-    let (groups, last) = raw.as_chunks_mut::<5>();
-    let mut good = true;
-    for (text, group) in texts.iter().zip(groups) {
-        good &= decode_group(text, group);
-    }
-    if !rest.is_empty() {
-        let (mut digits, mut group) = ([b'a'; 8], [0; 5]);
-        digits[..rest.len()].copy_from_slice(rest);
-        good &= decode_group(&digits, &mut group);
-        last.copy_from_slice(&group[..last.len()]);
-        good &= group[last.len()..].iter().all(|byte| *byte == 0);
-    }
-    good
-}
-
-/// False where a character is none of the alphabet: then what was read does not read as the text again.
-#[inline(always)]
-fn decode_group(text: &[u8; 8], group: &mut [u8; 5]) -> bool {
-    let text = u64::from_be_bytes(*text);
-    // Letters, and only they, have the bit 0x40; in either case they count from 1, digits from 18.
-    let is_letter = text >> 6 & each(1);
-    let values = (text & each(0x1f)).wrapping_add(each(8)).wrapping_sub(is_letter.wrapping_mul(9)) & each(0x1f);
-    group.copy_from_slice(&gather(values).to_be_bytes()[3..]);
-    letters(values) == text | is_letter << 5
+    let rest = raw.get(len..)?.first_chunk::<4>()?;
+    let good = wrong == u8x16::ZERO && u32::from_be_bytes(*rest) == 0 && text_len(len) == text.len();
+    good.then_some(len)
 }
 
 #[cfg(test)]
@@ -111,26 +98,39 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn encoded(raw: &[u8]) -> String {
+        let mut room = [0; 96];
+        encode(&[raw, &[0; 80]].concat(), &mut room);
+        String::from_utf8(room[..text_len(raw.len())].to_vec()).unwrap()
+    }
+
+    fn decoded(text: &[u8]) -> Option<Vec<u8>> {
+        let mut raw = [0xff; 80];
+        let len = decode(text, &mut raw)?;
+        Some(raw[..len].to_vec())
+    }
+
+    /// Bit by bit.
+    fn naive(raw: &[u8]) -> String {
+        let bit = |n: usize| raw.get(n / 8).map_or(0, |byte| byte >> (7 - n % 8) & 1);
+        let value = |n: usize| (0..5).fold(0, |value, m| value << 1 | bit(5 * n + m));
+        (0..text_len(raw.len())).map(|n| b"abcdefghijklmnopqrstuvwxyz234567"[value(n) as usize] as char).collect()
+    }
+
     proptest! {
         #[test]
         fn reads_back_in_either_case(raw in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut text = vec![0; text_len(raw.len())];
-            encode(&raw, &mut text);
-            let mut back = vec![0; raw_len(text.len())];
-            prop_assert!(decode(&text, &mut back));
-            prop_assert_eq!(&back, &raw);
-            prop_assert!(decode(&text.to_ascii_uppercase(), &mut back));
-            prop_assert_eq!(back, raw);
+            let text = encoded(&raw);
+            prop_assert_eq!(&text, &naive(&raw));
+            prop_assert_eq!(decoded(text.as_bytes()), Some(raw.clone()));
+            prop_assert_eq!(decoded(text.to_ascii_uppercase().as_bytes()), Some(raw));
         }
 
         /// One value has one text: what decodes encodes to the same again.
         #[test]
         fn no_two_texts_mean_the_same(text in "[a-z2-7]{0,40}") {
-            let mut raw = vec![0; raw_len(text.len())];
-            if decode(text.as_bytes(), &mut raw) {
-                let mut again = vec![0; text_len(raw.len())];
-                encode(&raw, &mut again);
-                prop_assert_eq!(again, text.into_bytes());
+            if let Some(raw) = decoded(text.as_bytes()) {
+                prop_assert_eq!(encoded(&raw), text);
             }
         }
     }
@@ -139,10 +139,10 @@ mod tests {
     fn every_byte_but_those_of_the_alphabet_is_refused() {
         for byte in 0..=255u8 {
             let good = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'2'..=b'7');
-            for at in 0..8 {
-                let mut text = *b"mzabc234";
+            for at in 0..24 {
+                let mut text = *b"mzabc234mzabc234mzabc234";
                 text[at] = byte;
-                assert_eq!(decode(&text, &mut [0; 5]), good, "{byte} at {at}");
+                assert_eq!(decoded(&text).is_some(), good, "{byte} at {at}");
             }
         }
     }
@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn refuses_other_characters_and_lengths() {
         for text in ["a", "aaa", "a1", "aab", "a=", "aa\u{e9}"] {
-            assert!(!decode(text.as_bytes(), &mut vec![0; raw_len(text.len())]), "{text}");
+            assert_eq!(decoded(text.as_bytes()), None, "{text}");
         }
+        assert_eq!(decode(&[b'a'; 40], &mut [0; 28]), None, "it does not fit");
     }
 }

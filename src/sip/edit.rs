@@ -22,7 +22,11 @@ const OVERFLOWED: usize = HEADROOM + SLACK + 1;
 /// The most replacements in one message. A request needs eight; the rest is for copies of the source header.
 const MAX_SPLICES: usize = 32;
 
-/// One replacement: `span` of the message gives way to `text` of the pool.
+/// The longest text that is written over another: the digits of Max-Forwards.
+const MAX_OVER: usize = 3;
+
+/// One replacement: `span` of the message gives way to `text` of the pool. The end of the one that is being written to
+/// is not noted yet: it is what is used of the pool.
 #[derive(Clone, Copy, Default)]
 struct Splice {
     span: Span,
@@ -40,6 +44,8 @@ pub struct Edits {
     used: usize,
     /// How many bytes of the message are replaced.
     replaced: usize,
+    /// What is written over where it stands.
+    over: Option<(Span, [u8; MAX_OVER])>,
 }
 
 /// What [`Edits::apply`] made.
@@ -60,6 +66,7 @@ impl Default for Edits {
             pool: [0; HEADROOM + SLACK],
             used: 0,
             replaced: 0,
+            over: None,
         }
     }
 }
@@ -69,6 +76,7 @@ impl Edits {
     #[inline]
     pub fn clear(&mut self) {
         (self.count, self.used, self.replaced) = (0, 0, 0);
+        self.over = None;
     }
 
     /// Replaces `span` by what [`Edits::put`] appends until the next call; an empty span inserts, no text cuts. Spans
@@ -79,12 +87,17 @@ impl Edits {
             self.used = OVERFLOWED;
             return self;
         }
+        self.splices[self.current].text.end = self.used as u16;
         let mut at = self.count;
-        while at > 0 && self.splices[at - 1].span.end > span.start {
-            self.splices[at] = self.splices[at - 1];
+        // Mostly it is behind all others.
+        while let Some(before) = at.checked_sub(1).map(|before| self.splices[before])
+            && before.span.end > span.start
+        {
+            self.splices[at] = before;
             at -= 1;
         }
-        self.splices[at] = Splice { span, text: Span::new(self.used, self.used) };
+        let start = self.used as u16;
+        self.splices[at] = Splice { span, text: Span { start, end: start } };
         self.current = at;
         self.count += 1;
         self.replaced += span.len();
@@ -97,13 +110,24 @@ impl Edits {
         self.replace(Span { start: at, end: at })
     }
 
+    /// Writes a short text over another where that is as long; else replaces it. Of one text only; [`Edits::copy`] does not
+    /// know of it.
+    #[inline]
+    pub fn write_over(&mut self, span: Span, text: &Text<16>) {
+        if self.over.is_none() && span.len() <= MAX_OVER && span.len() == text.as_bytes().len() {
+            self.over = text.whole().0.first_chunk().map(|text| (span, *text));
+        } else {
+            self.replace(span).put_text(text);
+        }
+    }
+
     /// Appends text to the replacement begun last.
     #[inline]
     pub fn put(&mut self, text: &[u8]) -> &mut Self {
         match self.pool.get_mut(self.used..self.used + text.len()) {
             Some(room) => {
                 room.copy_from_slice(text);
-                self.grow(text.len());
+                self.used += text.len();
             }
             None => self.used = OVERFLOWED,
         }
@@ -114,11 +138,23 @@ impl Edits {
     /// overwritten by what comes next.
     #[inline]
     pub fn put_text<const N: usize>(&mut self, text: &Text<N>) -> &mut Self {
-        self.put_with(|room: &mut [u8; N]| {
-            let (bytes, len) = text.whole();
-            *room = *bytes;
-            len
-        })
+        self.put_led(b"", text)
+    }
+
+    /// Appends fixed bytes and a short text behind them.
+    #[inline(always)]
+    pub fn put_led<const L: usize, const N: usize>(&mut self, lead: &[u8; L], text: &Text<N>) -> &mut Self {
+        const { assert!(L + N <= SLACK) };
+        let (bytes, len) = text.whole();
+        match self.pool.get_mut(self.used..).and_then(|room| room.get_mut(..L + N)) {
+            Some(room) => {
+                room[..L].copy_from_slice(lead);
+                room[L..].copy_from_slice(bytes);
+                self.used += L + len;
+            }
+            None => self.used = OVERFLOWED,
+        }
+        self
     }
 
     /// Appends what `write` writes into its room and says the length of.
@@ -126,19 +162,20 @@ impl Edits {
     pub fn put_with<const N: usize>(&mut self, write: impl FnOnce(&mut [u8; N]) -> usize) -> &mut Self {
         const { assert!(N <= SLACK) };
         match self.pool.get_mut(self.used..).and_then(|room| room.first_chunk_mut()) {
-            Some(room) => {
-                let len = write(room);
-                self.grow(len);
-            }
+            Some(room) => self.used += write(room),
             None => self.used = OVERFLOWED,
         }
         self
     }
 
-    #[inline]
-    fn grow(&mut self, len: usize) {
-        self.used += len;
-        self.splices[self.current].text.end = self.used as u16;
+    /// The changes, in order of position: what is replaced, and by what.
+    #[inline(always)]
+    fn changes(&self) -> impl Iterator<Item = (Span, &[u8])> {
+        let change = |(at, splice): (usize, &Splice)| {
+            let end = if at == self.current { self.used } else { splice.text.end as usize };
+            (splice.span, &self.pool[splice.text.start as usize..end])
+        };
+        self.splices[..self.count].iter().enumerate().map(change)
     }
 
     /// Whether the changes did not fit: the message must be refused, not half changed.
@@ -158,11 +195,13 @@ impl Edits {
     #[inline]
     pub fn copy(&self, original: &[u8], span: Span, out: &mut [u8]) -> Option<usize> {
         let (mut from, mut to) = (span.start as usize, 0);
-        let inside = |splice: &&Splice| (span.start..span.end.max(span.start + 1)).contains(&splice.span.start);
-        for splice in self.splices[..self.count].iter().filter(inside) {
-            to = append(out, to, &original[from..splice.span.start as usize])?;
-            to = append(out, to, splice.text.of(&self.pool))?;
-            from = splice.span.end as usize;
+        for (replaced, text) in self.changes() {
+            if !(span.start..span.end.max(span.start + 1)).contains(&replaced.start) {
+                continue;
+            }
+            to = append(out, to, &original[from..replaced.start as usize])?;
+            to = append(out, to, text)?;
+            from = replaced.end as usize;
         }
         append(out, to, &original[from..span.end as usize])
     }
@@ -170,25 +209,38 @@ impl Edits {
     /// Rewrites the message that stands in `buffer` at `at`, at least [`HEADROOM`] bytes behind its start.
     ///
     /// The head up to the last change is saved to `saved` first, so that a message that could not be sent can be
-    /// decided anew. Hot path: moves the head twice, nothing else.
+    /// decided anew. Hot path: moves the head up to there twice, nothing else.
     #[inline]
     pub fn apply(&self, buffer: &mut [u8], at: Range<usize>, saved: &mut [u8]) -> Edited {
         debug_assert!(!self.overflowed() && at.start >= HEADROOM);
-        let Some(last) = self.splices[..self.count].last() else { return Edited { message: at, saved: 0 } };
-        let head = last.span.end as usize;
-        let saved = &mut saved[..head];
-        saved.copy_from_slice(&buffer[at.start..at.start + head]);
+        let head = self.splices[..self.count].last().map_or(0, |last| last.span.end as usize);
+        let changed = self.over.map_or(head, |(span, _)| head.max(span.end as usize));
+        saved[..changed].copy_from_slice(&buffer[at.start..at.start + changed]);
         let start = (at.start as isize - self.growth()) as usize;
         let (mut from, mut to) = (0, start);
-        for splice in &self.splices[..self.count] {
-            for piece in [&saved[from..splice.span.start as usize], splice.text.of(&self.pool)] {
-                buffer[to..to + piece.len()].copy_from_slice(piece);
-                to += piece.len();
+        for (replaced, text) in self.changes() {
+            for piece in [&saved[from..replaced.start as usize], text] {
+                if !piece.is_empty() {
+                    buffer[to..to + piece.len()].copy_from_slice(piece);
+                    to += piece.len();
+                }
             }
-            from = splice.span.end as usize;
+            from = replaced.end as usize;
         }
         debug_assert_eq!(to, at.start + head);
-        Edited { message: start..at.end, saved: head }
+        if let Some((span, text)) = self.over {
+            let at = at.start + span.start as usize;
+            let at =
+                if span.start as usize >= head { at } else { (at as isize - self.growth_behind(span.start)) as usize };
+            buffer[at..].iter_mut().zip(text).take(span.len()).for_each(|(byte, new)| *byte = new);
+        }
+        Edited { message: start..at.end, saved: changed }
+    }
+
+    /// By how much the message grows behind a position: so far is moved what stands there.
+    fn growth_behind(&self, at: u16) -> isize {
+        let behind = self.changes().filter(|(replaced, _)| replaced.start >= at);
+        behind.map(|(replaced, text)| text.len() as isize - replaced.len() as isize).sum()
     }
 }
 
@@ -285,6 +337,27 @@ mod tests {
         let mut out = [0; 32];
         let len = edits.copy(b"abcXYdef", Span::new(0, 8), &mut out).unwrap();
         assert_eq!(&out[..len], b"abcone,new,def");
+    }
+
+    #[test]
+    fn digits_are_written_over_where_their_number_stays() {
+        let message = b"via, 70; route, end";
+        for (cut, value, wanted, saved) in [
+            (Span::new(0, 3), 69, &b"VIA*, 69; route, end"[..], 7),
+            (Span::new(9, 14), 69, b"via, 69; VIA*, end", 14),
+            (Span::new(0, 3), 9, b"VIA*, 9; route, end", 7),
+        ] {
+            let mut edits = Edits::default();
+            edits.replace(cut).put(b"VIA*");
+            edits.write_over(Span::new(5, 7), &Text::<16>::octet(value));
+            let mut buffer = [&[0; HEADROOM][..], message].concat();
+            let mut kept = [0; 32];
+            let edited = edits.apply(&mut buffer, HEADROOM..HEADROOM + message.len(), &mut kept);
+            assert_eq!(buffer[edited.message], *wanted);
+            assert_eq!(edited.saved, saved);
+            buffer[HEADROOM..HEADROOM + saved].copy_from_slice(&kept[..saved]);
+            assert_eq!(buffer[HEADROOM..], *message);
+        }
     }
 
     #[test]

@@ -1,175 +1,9 @@
-//! Header names, compact forms, and the little grammar that values share (RFC 3261 §7.3, §20, §25.1).
+//! The little grammar that header values share (RFC 3261 §7.3, §20, §25.1).
 
 use wide::u8x32;
 
-use super::lines::find;
+use super::lines::{Line, find};
 use super::message::{Span, Value};
-
-/// The headers that routing reads. Everything else is [`Name::Other`] and passes unread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Name {
-    Other,
-    Via,
-    CallId,
-    CSeq,
-    From,
-    To,
-    Route,
-    RecordRoute,
-    MaxForwards,
-    ContentLength,
-    Contact,
-    ProxyRequire,
-    Supported,
-    UserAgent,
-    RetryAfter,
-    /// Replaces, Join (RFC 3891, RFC 3911) and Target-Dialog (RFC 4538): each names another call.
-    OtherCall,
-}
-
-impl Name {
-    pub(super) const COUNT: usize = Self::OtherCall as usize + 1;
-}
-
-/// Up to eight bytes of a line's beginning, compared as one word; letters in any case.
-#[derive(Clone, Copy)]
-pub(super) struct Start {
-    /// The bits that lower a letter's case, at the places of letters only: no other byte may pass for `-`.
-    fold: u64,
-    mask: u64,
-    word: u64,
-}
-
-impl Start {
-    pub(super) const fn new(text: &[u8]) -> Self {
-        let mut start = Self { fold: 0, mask: 0, word: 0 };
-        let mut at = 0;
-        while at < text.len() {
-            start.word |= (text[at] as u64) << (8 * at);
-            start.mask |= 0xff << (8 * at);
-            if text[at].is_ascii_lowercase() {
-                start.fold |= 0x20 << (8 * at);
-            }
-            at += 1;
-        }
-        start
-    }
-
-    #[inline(always)]
-    pub(super) const fn is(self, word: u64) -> bool {
-        (word | self.fold) & self.mask == self.word
-    }
-}
-
-/// `is!(word, "via:")`: whether the line begins so. A macro, because the masks must be constants.
-macro_rules! is {
-    ($word:expr, $text:literal) => {{
-        const START: $crate::sip::header::Start = $crate::sip::header::Start::new($text);
-        START.is($word)
-    }};
-}
-pub(super) use is;
-
-/// Reads the name of the header line at `at`: which one, and where its value begins (just behind the colon). The
-/// position means nothing for [`Name::Other`].
-///
-/// Hot path: a name with its colon directly behind it is one or two comparisons of a word.
-#[inline(always)]
-pub fn identify(bytes: &[u8], at: usize) -> (Name, usize) {
-    let Some(words) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) else {
-        return identify_slowly(bytes, at);
-    };
-    let word = |from: usize| u64::from_le_bytes(words[from..from + 8].try_into().unwrap_or_default());
-    let (first, second) = (word(0), word(8));
-    let (name, len) = match words[0] | 0x20 {
-        b'v' if is!(first, b"via:") => (Name::Via, 4),
-        b'v' if is!(first, b"v:") => (Name::Via, 2),
-        b'c' if is!(first, b"call-id:") => (Name::CallId, 8),
-        b'c' if is!(first, b"cseq:") => (Name::CSeq, 5),
-        b'c' if is!(first, b"contact:") => (Name::Contact, 8),
-        b'c' if is!(first, b"content-") && is!(second, b"length:") => (Name::ContentLength, 15),
-        b'f' if is!(first, b"from:") => (Name::From, 5),
-        b'f' if is!(first, b"f:") => (Name::From, 2),
-        b't' if is!(first, b"to:") => (Name::To, 3),
-        b't' if is!(first, b"t:") => (Name::To, 2),
-        b't' if is!(first, b"target-d") && is!(second, b"ialog:") => (Name::OtherCall, 14),
-        b'm' if is!(first, b"max-forw") && is!(second, b"ards:") => (Name::MaxForwards, 13),
-        b'm' if is!(first, b"m:") => (Name::Contact, 2),
-        b'i' if is!(first, b"i:") => (Name::CallId, 2),
-        b'l' if is!(first, b"l:") => (Name::ContentLength, 2),
-        b'k' if is!(first, b"k:") => (Name::Supported, 2),
-        b'j' if is!(first, b"join:") => (Name::OtherCall, 5),
-        b'r' if is!(first, b"route:") => (Name::Route, 6),
-        b'r' if is!(first, b"record-r") && is!(second, b"oute:") => (Name::RecordRoute, 13),
-        b'r' if is!(first, b"retry-af") && is!(second, b"ter:") => (Name::RetryAfter, 12),
-        b'r' if is!(first, b"replaces") && is!(second, b":") => (Name::OtherCall, 9),
-        b's' if is!(first, b"supporte") && is!(second, b"d:") => (Name::Supported, 10),
-        b'u' if is!(first, b"user-age") && is!(second, b"nt:") => (Name::UserAgent, 11),
-        b'p' if is!(first, b"proxy-re") && is!(second, b"quire:") => (Name::ProxyRequire, 14),
-        b'v' | b'c' | b'f' | b't' | b'm' | b'i' | b'l' | b'k' | b'j' | b'r' | b's' | b'u' | b'p' => {
-            return identify_slowly(bytes, at);
-        }
-        _ => return (Name::Other, at),
-    };
-    // What was compared holds no line end, so it lies within the line.
-    (name, at + len)
-}
-
-/// Long and compact forms (RFC 3261 §7.3.3).
-const NAMES: [(&[u8], Name); 24] = [
-    (b"via", Name::Via),
-    (b"v", Name::Via),
-    (b"call-id", Name::CallId),
-    (b"i", Name::CallId),
-    (b"cseq", Name::CSeq),
-    (b"from", Name::From),
-    (b"f", Name::From),
-    (b"to", Name::To),
-    (b"t", Name::To),
-    (b"contact", Name::Contact),
-    (b"m", Name::Contact),
-    (b"content-length", Name::ContentLength),
-    (b"l", Name::ContentLength),
-    (b"max-forwards", Name::MaxForwards),
-    (b"route", Name::Route),
-    (b"record-route", Name::RecordRoute),
-    (b"supported", Name::Supported),
-    (b"k", Name::Supported),
-    (b"proxy-require", Name::ProxyRequire),
-    (b"user-agent", Name::UserAgent),
-    (b"retry-after", Name::RetryAfter),
-    (b"replaces", Name::OtherCall),
-    (b"join", Name::OtherCall),
-    (b"target-dialog", Name::OtherCall),
-];
-
-/// The same for a line at the very end of a message, and for one with blanks before its colon (RFC 3261 §7.3.1).
-fn identify_slowly(bytes: &[u8], at: usize) -> (Name, usize) {
-    let line = &bytes[at..];
-    let far_from_the_end = line.len() >= 16;
-    let blank_before_colon = || {
-        let colon = find(bytes, at, bytes.len(), b':');
-        colon.is_some_and(|colon| colon > at && matches!(bytes[colon - 1], b' ' | b'\t'))
-    };
-    if far_from_the_end && !blank_before_colon() {
-        return (Name::Other, at);
-    }
-    let own = |(text, name): &(&[u8], Name)| Some((*name, at + value_after(line, text)?));
-    NAMES.iter().find_map(own).unwrap_or((Name::Other, at))
-}
-
-/// Where the value begins if the line's name is `name`, compared without case; blanks may stand before the colon.
-pub fn value_after(line: &[u8], name: &[u8]) -> Option<usize> {
-    if !line.get(..name.len())?.eq_ignore_ascii_case(name) {
-        return None;
-    }
-    let mut at = name.len();
-    while matches!(line.get(at)?, b' ' | b'\t') {
-        at += 1;
-    }
-    (line[at] == b':').then_some(at + 1)
-}
 
 /// Whether a byte may stand in a header value as blank: the line ends are those of folded lines (RFC 3261 §7.3.1).
 #[inline]
@@ -181,7 +15,9 @@ pub fn is_blank(byte: u8) -> bool {
 #[inline(always)]
 pub fn trim(bytes: &[u8], start: usize, end: usize) -> Span {
     // What nearly everybody writes: one space, the value, CRLF.
-    if let Some([b' ', first, .., last, b'\r', b'\n']) = bytes.get(start..end)
+    if let Some(text) = bytes.get(start..end)
+        && text.len() >= 4
+        && let (Some([b' ', first]), Some([last, b'\r', b'\n'])) = (text.first_chunk(), text.last_chunk())
         && *first > b' '
         && *last > b' '
     {
@@ -319,19 +155,18 @@ pub fn number(digits: &[u8]) -> Option<u32> {
 /// The number that the digits at `at` make, and just behind them. `None` where there is none, or where it does not fit.
 #[inline]
 pub fn leading_number(bytes: &[u8], at: usize, end: usize) -> Option<(u32, usize)> {
-    let (mut value, mut stop) = (0u64, at);
-    for byte in bytes.get(at..end)? {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
-        if value > u64::from(u32::MAX) {
-            return None;
-        }
-        stop += 1;
+    let text = bytes.get(at..end)?;
+    let (mut value, mut len) = (0u32, 0);
+    // So many digits always fit.
+    while len < 9
+        && let Some(digit @ 0..=9) = text.get(len).map(|byte| byte.wrapping_sub(b'0'))
+    {
+        (value, len) = (value.wrapping_mul(10).wrapping_add(u32::from(digit)), len + 1);
     }
-    (stop > at).then_some((value as u32, stop))
+    while let Some(digit @ 0..=9) = text.get(len).map(|byte| byte.wrapping_sub(b'0')) {
+        (value, len) = (value.checked_mul(10)?.checked_add(u32::from(digit))?, len + 1);
+    }
+    (len > 0).then_some((value, at + len))
 }
 
 /// One `;name` or `;name=value` of a parameter list.
@@ -412,11 +247,10 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// The values of a whole header line of `bytes`.
-    pub fn of_line(bytes: &'a [u8], line: Span) -> Self {
-        let (start, end) = (line.start as usize, line.end as usize);
-        let colon = find(bytes, start, end, b':').unwrap_or(end.saturating_sub(1));
-        Self { bytes, line, at: colon + 1, end }
+    /// The values of a header line of `bytes` whose name is known.
+    #[inline]
+    pub fn of_line(bytes: &'a [u8], line: Line) -> Self {
+        Self { bytes, line: line.span, at: line.colon_end as usize, end: line.span.end as usize }
     }
 }
 
@@ -514,33 +348,15 @@ impl Address {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_found_in_any_case_and_form() {
-        for (line, want) in [
-            (&b"Via: x"[..], Name::Via),
-            (b"v:x", Name::Via),
-            (b"VIA \t : x", Name::Via),
-            (b"cAlL-iD: x", Name::CallId),
-            (b"i:x", Name::CallId),
-            (b"Content-Length: 0", Name::ContentLength),
-            (b"Content-Type: a/b", Name::Other),
-            (b"Record-Route: <sip:a>", Name::RecordRoute),
-            (b"Target-Dialog: x", Name::OtherCall),
-            (b"To: x", Name::To),
-            (b"Tox: x", Name::Other),
-            (b"Via", Name::Other),
-            (b"Call\rID: x", Name::Other),
-            (b": x", Name::Other),
-        ] {
-            assert_eq!(identify(line, 0).0, want, "{}", String::from_utf8_lossy(line));
-        }
-    }
+    use crate::sip::name::Name;
 
     #[test]
     fn values_split_at_commas_that_are_outside_of_quotes_and_brackets() {
         let line = b"Route: \"a, b\" <sip:a,b;lr>;x=\"y,z\" , <sip:c>,,\r\n <sip:d>\r\n";
-        let values: Vec<_> = Values::of_line(line, Span::new(0, line.len())).map(|v| v.span.of(line)).collect();
+        let values: Vec<_> =
+            Values::of_line(line, Line { span: Span::new(0, line.len()), name: Name::Route, colon_end: 6 })
+                .map(|v| v.span.of(line))
+                .collect();
         assert_eq!(values, [&b"\"a, b\" <sip:a,b;lr>;x=\"y,z\""[..], b"<sip:c>", b"<sip:d>"]);
     }
 

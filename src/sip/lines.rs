@@ -1,125 +1,234 @@
-//! Line ends, found 64 bytes at a time; and where the header lines of a message begin.
+//! The header lines of a message: where they begin, which names they have. Line ends are found 64 bytes at a time.
 
 use wide::u8x32;
 
-use super::message::Span;
+use super::header::trim;
+use super::message::{Fault, Span};
+use super::name::{self, Name};
 
 /// The most header lines of one message. A call through six proxies with history and identity headers has about
 /// sixty; beyond twice that it is an attack, and a fixed limit keeps the index inside the message.
 pub const MAX_HEADERS: usize = 128;
 
-const BLOCK: usize = 64;
+/// One header line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The whole line with its line end.
+    pub span: Span,
+    pub name: Name,
+    /// Just behind the colon. Means nothing for [`Name::Other`].
+    pub colon_end: u16,
+}
 
-/// The beginnings of all header lines, and of the line behind the last one.
+impl Line {
+    /// The whole value, without blanks around it. Means nothing for [`Name::Other`].
+    #[inline(always)]
+    pub fn value(self, bytes: &[u8]) -> Span {
+        trim(bytes, self.colon_end as usize, self.span.end as usize)
+    }
+}
+
+/// The header lines: where each begins, which name it has, where the name ends; and the first one of each name.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    starts: [u16; MAX_HEADERS + 1],
+    /// One more than there are lines: where the last one ends. As long as a byte counts, here and below: an index then
+    /// needs no check.
+    starts: [u16; 256],
+    colon_ends: [u16; 256],
+    names: [Name; 256],
     count: u8,
+    /// The first line of each name, plus one; zero where there is none. Means nothing for [`Name::Other`].
+    first: [u8; Name::COUNT],
+    /// The names that stand more than once, as bits.
+    again: u32,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { starts: [0; MAX_HEADERS + 1], count: 0 }
+        Self {
+            starts: [0; 256],
+            colon_ends: [0; 256],
+            names: [Name::Other; 256],
+            count: 0,
+            first: [0; Name::COUNT],
+            again: 0,
+        }
     }
 }
 
 impl Lines {
-    /// How many header lines there are.
+    /// Whether a header of this name is present.
     #[inline]
-    pub fn count(&self) -> usize {
-        self.count as usize
+    pub fn has(&self, name: Name) -> bool {
+        self.first[name as usize] != 0
     }
 
-    /// A header line with its line end.
+    /// Whether one of these names, as bits, stands more than once.
     #[inline]
-    pub fn get(&self, index: usize) -> Span {
-        Span { start: self.starts[index], end: self.starts[index + 1] }
+    pub fn has_again(&self, names: u32) -> bool {
+        self.again & names != 0
+    }
+
+    /// The first header line of a name.
+    #[inline(always)]
+    pub fn first(&self, name: Name) -> Option<Line> {
+        match self.first[name as usize] {
+            0 => None,
+            first => Some(self.get(first.wrapping_sub(1))),
+        }
+    }
+
+    /// The header lines of a name, first to last.
+    #[inline]
+    pub fn of(&self, name: Name) -> impl Iterator<Item = Line> + '_ {
+        let from = match self.first[name as usize] {
+            0 => self.count,
+            first => first - 1,
+        };
+        (from..self.count).map(|index| self.get(index)).filter(move |line| line.name == name)
     }
 
     /// All header lines.
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = Span> + '_ {
-        let starts = self.starts.get(..=self.count()).unwrap_or_default();
-        starts.windows(2).map(|pair| Span { start: pair[0], end: pair[1] })
+    pub fn all(&self) -> impl Iterator<Item = Line> + '_ {
+        (0..self.count).map(|index| self.get(index))
     }
 
-    /// Notes where a line begins, and so where the one before ends. False where it would be one too many.
     #[inline(always)]
-    pub fn begin(&mut self, index: usize, start: usize) -> bool {
-        if index >= MAX_HEADERS {
-            return false;
+    fn get(&self, index: u8) -> Line {
+        let (this, next) = (index as usize, index.wrapping_add(1) as usize);
+        Line {
+            span: Span { start: self.starts[this], end: self.starts[next] },
+            name: self.names[this],
+            colon_end: self.colon_ends[this],
         }
-        self.starts[index] = start as u16;
-        true
     }
 
-    /// Notes how many lines there are, and where the last one ends.
+    /// Finds the lines from `head` on, in place of what was found before, and says where the body begins.
+    ///
+    /// # Errors
+    /// [`Fault::NoEndOfHead`] or [`Fault::TooManyHeaders`]; what was found until there stays.
     #[inline]
-    pub fn end(&mut self, count: usize, end: usize) {
-        self.starts[count] = end as u16;
-        self.count = count as u8;
+    pub fn read(&mut self, bytes: &[u8], head: usize) -> Result<usize, Fault> {
+        (self.first, self.again) = ([0; Name::COUNT], 0);
+        let mut walk = Walk { start: head, count: 0 };
+        let body = loop {
+            walk = self.note_usual(bytes, walk);
+            match bytes.get(walk.start..) {
+                Some([b'\r', b'\n', ..]) => break Ok(walk.start + 2),
+                _ => match self.note_odd(bytes, head, walk) {
+                    Ok(Odd::Noted(next)) => walk = next,
+                    Ok(Odd::EndsAt(body)) => break Ok(body),
+                    Err(fault) => break Err(fault),
+                },
+            }
+        };
+        self.starts[walk.count as usize] = walk.start as u16;
+        self.count = walk.count;
+        body
+    }
+
+    /// Notes one line after the other, and stops before what wants a closer look. Nothing is called in here: the loop
+    /// lives in registers.
+    #[inline(never)]
+    fn note_usual(&mut self, bytes: &[u8], walk: Walk) -> Walk {
+        let Walk { mut start, mut count } = walk;
+        let mut ends = LineEnds { block: start, ends: 0 };
+        while let Some(line) = bytes.get(start..).and_then(|rest| rest.first_chunk())
+            && (count as usize) < MAX_HEADERS
+            && line[0] > b' '
+            && let Some((name, length)) = name::usual(line)
+            && let Some(end) = ends.next(bytes)
+        {
+            self.note(count, start, name, start.wrapping_add(length));
+            (start, count) = (end, count.wrapping_add(1));
+        }
+        Walk { start, count }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, index: u8, start: usize, name: Name, colon_end: usize) {
+        let at = index as usize;
+        (self.starts[at], self.colon_ends[at], self.names[at]) = (start as u16, colon_end as u16, name);
+        match &mut self.first[name as usize % Name::COUNT] {
+            none @ 0 => *none = index.wrapping_add(1),
+            _ => self.again |= name.bit(),
+        }
+    }
+
+    /// What stops the usual: a line that continues the one before (RFC 3261 §7.3.1), a blank before a colon, the last
+    /// bytes of a message, an end of the head without carriage return.
+    #[cold]
+    fn note_odd(&mut self, bytes: &[u8], head: usize, walk: Walk) -> Result<Odd, Fault> {
+        let Walk { start, mut count } = walk;
+        let continues = match bytes.get(start) {
+            Some(b'\n') => return Ok(Odd::EndsAt(start + 1)),
+            Some(b' ' | b'\t') => start > head,
+            _ => false,
+        };
+        if !continues && count as usize == MAX_HEADERS && start < bytes.len() {
+            return Err(Fault::TooManyHeaders);
+        }
+        // The line that was begun last may have no end.
+        let end = find(bytes, start, bytes.len(), b'\n').ok_or(Fault::NoEndOfHead)?;
+        if !continues {
+            let (name, colon_end) = name::identify(bytes, start);
+            self.note(count, start, name, colon_end);
+            count += 1;
+        }
+        Ok(Odd::Noted(Walk { start: end + 1, count }))
     }
 }
 
+/// How far the lines were noted: where the next one begins, and how many there are.
+#[derive(Clone, Copy)]
+struct Walk {
+    start: usize,
+    count: u8,
+}
+
+/// What a closer look saw.
+enum Odd {
+    Noted(Walk),
+    /// The body begins here.
+    EndsAt(usize),
+}
+
+const BLOCK: usize = 64;
+
 /// The positions behind line ends, one after the other.
-pub struct LineEnds<'a> {
-    bytes: &'a [u8],
+struct LineEnds {
+    /// Behind the block that `ends` is about.
     block: usize,
-    /// The line ends of the block that were not given yet.
+    /// The line ends that were not given yet, as bits; the last one is that before `block`.
     ends: u64,
 }
 
-impl<'a> LineEnds<'a> {
+impl LineEnds {
+    /// The next one; `None` behind the last, and in a message that is shorter than a block.
     #[inline(always)]
-    pub fn new(bytes: &'a [u8], from: usize) -> Self {
-        Self { bytes, block: from, ends: line_ends(bytes, from) }
-    }
-}
-
-impl Iterator for LineEnds<'_> {
-    type Item = usize;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<usize> {
+    fn next(&mut self, bytes: &[u8]) -> Option<usize> {
         while self.ends == 0 {
-            self.block += BLOCK;
-            if self.block >= self.bytes.len() {
-                return None;
+            if let Some(block) = bytes.get(self.block..).and_then(|rest| rest.first_chunk()) {
+                self.ends = line_ends(block);
+                self.block = self.block.wrapping_add(BLOCK);
+            } else {
+                // The last block ends with the message: what was seen of it before does not count again.
+                let seen = BLOCK.checked_sub(bytes.len().checked_sub(self.block).filter(|left| *left > 0)?)?;
+                self.ends = line_ends(bytes.last_chunk()?) >> seen << seen;
+                self.block = bytes.len();
             }
-            self.ends = line_ends(self.bytes, self.block);
         }
         // Cannot overflow: a position in a message.
-        let end = self.block.wrapping_add(self.ends.trailing_zeros() as usize + 1);
+        let end = self.block.wrapping_add(self.ends.trailing_zeros() as usize).wrapping_sub(BLOCK - 1);
         self.ends &= self.ends - 1;
         Some(end)
     }
 }
 
-/// The line ends among the 64 bytes at `at`, as bits.
+/// The line ends of a block, as bits.
 #[inline(always)]
-fn line_ends(bytes: &[u8], at: usize) -> u64 {
-    match bytes.get(at..).and_then(|rest| rest.first_chunk()) {
-        Some(block) => line_ends_in(block),
-        None => line_ends_in_rest(bytes, at),
-    }
-}
-
-/// At the end of the message: looks at its last 64 bytes and forgets those before `at`.
-fn line_ends_in_rest(bytes: &[u8], at: usize) -> u64 {
-    let behind = bytes.len().saturating_sub(at);
-    match bytes.last_chunk() {
-        Some(_) if behind == 0 => 0,
-        Some(block) => line_ends_in(block) >> (BLOCK - behind),
-        None => {
-            let mut block = [0; BLOCK];
-            block[..behind].copy_from_slice(&bytes[bytes.len() - behind..]);
-            line_ends_in(&block)
-        }
-    }
-}
-
-#[inline(always)]
-fn line_ends_in(block: &[u8; BLOCK]) -> u64 {
+fn line_ends(block: &[u8; BLOCK]) -> u64 {
     let (halves, _) = block.as_chunks::<32>();
     let ends = |half: [u8; 32]| u64::from(u8x32::new(half).simd_eq(u8x32::splat(b'\n')).to_bitmask());
     ends(halves[0]) | ends(halves[1]) << 32

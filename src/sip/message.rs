@@ -1,8 +1,9 @@
 //! What routing needs to know of one SIP message, as positions in its bytes.
 
 use super::Via;
-use super::header::{Name, Values, identify, value_after};
-use super::lines::Lines;
+use super::header::Values;
+use super::lines::{Line, Lines};
+use super::name::{Name, value_after};
 
 /// A half-open range of bytes in a message. Sixteen bits suffice: no message is longer than [`super::MAX_MESSAGE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,29 +56,36 @@ pub enum Method {
 }
 
 impl Method {
-    /// The method that a request line begins with, and its length: those that are told apart, by one word.
+    /// The method whose name the text at `at` begins with, and its length: those that are told apart, by one word. What
+    /// stands behind it is the caller's to look at.
     #[inline]
     pub(super) fn begin(bytes: &[u8], at: usize) -> Option<(Self, usize)> {
-        const fn word(text: &[u8; 8]) -> u64 {
-            u64::from_le_bytes(*text)
+        const fn word(text: &[u8]) -> u64 {
+            let (mut word, mut at) = (0, 0);
+            while at < text.len() {
+                word |= (text[at] as u64) << (8 * at);
+                at += 1;
+            }
+            word
         }
-        let read = u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?);
-        // Methods are case-sensitive (RFC 3261 §7.1); the space behind is compared too.
-        let is = |text: &[u8; 8], length: u32| {
-            let mask = u64::MAX >> (56 - 8 * length);
-            read & mask == word(text) & mask
-        };
+        let read = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+        // Methods are case-sensitive (RFC 3261 §7.1).
+        macro_rules! is {
+            ($text:literal) => {
+                read & (u64::MAX >> (64 - 8 * $text.len())) == const { word($text) }
+            };
+        }
         match () {
-            () if is(b"INVITE  ", 6) => Some((Self::Invite, 6)),
-            () if is(b"ACK     ", 3) => Some((Self::Ack, 3)),
-            () if is(b"BYE     ", 3) => Some((Self::Bye, 3)),
-            () if is(b"OPTIONS ", 7) => Some((Self::Options, 7)),
-            () if is(b"CANCEL  ", 6) => Some((Self::Cancel, 6)),
-            () if is(b"NOTIFY  ", 6) => Some((Self::Notify, 6)),
-            () if is(b"REFER   ", 5) => Some((Self::Refer, 5)),
-            () if is(b"MESSAGE ", 7) => Some((Self::Message, 7)),
-            () if is(b"PUBLISH ", 7) => Some((Self::Publish, 7)),
-            () if read == word(b"REGISTER") => Some((Self::Register, 8)),
+            () if is!(b"INVITE") => Some((Self::Invite, 6)),
+            () if is!(b"ACK") => Some((Self::Ack, 3)),
+            () if is!(b"BYE") => Some((Self::Bye, 3)),
+            () if is!(b"OPTIONS") => Some((Self::Options, 7)),
+            () if is!(b"REGISTER") => Some((Self::Register, 8)),
+            () if is!(b"CANCEL") => Some((Self::Cancel, 6)),
+            () if is!(b"NOTIFY") => Some((Self::Notify, 6)),
+            () if is!(b"REFER") => Some((Self::Refer, 5)),
+            () if is!(b"MESSAGE") => Some((Self::Message, 7)),
+            () if is!(b"PUBLISH") => Some((Self::Publish, 7)),
             () => {
                 let rest = bytes.get(at..at + 9)?;
                 (rest == b"SUBSCRIBE").then_some((Self::Subscribe, 9))
@@ -185,8 +193,6 @@ pub struct Message {
     pub via_line: Span,
     pub call_id: Option<Span>,
     pub cseq: Option<CSeq>,
-    /// The value of CSeq as it is written, readable or not: what an answer copies.
-    pub cseq_text: Option<Span>,
     /// The values of From and To.
     pub from: Option<Span>,
     pub to: Option<Span>,
@@ -196,8 +202,6 @@ pub struct Message {
     /// The first thing that is wrong with it.
     pub fault: Option<Fault>,
     pub(super) lines: Lines,
-    /// The first line of each name, plus one; zero where there is none.
-    pub(super) first: [u8; Name::COUNT],
 }
 
 impl Default for Message {
@@ -213,14 +217,12 @@ impl Default for Message {
             via_line: Span::default(),
             call_id: None,
             cseq: None,
-            cseq_text: None,
             from: None,
             to: None,
             max_forwards: None,
             content_length: None,
             fault: None,
             lines: Lines::default(),
-            first: [0; Name::COUNT],
         }
     }
 }
@@ -253,30 +255,34 @@ impl Message {
     /// Whether a header of this name is present.
     #[inline]
     pub fn has(&self, name: Name) -> bool {
-        self.first[name as usize] != 0
+        self.lines.has(name)
+    }
+
+    /// The value of CSeq as it is written, readable or not: what an answer copies.
+    pub fn cseq_text(&self, bytes: &[u8]) -> Option<Span> {
+        let value = self.lines.first(Name::CSeq)?.value(bytes);
+        (!value.is_empty()).then_some(value)
     }
 
     /// The header lines of a name, first to last.
-    pub fn lines<'m>(&'m self, bytes: &'m [u8], name: Name) -> impl Iterator<Item = Span> + use<'m> {
-        let from = match self.first[name as usize] {
-            0 => self.lines.count(),
-            first => first as usize - 1,
-        };
-        let lines = (from..self.lines.count()).map(|i| self.lines.get(i));
-        lines.filter(move |line| identify(bytes, line.start as usize).0 == name)
+    #[inline]
+    pub fn lines(&self, name: Name) -> impl Iterator<Item = Line> + '_ {
+        self.lines.of(name)
     }
 
     /// The comma-separated values of all headers of a name, first to last.
+    #[inline]
     pub fn values<'m>(&'m self, bytes: &'m [u8], name: Name) -> impl Iterator<Item = Value> + use<'m> {
-        self.lines(bytes, name).flat_map(move |line| Values::of_line(bytes, line))
+        self.lines(name).flat_map(move |line| Values::of_line(bytes, line))
     }
 
     /// The header lines whose name is `name`, compared without case; for names that only the configuration knows.
-    pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Span> + use<'m> {
+    pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Line> + use<'m> {
         let first = name.first().map_or(0, |b| b | 0x20);
-        self.lines.iter().filter(move |line| {
-            bytes.get(line.start as usize).is_some_and(|byte| byte | 0x20 == first)
-                && value_after(line.of(bytes), name).is_some()
+        self.lines.all().filter_map(move |line| {
+            let begins_so = bytes.get(line.span.start as usize).is_some_and(|byte| byte | 0x20 == first);
+            let colon_end = if begins_so { value_after(line.span.of(bytes), name)? } else { return None };
+            Some(Line { colon_end: line.span.start + colon_end as u16, ..line })
         })
     }
 }

@@ -4,9 +4,9 @@
 //! servers, frontends or balancing. Deliberately absent: a header map, owned strings, bodies. A [`Message`] is a set
 //! of positions in bytes that somebody else owns, so parsing allocates nothing and the bytes stay free to be edited.
 //!
-//! Reading order: [`datagram`] (is it SIP at all), [`Message::parse`], [`via`] and [`uri`] (the two grammars inside),
-//! [`token`] and [`side`] (what we write into messages to find our way back), [`edit`] (changing the head in place),
-//! [`reply`] (messages made from nothing).
+//! Reading order: [`datagram`] (is it SIP at all), [`name`] and [`lines`] (which headers are where), [`Message::parse`],
+//! [`via`] and [`uri`] (the two grammars inside), [`token`] and [`side`] (what we write into messages to find our way
+//! back), [`edit`] (changing the head in place), [`reply`] (messages made from nothing).
 
 mod base32;
 pub mod datagram;
@@ -14,9 +14,11 @@ pub mod edit;
 pub mod header;
 pub mod lines;
 pub mod message;
+pub mod name;
 pub mod parser;
 pub mod reply;
 pub mod side;
+mod siphash;
 pub mod text;
 pub mod token;
 pub mod uri;

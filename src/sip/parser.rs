@@ -1,14 +1,16 @@
 //! Bytes to [`Message`]: one walk over the head, a few fields read, nothing allocated.
 //!
-//! Line ends are found at vector speed, a line is recognised by comparing its first word, and only lines that route are
-//! read further. What routing does not need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
+//! First [`super::lines`] finds which headers are where, then the values of those that route are read. What routing does not
+//! need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
-use super::header::{
-    self, Address, Marks, Name, is_blank, leading_number, number, skip_blanks, skip_quoted, skip_token, trim,
-};
-use super::lines::{LineEnds, find, find_blank, find_uri_mark};
+use super::header::{Address, Marks, is_blank, leading_number, number, skip_blanks, skip_quoted, skip_token, trim};
+use super::lines::{Line, find, find_blank, find_uri_mark};
 use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
+use super::name::Name;
 use super::via::Via;
+
+/// Headers that two parsers could take from different lines where there are two.
+const ONCE: u32 = Name::CallId.bit() | Name::CSeq.bit() | Name::ContentLength.bit();
 
 /// A datagram whose first line is neither a request's nor a status line: it cannot be answered and is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +38,24 @@ impl Message {
     pub fn read(&mut self, bytes: &[u8]) -> Result<(), NotSip> {
         let begin = begin(bytes)?;
         self.clear(bytes.len());
-        let mut ends = LineEnds::new(bytes, begin);
-        let head = ends.next().ok_or(NotSip)?;
+        let head = match self.read_usual_request_line(bytes, begin) {
+            Some(head) => head,
+            None => {
+                let head = find(bytes, begin, bytes.len(), b'\n').ok_or(NotSip)? + 1;
+                self.read_start_line(bytes, begin, without_line_end(bytes, begin, head))?;
+                head
+            }
+        };
         self.head = head as u16;
-        self.read_start_line(bytes, begin, without_line_end(bytes, begin, head))?;
         // A line that continues the first one would continue ours, which are written between the two.
         if let Some(b' ' | b'\t') = bytes.get(head) {
             self.fail(Fault::RequestLine);
         }
-        self.read_head(bytes, ends);
+        match self.lines.read(bytes, head) {
+            Ok(body) => self.body = body as u16,
+            Err(fault) => self.fail(fault),
+        }
+        self.read_values(bytes);
         self.require_fields(bytes);
         self.measure_body(bytes.len());
         Ok(())
@@ -55,16 +66,29 @@ impl Message {
     fn clear(&mut self, len: usize) {
         (self.body, self.end) = (len as u16, len as u16);
         (self.via, self.next_via) = (None, None);
-        (self.call_id, self.cseq, self.cseq_text) = (None, None, None);
+        (self.call_id, self.cseq) = (None, None);
         (self.from, self.to) = (None, None);
         (self.max_forwards, self.content_length, self.fault) = (None, None, None);
-        self.first = [0; Name::COUNT];
     }
 
     /// Notes a fault if it is the first.
     #[cold]
     fn fail(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
+    }
+
+    /// A request line as nearly all are, and where it ends: what [`Message::read_start_line`] would read, looked at once.
+    #[inline]
+    fn read_usual_request_line(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        let (method, length) = Method::begin(bytes, at)?;
+        let name = Span::new(at, at + length);
+        let uri = name.end as usize + 1;
+        let end = find_uri_mark(bytes, uri, bytes.len())?;
+        if bytes[name.end as usize] != b' ' || end == uri || !bytes[end..].starts_with(b" SIP/2.0\r\n") {
+            return None;
+        }
+        self.start = StartLine::Request { method, name, uri: Span::new(uri, end) };
+        Some(end + 10)
     }
 
     /// Reads the first line: a status line, or a request line, perhaps with something wrong.
@@ -133,126 +157,79 @@ impl Message {
         Ok(())
     }
 
-    /// Walks the header lines: each line end ends one and begins the next.
-    #[inline(always)]
-    fn read_head(&mut self, bytes: &[u8], mut ends: LineEnds<'_>) {
-        let (mut start, mut count) = (self.head as usize, 0);
-        let mut first = bytes.get(start);
-        while let Some(byte) = first {
-            if *byte <= b' '
-                && let Some(body) = empty_line(bytes, start)
-            {
-                return self.end_head(count, start, body);
-            }
-            if !self.lines.begin(count, start) {
-                return self.end_head_with(Fault::TooManyHeaders, count, start);
-            }
-            let (name, from) = header::identify(bytes, start);
-            let Some((end, behind)) = line_end(bytes, &mut ends) else {
-                // The line that was begun last has no end.
-                return self.end_head_with(Fault::NoEndOfHead, count, start);
-            };
-            count += 1;
-            if name != Name::Other {
-                self.read_value(bytes, name, count, Span::new(start, end), from);
-            }
-            (start, first) = (end, behind);
-        }
-        self.end_head_with(Fault::NoEndOfHead, count, start);
-    }
-
+    /// Reads the values that route.
     #[inline]
-    fn end_head(&mut self, lines: usize, end: usize, body: usize) {
-        self.lines.end(lines, end);
-        self.body = body as u16;
-    }
-
-    #[cold]
-    fn end_head_with(&mut self, fault: Fault, lines: usize, end: usize) {
-        self.lines.end(lines, end);
-        self.fail(fault);
-    }
-
-    /// Reads the value of a header line that routes, the `count`-th of all.
-    #[inline(always)]
-    fn read_value(&mut self, bytes: &[u8], name: Name, count: usize, line: Span, from: usize) {
-        let value = || trim(bytes, from, line.end as usize);
-        match name {
-            Name::CallId => self.read_call_id(bytes, value()),
-            Name::CSeq => self.read_cseq(bytes, value()),
-            Name::From => self.from = self.from.or(present(value())),
-            Name::To => self.to = self.to.or(present(value())),
-            Name::MaxForwards => self.read_max_forwards(bytes, value()),
-            Name::ContentLength => self.read_content_length(bytes, value()),
-            _ => {
-                let first = &mut self.first[name as usize];
-                let again = *first != 0;
-                if !again {
-                    *first = count as u8;
-                }
-                if name == Name::Via {
-                    self.read_via(bytes, line, value(), again);
-                }
+    fn read_values(&mut self, bytes: &[u8]) {
+        if let Some(line) = self.lines.first(Name::Via) {
+            self.read_via(bytes, line);
+        }
+        if let Some(line) = self.lines.first(Name::CallId) {
+            self.call_id = present(line.value(bytes));
+        }
+        if let Some(line) = self.lines.first(Name::CSeq) {
+            self.cseq = cseq(bytes, line.value(bytes), self.start);
+        }
+        if let Some(line) = self.lines.first(Name::From) {
+            self.from = present(line.value(bytes));
+        }
+        if let Some(line) = self.lines.first(Name::To) {
+            self.to = present(line.value(bytes));
+        }
+        if let Some(line) = self.lines.first(Name::MaxForwards) {
+            self.read_max_forwards(bytes, line.value(bytes));
+        }
+        if let Some(line) = self.lines.first(Name::ContentLength) {
+            self.content_length = number(line.value(bytes).of(bytes));
+            if self.content_length.is_none() {
+                self.fail(Fault::ContentLength);
             }
+        }
+        if self.lines.has_again(ONCE) {
+            self.compare_again(bytes);
+        }
+    }
+
+    /// Looks whether what stands more than once, and may only once, says the same each time.
+    #[cold]
+    fn compare_again(&mut self, bytes: &[u8]) {
+        let values = |name: Name| self.lines.of(name).map(|line| line.value(bytes));
+        let cseq = |value| cseq(bytes, value, self.start).map(|cseq| (cseq.number, cseq.name.of(bytes)));
+        let same = [
+            (all_same(values(Name::CallId).map(|value| value.of(bytes))), Fault::DifferentCallIds),
+            (all_same(values(Name::CSeq).map(cseq)), Fault::DifferentCSeqs),
+            (
+                all_same(values(Name::ContentLength).map(|value| number(value.of(bytes)))),
+                Fault::DifferentContentLengths,
+            ),
+        ];
+        for (_, fault) in same.into_iter().filter(|(same, _)| !same) {
+            self.fail(fault);
         }
     }
 
     #[inline]
     fn read_max_forwards(&mut self, bytes: &[u8], digits: Span) {
         match number(digits.of(bytes)).map(u8::try_from) {
-            _ if self.max_forwards.is_some() => {}
             Some(Ok(hops)) => self.max_forwards = Some((digits, hops)),
             _ => self.fail(Fault::MaxForwards),
         }
     }
 
+    /// Reads the top via-parm, and where the next one is: on its line, or on another one.
     #[inline]
-    fn read_via(&mut self, bytes: &[u8], line: Span, value: Span, again: bool) {
-        if again {
-            // Behind the top via-parm only the position of the next one is of interest.
-            self.next_via = self.next_via.or_else(|| next_value(bytes, value.start as usize, value.end as usize));
-            return;
-        }
-        self.via_line = line;
-        match Via::parse(bytes, value.start as usize, value.end as usize) {
-            None => self.fail(Fault::Via),
-            Some((via, stop)) => {
-                self.via = Some(via);
-                self.next_via = next_value(bytes, stop, value.end as usize);
-            }
-        }
-    }
-
-    #[inline]
-    fn read_call_id(&mut self, bytes: &[u8], value: Span) {
-        match self.call_id {
-            None if value.is_empty() => self.fail(Fault::CallId),
-            None => self.call_id = Some(value),
-            Some(first) if first.of(bytes) != value.of(bytes) => self.fail(Fault::DifferentCallIds),
-            Some(_) => {}
-        }
-    }
-
-    #[inline]
-    fn read_cseq(&mut self, bytes: &[u8], value: Span) {
-        self.cseq_text = self.cseq_text.or(present(value));
-        let Some(cseq) = cseq(bytes, value) else { return self.fail(Fault::CSeq) };
-        match self.cseq {
-            None => self.cseq = Some(cseq),
-            Some(first) if first.number != cseq.number || first.name.of(bytes) != cseq.name.of(bytes) => {
-                self.fail(Fault::DifferentCSeqs);
-            }
-            Some(_) => {}
-        }
-    }
-
-    #[inline]
-    fn read_content_length(&mut self, bytes: &[u8], value: Span) {
-        match (number(value.of(bytes)), self.content_length) {
-            (None, _) => self.fail(Fault::ContentLength),
-            (Some(length), None) => self.content_length = Some(length),
-            (Some(length), Some(first)) if length != first => self.fail(Fault::DifferentContentLengths),
-            (Some(_), Some(_)) => {}
+    fn read_via(&mut self, bytes: &[u8], line: Line) {
+        self.via_line = line.span;
+        let value = line.value(bytes);
+        let via = self.via.insert(Via::default());
+        let Some(stop) = via.read(bytes, value.start as usize, value.end as usize) else {
+            self.via = None;
+            return self.fail(Fault::Via);
+        };
+        self.next_via = next_value(bytes, stop, value.end as usize);
+        if self.next_via.is_none() && self.lines.has_again(Name::Via.bit()) {
+            let next = |line: Line| next_value(bytes, line.colon_end as usize, line.span.end as usize);
+            let found = self.lines.of(Name::Via).skip(1).find_map(next);
+            self.next_via = found;
         }
     }
 
@@ -340,41 +317,25 @@ fn without_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
     if end >= start + 2 && bytes[end - 2] == b'\r' { end - 2 } else { end - 1 }
 }
 
-/// Just behind the empty line at `at`, if there is one.
-fn empty_line(bytes: &[u8], at: usize) -> Option<usize> {
-    match &bytes[at..] {
-        [b'\r', b'\n', ..] => Some(at + 2),
-        [b'\n', ..] => Some(at + 1),
-        _ => None,
-    }
-}
-
-/// Where a line ends, and the byte there: a line that begins with a blank continues the one before (RFC 3261 §7.3.1).
-#[inline(always)]
-fn line_end<'a>(bytes: &'a [u8], ends: &mut LineEnds<'_>) -> Option<(usize, Option<&'a u8>)> {
-    loop {
-        let end = ends.next()?;
-        let behind = bytes.get(end);
-        // Seldom is it a blank: one comparison for nearly all.
-        if behind.is_none_or(|byte| *byte > b' ' || !matches!(byte, b' ' | b'\t')) {
-            return Some((end, behind));
-        }
-    }
-}
-
 /// `number method`; the number is less than 2^31 (RFC 3261 §8.1.1.5).
 #[inline]
-fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
-    let (start, end) = (value.start as usize, value.end as usize);
-    let (number, stop) = leading_number(bytes, start, end)?;
+fn cseq(bytes: &[u8], value: Span, start: StartLine) -> Option<CSeq> {
+    let (at, end) = (value.start as usize, value.end as usize);
+    let (number, stop) = leading_number(bytes, at, end)?;
     let from = skip_blanks(bytes, stop, end);
     let name = Span::new(from, end);
-    let method = match Method::begin(bytes, from) {
-        Some((method, length)) if from + length == end => method,
+    let method = match start {
+        // What else should it be: one comparison.
+        StartLine::Request { method, name: asked, .. } if asked.of(bytes) == name.of(bytes) => method,
         _ => Method::parse(name.of(bytes)),
     };
     let is_token = method != Method::Other || skip_token(bytes, from, end) == end;
     (from > stop && from < end && number < 1 << 31 && is_token).then_some(CSeq { number, method, name })
+}
+
+fn all_same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    let first = values.next();
+    values.all(|value| Some(value) == first)
 }
 
 /// A value that is there.

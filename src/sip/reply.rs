@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::edit::Edits;
-use super::header::Name;
 use super::message::{Message, Method};
+use super::name::Name;
 use super::text::Text;
 use super::token::TAG_LEN;
 use super::via::COOKIE;
@@ -35,12 +35,12 @@ impl Answer {
     /// Writes the answer to `request` into `out`; `stamps` are the changes to its top Via (`received`, `rport`).
     /// `None` where it does not fit or the request lacks what an answer copies.
     pub fn write(&self, request: &[u8], message: &Message, stamps: &Edits, out: &mut [u8]) -> Option<usize> {
-        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq_text?);
+        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq_text(request)?);
         let mut out = Out { bytes: out, len: 0 };
         out.put(b"SIP/2.0 ")?.put(Text::<16>::number(u32::from(self.status)).as_bytes())?;
         out.put(b" ")?.put(self.reason.as_bytes())?.put(b"\r\n")?;
-        for line in message.lines(request, Name::Via) {
-            out.len += stamps.copy(request, line, &mut out.bytes[out.len..])?;
+        for line in message.lines(Name::Via) {
+            out.len += stamps.copy(request, line.span, &mut out.bytes[out.len..])?;
         }
         out.put(b"From: ")?.put(from.of(request))?.put(b"\r\nTo: ")?.put(to.of(request))?;
         if message.to_tag(request).is_none() {

@@ -36,6 +36,14 @@ impl<const N: usize> Text<N> {
         (&self.bytes, self.len as usize)
     }
 
+    /// A number of one byte: written at once.
+    #[inline]
+    pub fn octet(value: u8) -> Self {
+        let mut text = Self { bytes: [0; N], len: OCTET_LENS[value as usize] };
+        text.bytes[..4].copy_from_slice(&OCTETS[value as usize]);
+        text
+    }
+
     /// A decimal number.
     #[inline]
     pub fn number(value: u32) -> Self {
@@ -50,14 +58,13 @@ impl<const N: usize> Text<N> {
         // Twice as long, so that whatever was written is copied as ten bytes.
         let mut digits = [0; 2 * DIGITS];
         let mut at = DIGITS;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (value % 10) as u8;
-            value /= 10;
-            if value == 0 {
-                break;
-            }
+        while value >= 100 {
+            at -= 2;
+            digits[at..at + 2].copy_from_slice(&PAIRS[(value % 100) as usize]);
+            value /= 100;
         }
+        digits[at - 2..at].copy_from_slice(&PAIRS[value as usize]);
+        at -= if value < 10 { 1 } else { 2 };
         let len = self.len as usize;
         self.bytes[len..len + DIGITS].copy_from_slice(&digits[at..at + DIGITS]);
         self.len += (DIGITS - at) as u8;
@@ -85,7 +92,7 @@ impl<const N: usize> std::fmt::Debug for Text<N> {
 }
 
 /// The numbers of one byte with a dot behind them.
-const OCTETS: [[u8; 4]; 256] = {
+static OCTETS: [[u8; 4]; 256] = {
     let mut octets = [[b'.'; 4]; 256];
     let mut n = 0;
     while n < 256 {
@@ -102,20 +109,67 @@ const OCTETS: [[u8; 4]; 256] = {
 };
 
 /// How many digits the number of one byte has.
-#[inline]
 const fn octet_len(octet: u8) -> usize {
     1 + (octet >= 10) as usize + (octet >= 100) as usize
 }
 
-impl Text {
-    /// An address without brackets, as `received` wants it (RFC 3261 §25.1 `via-received`).
+static OCTET_LENS: [u8; 256] = {
+    let mut lens = [0; 256];
+    let mut n = 0;
+    while n < 256 {
+        lens[n] = octet_len(n as u8) as u8;
+        n += 1;
+    }
+    lens
+};
+
+/// The numbers of two digits.
+static PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
+        n += 1;
+    }
+    pairs
+};
+
+impl<const N: usize> Text<N> {
+    /// An address without brackets, as `received` wants it (RFC 3261 §25.1 `via-received`); 45 bytes at most.
     #[inline]
     pub fn ip(ip: IpAddr) -> Self {
-        let mut text = Self { bytes: [0; LONGEST], len: 0 };
-        text.push_ip(ip);
+        let mut text = Self { bytes: [0; N], len: 0 };
+        match ip {
+            IpAddr::V4(ip) => text.push_v4(ip),
+            IpAddr::V6(ip) => text.push_v6(ip),
+        }
         text
     }
 
+    #[inline]
+    fn push_v4(&mut self, ip: Ipv4Addr) {
+        let mut at = self.len as usize;
+        for octet in ip.octets() {
+            self.bytes[at..at + 4].copy_from_slice(&OCTETS[octet as usize]);
+            at += OCTET_LENS[octet as usize] as usize + 1;
+        }
+        // The last dot is none of it.
+        self.len = (at - 1) as u8;
+    }
+
+    /// The canonical text of RFC 5952 is core's business; IPv6 may cost what it costs.
+    fn push_v6(&mut self, ip: Ipv6Addr) {
+        use std::io::Write;
+        let len = self.len as usize;
+        let mut rest = &mut self.bytes[len..];
+        let before = rest.len();
+        // Never fails: the longest text of an IPv6 address is 45 bytes and at most one byte stands before it.
+        let _ = write!(rest, "{ip}");
+        self.len += (before - rest.len()) as u8;
+    }
+}
+
+impl Text {
     /// `host:port`, an IPv6 host in brackets: sent-by and the host part of a URI.
     #[inline]
     pub fn host_port(address: SocketAddr) -> Self {
@@ -131,36 +185,6 @@ impl Text {
         text.push(b":");
         text.push_number(u32::from(address.port()));
         text
-    }
-
-    #[inline]
-    fn push_ip(&mut self, ip: IpAddr) {
-        match ip {
-            IpAddr::V4(ip) => self.push_v4(ip),
-            IpAddr::V6(ip) => self.push_v6(ip),
-        }
-    }
-
-    #[inline]
-    fn push_v4(&mut self, ip: Ipv4Addr) {
-        let mut at = self.len as usize;
-        for octet in ip.octets() {
-            self.bytes[at..at + 4].copy_from_slice(&OCTETS[octet as usize]);
-            at += octet_len(octet) + 1;
-        }
-        // The last dot is none of it.
-        self.len = (at - 1) as u8;
-    }
-
-    /// The canonical text of RFC 5952 is core's business; IPv6 may cost what it costs.
-    fn push_v6(&mut self, ip: Ipv6Addr) {
-        use std::io::Write;
-        let len = self.len as usize;
-        let mut rest = &mut self.bytes[len..];
-        let before = rest.len();
-        // Never fails: the longest text of an IPv6 address is 45 bytes and at most one byte stands before it.
-        let _ = write!(rest, "{ip}");
-        self.len += (before - rest.len()) as u8;
     }
 }
 
@@ -240,7 +264,7 @@ mod tests {
             let address = SocketAddr::new(ip, port);
             let text = Text::host_port(address);
             prop_assert_eq!(std::str::from_utf8(text.as_bytes()).unwrap(), address.to_string());
-            prop_assert_eq!(parse_ip(Text::ip(ip).as_bytes()), Some(ip));
+            prop_assert_eq!(parse_ip(Text::<48>::ip(ip).as_bytes()), Some(ip));
         }
 
         #[test]
@@ -252,6 +276,8 @@ mod tests {
         fn numbers_are_core_s(value: u32) {
             let text = value.to_string();
             prop_assert!(Text::<16>::number(value).as_bytes() == text.as_bytes());
+            let text = (value as u8).to_string();
+            prop_assert!(Text::<16>::octet(value as u8).as_bytes() == text.as_bytes());
         }
     }
 }

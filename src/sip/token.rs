@@ -14,8 +14,8 @@
 //! Servers and frontends are named by [`NameHash`], never by position: a reload cannot misdirect a token.
 //!
 //! The text is lower-case base32: tokens are compared without case (RFC 3261 §7.3.1) and base64 is not permissible in
-//! a branch (§16.6 step 8). The MAC is SipHash-1-3 with 64 bits; what it covers is filled with
-//! zeros to whole words of eight bytes (its length is known from its first bytes).
+//! a branch (§16.6 step 8). The MAC is SipHash-1-3 with 64 bits, and stands at the end. It is that of what stands before
+//! it and, behind that, of what the token is bound to (its length is known from its first byte).
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,8 @@ use std::net::{IpAddr, SocketAddr};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use siphasher::sip128;
 
-use super::base32::{decode, encode, encode_groups, raw_len, text_len};
+use super::base32::{decode, encode, room_len, text_len};
+use super::siphash::SipHash;
 use super::{Flow, Transport};
 
 /// A stable 32-bit name of a server ("backend/server"), region or frontend. The configuration refuses two names with
@@ -48,14 +49,14 @@ pub struct SealKey {
 /// Every key derived from one `cluster.key`.
 #[derive(Clone)]
 pub struct Keys {
-    branch: SipHasher13,
-    way: SipHasher13,
-    transaction: SipHasher13,
-    tag: SipHasher13,
-    calls: SipHasher13,
-    sources: SipHasher13,
+    branch: SipHash,
+    way: SipHash,
+    transaction: SipHash,
+    tag: SipHash,
+    calls: SipHash,
+    sources: SipHash,
     rendezvous: [u8; 16],
-    seals: Vec<(u8, SipHasher13)>,
+    seals: Vec<(u8, SipHash)>,
     seal_with: usize,
     fingerprint: u64,
 }
@@ -76,14 +77,14 @@ impl Keys {
             fingerprint.write(&seal.secret);
         }
         Some(Self {
-            branch: SipHasher13::new_with_key(&derive("branch")),
-            way: SipHasher13::new_with_key(&derive("way")),
-            transaction: SipHasher13::new_with_key(&derive("transaction")),
-            tag: SipHasher13::new_with_key(&derive("tag")),
-            calls: SipHasher13::new_with_key(&derive("calls")),
-            sources: SipHasher13::new_with_key(&derive("sources")),
+            branch: SipHash::new(&derive("branch")),
+            way: SipHash::new(&derive("way")),
+            transaction: SipHash::new(&derive("transaction")),
+            tag: SipHash::new(&derive("tag")),
+            calls: SipHash::new(&derive("calls")),
+            sources: SipHash::new(&derive("sources")),
             rendezvous: derive("rendezvous"),
-            seals: seals.iter().map(|seal| (seal.id, SipHasher13::new_with_key(&seal.secret))).collect(),
+            seals: seals.iter().map(|seal| (seal.id, SipHash::new(&seal.secret))).collect(),
             seal_with: seals.iter().position(|seal| seal.id == seal_with)?,
             fingerprint: fingerprint.finish(),
         })
@@ -115,30 +116,18 @@ impl Keys {
     #[inline]
     pub fn transaction(&self, of: &Transaction<'_>) -> u64 {
         // The lengths come first, so that no field can run into its neighbour.
-        let lengths =
-            (of.from_tag.len() as u64) << 48 | (of.branch.len() as u64) << 32 | (of.sent_by.len() as u64) << 16;
-        let mut fixed = [0; 24];
-        fixed[..8].copy_from_slice(&of.call.to_be_bytes());
-        fixed[8..16].copy_from_slice(&(lengths | u64::from(of.sent_by_port)).to_be_bytes());
-        fixed[16..].copy_from_slice(&u64::from(of.cseq).to_be_bytes());
-        // In one piece where it fits: a stream of pieces that end within words costs twice as much.
-        let mut input = [0; 256];
-        if let Some(len) = join(&mut input, &[&fixed, of.branch, of.from_tag, of.sent_by, of.uri]) {
-            return self.transaction.hash(&input[..len]);
-        }
-        let mut hasher = self.transaction;
-        for field in [&fixed, of.branch, of.from_tag, of.sent_by, of.uri] {
-            hasher.write(field);
-        }
-        hasher.finish()
+        let lengths = (of.branch.len() as u64) << 48 | (of.sent_by.len() as u64) << 32 | (of.uri.len() as u64) << 16;
+        let hash = self.transaction.word(of.call).word(lengths | u64::from(of.sent_by_port));
+        let hash = hash.text(of.branch).text(of.sent_by).text(of.uri).text(of.from_tag);
+        hash.finish((of.from_tag.len() as u64) << 32 | u64::from(of.cseq))
     }
 
     /// The To tag of our own answers to a transaction: the same each time, so that a stateless server answers a
     /// retransmission alike and knows the ACK (RFC 3261 §8.2.7).
     pub fn tag(&self, transaction: u64) -> [u8; TAG_LEN] {
-        let mut text = [0; TAG_LEN];
-        encode(&self.tag.hash(&transaction.to_be_bytes()).to_be_bytes(), &mut text);
-        text
+        let mut raw = [0; 16];
+        raw[..8].copy_from_slice(&self.tag.hash(&transaction.to_be_bytes()).to_be_bytes());
+        tag_text(&raw)
     }
 
     /// A number that two nodes can compare to see whether they hold the same file; says nothing about the secrets.
@@ -157,21 +146,19 @@ pub struct Transaction<'a> {
     pub sent_by: &'a [u8],
     pub sent_by_port: u16,
     pub cseq: u32,
-    /// Not the To tag: the ACK to a 2543 client's INVITE has one that the INVITE had not.
+    /// Empty where there is a branch (RFC 3261 §16.11). Not the To tag: the ACK to a 2543 client's INVITE has one that
+    /// the INVITE had not.
     pub from_tag: &'a [u8],
     /// The Request-URI as received.
     pub uri: &'a [u8],
 }
 
-/// Writes the fields one behind the other and says how long they are together; `None` where they do not fit.
-#[inline]
-fn join(out: &mut [u8], fields: &[&[u8]; 5]) -> Option<usize> {
-    let mut len = 0;
-    for field in fields {
-        out.get_mut(len..len + field.len())?.copy_from_slice(field);
-        len += field.len();
-    }
-    Some(len)
+/// Eight bytes as text, which a To tag and a send time are.
+#[inline(always)]
+fn tag_text(raw: &[u8; 16]) -> [u8; TAG_LEN] {
+    let mut text = [0; room_len(8)];
+    encode(raw, &mut text);
+    *text.first_chunk().unwrap_or(&[0; TAG_LEN])
 }
 
 /// Why a text is no token of ours.
@@ -223,32 +210,25 @@ impl RawBranch {
     /// Whether the branch's own MAC is right.
     #[inline]
     pub fn is_sealed(&self, keys: &Keys) -> bool {
-        self.raw[BRANCH_BODY..] == branch_mac(keys, &self.raw, self.call)
+        let mut input = self.raw;
+        input[BRANCH_BODY..].copy_from_slice(&self.call.to_be_bytes());
+        self.raw[BRANCH_BODY..] == keys.branch.hash(&input).to_be_bytes()
     }
-}
-
-#[inline]
-fn branch_mac(keys: &Keys, raw: &[u8; BRANCH_RAW], call: u64) -> [u8; MAC_LEN] {
-    const WORDS: usize = BRANCH_BODY.next_multiple_of(8);
-    let mut input = [0; WORDS + 8];
-    input[..BRANCH_BODY].copy_from_slice(&raw[..BRANCH_BODY]);
-    input[WORDS..].copy_from_slice(&call.to_be_bytes());
-    keys.branch.hash(&input).to_be_bytes()
 }
 
 impl Branch {
     /// Writes the token. `call` is [`Keys::call`] of the request's Call-ID.
-    #[inline]
+    #[inline(always)]
     pub fn seal(&self, call: u64, keys: &Keys) -> ([u8; BRANCH_LEN], RawBranch) {
-        let mut raw = [0; BRANCH_RAW];
-        raw[0] = VERSION | matches!(self.direction, Direction::ToClient) as u8;
-        raw[1..5].copy_from_slice(&self.server.0.to_be_bytes());
-        raw[5..BRANCH_BODY].copy_from_slice(&self.transaction.to_be_bytes());
-        let mac = branch_mac(keys, &raw, call);
-        raw[BRANCH_BODY..].copy_from_slice(&mac);
-        let mut text = [0; BRANCH_LEN];
-        encode(&raw, &mut text);
-        (text, RawBranch { raw, call })
+        let mut raw = Writer::<{ room_len(BRANCH_RAW) }>::new();
+        raw.put([VERSION | matches!(self.direction, Direction::ToClient) as u8]);
+        raw.put(self.server.0.to_be_bytes());
+        raw.put(self.transaction.to_be_bytes());
+        raw.seal(&keys.branch, |bound| bound.put(call.to_be_bytes()));
+        let mut text = [0; room_len(BRANCH_RAW)];
+        encode(&raw.bytes, &mut text);
+        let (text, raw) = (text.first_chunk(), raw.bytes.first_chunk());
+        (*text.unwrap_or(&[0; BRANCH_LEN]), RawBranch { raw: *raw.unwrap_or(&[0; BRANCH_RAW]), call })
     }
 
     /// Reads what stands behind the cookie of a branch.
@@ -266,17 +246,18 @@ impl Branch {
     #[inline]
     pub fn read(text: &[u8], call: u64) -> Option<(Self, RawBranch)> {
         let text: &[u8; BRANCH_LEN] = text.try_into().ok()?;
-        let mut raw = [0; BRANCH_RAW];
-        if !decode(text, &mut raw) {
-            return None;
-        }
-        let direction = match raw[0] ^ VERSION {
+        let mut bytes = [0; room_len(BRANCH_RAW)];
+        decode(text, &mut bytes)?;
+        let mut reader = Reader { bytes: &bytes, at: 0 };
+        let [first] = reader.take();
+        let direction = match first ^ VERSION {
             0 => Direction::ToServer,
             1 => Direction::ToClient,
             _ => return None,
         };
-        let branch = Self { direction, server: NameHash(be32(&raw[1..])), transaction: be64(&raw[5..]) };
-        Some((branch, RawBranch { raw, call }))
+        let (server, transaction) = (u32::from_be_bytes(reader.take()), u64::from_be_bytes(reader.take()));
+        let branch = Self { direction, server: NameHash(server), transaction };
+        Some((branch, RawBranch { raw: *bytes.first_chunk()?, call }))
     }
 }
 
@@ -294,29 +275,52 @@ pub struct Way {
 
 const WAY_V6: u8 = 1;
 const WAY_STICK: u8 = 2;
-const WAY_RAW_MAX: usize = 1 + 4 + 2 * 18 + 8 + MAC_LEN;
-/// Room for the longest text of a way, which is written eight characters at a time.
-pub const WAY_LEN_MAX: usize = text_len(WAY_RAW_MAX).next_multiple_of(8);
+
+/// Length of a way before it is text.
+const fn way_raw(v6: bool, stick: bool) -> usize {
+    1 + 4 + 2 * (if v6 { 18 } else { 6 }) + (if stick { 8 } else { 0 }) + MAC_LEN
+}
+
+/// Room for a way before it is text, and for what it is bound to.
+const WAY_RAW_ROOM: usize = room_len(way_raw(true, true)) + BRANCH_RAW;
+/// Room for the text of any way.
+pub const WAY_LEN_MAX: usize = room_len(way_raw(true, true));
 
 impl Way {
     /// Writes the token that stands beside this branch into `text` and says how long it is.
     #[inline]
     pub fn seal(&self, branch: &RawBranch, keys: &Keys, text: &mut [u8; WAY_LEN_MAX]) -> usize {
-        let mut raw = Writer::<{ WAY_RAW_MAX + BRANCH_RAW + 8 }>::new();
-        let v6 = if self.remote.is_ipv6() { WAY_V6 } else { 0 };
-        let stick = if self.stick.is_some() { WAY_STICK } else { 0 };
-        raw.put([VERSION | v6 | stick]);
-        raw.put(self.frontend.0.to_be_bytes());
-        raw.put_address(self.local);
-        raw.put_address(self.remote);
-        if let Some(stick) = self.stick {
-            raw.put(stick.to_be_bytes());
+        match (self.remote.is_ipv6(), self.stick.is_some()) {
+            // Of each form the compiler knows what stands where.
+            (false, false) => self.seal_as::<false, false>(branch, keys, text),
+            (false, true) => self.seal_as::<false, true>(branch, keys, text),
+            (true, false) => self.seal_as::<true, false>(branch, keys, text),
+            (true, true) => self.seal_as::<true, true>(branch, keys, text),
         }
-        let body = raw.len;
-        raw.put(branch.raw);
-        raw.put(branch.call.to_be_bytes());
-        let mac = raw.mac(&keys.way);
-        raw.finish(body, mac, text)
+    }
+
+    #[inline]
+    fn seal_as<const V6: bool, const STICK: bool>(
+        &self,
+        branch: &RawBranch,
+        keys: &Keys,
+        text: &mut [u8; WAY_LEN_MAX],
+    ) -> usize {
+        let mut raw = Writer::<WAY_RAW_ROOM>::new();
+        raw.put([VERSION | if V6 { WAY_V6 } else { 0 } | if STICK { WAY_STICK } else { 0 }]);
+        raw.put(self.frontend.0.to_be_bytes());
+        raw.put_address::<V6>(self.local);
+        raw.put_address::<V6>(self.remote);
+        if STICK {
+            raw.put(self.stick.unwrap_or_default().to_be_bytes());
+        }
+        raw.seal(&keys.way, |bound| {
+            bound.put(branch.raw);
+            bound.put(branch.call.to_be_bytes());
+        });
+        let len = way_raw(V6, STICK);
+        encode(&raw.bytes, &mut text[..room_len(len)]);
+        text_len(len)
     }
 
     /// Reads the token that stands beside this branch.
@@ -325,30 +329,41 @@ impl Way {
     /// [`TokenError::Foreign`] or [`TokenError::Forged`].
     #[inline]
     pub fn open(text: &[u8], branch: &RawBranch, keys: &Keys) -> Result<Self, TokenError> {
-        let mut raw = [0; WAY_RAW_MAX + BRANCH_RAW + 8];
-        let len = raw_len(text.len());
-        let decoded = raw.get_mut(..len).filter(|_| len <= WAY_RAW_MAX).is_some_and(|raw| decode(text, raw));
-        let flags = raw[0] ^ VERSION;
-        if !decoded || flags & !(WAY_V6 | WAY_STICK) != 0 {
+        const V4: usize = text_len(way_raw(false, false));
+        const V4_STICK: usize = text_len(way_raw(false, true));
+        const V6: usize = text_len(way_raw(true, false));
+        const V6_STICK: usize = text_len(way_raw(true, true));
+        match text.len() {
+            V4 => Self::open_as::<false, false, V4>(text, branch, keys),
+            V4_STICK => Self::open_as::<false, true, V4_STICK>(text, branch, keys),
+            V6 => Self::open_as::<true, false, V6>(text, branch, keys),
+            V6_STICK => Self::open_as::<true, true, V6_STICK>(text, branch, keys),
+            _ => Err(TokenError::Foreign),
+        }
+    }
+
+    #[inline]
+    fn open_as<const V6: bool, const STICK: bool, const LEN: usize>(
+        text: &[u8],
+        branch: &RawBranch,
+        keys: &Keys,
+    ) -> Result<Self, TokenError> {
+        let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
+        let mut bytes = [0; WAY_RAW_ROOM];
+        decode(text, &mut bytes).ok_or(TokenError::Foreign)?;
+        let mut reader = Reader { bytes: &bytes, at: 0 };
+        if reader.take() != [VERSION | if V6 { WAY_V6 } else { 0 } | if STICK { WAY_STICK } else { 0 }] {
             return Err(TokenError::Foreign);
         }
-        let v6 = flags & WAY_V6 != 0;
-        let mut reader = Reader { bytes: &raw, at: 1 };
         let frontend = NameHash(u32::from_be_bytes(reader.take()));
-        let (local, remote) = (reader.address(v6), reader.address(v6));
-        let stick = (flags & WAY_STICK != 0).then(|| u64::from_be_bytes(reader.take()));
+        let (local, remote) = (reader.address::<V6>(), reader.address::<V6>());
+        let stick = STICK.then(|| u64::from_be_bytes(reader.take()));
         let body = reader.at;
-        if len != body + MAC_LEN {
-            return Err(TokenError::Foreign);
-        }
-        let mac: [u8; MAC_LEN] = reader.take();
-        let mut input = Writer { bytes: raw, len: body };
-        input.put(branch.raw);
-        input.put(branch.call.to_be_bytes());
-        if input.mac(&keys.way) != mac {
-            return Err(TokenError::Forged);
-        }
-        Ok(Self { frontend, local, remote, stick })
+        let is_sealed = Writer { bytes, len: body }.is_sealed(&keys.way, |bound| {
+            bound.put(branch.raw);
+            bound.put(branch.call.to_be_bytes());
+        });
+        if is_sealed { Ok(Self { frontend, local, remote, stick }) } else { Err(TokenError::Forged) }
     }
 }
 
@@ -364,17 +379,17 @@ pub struct SendTime {
 pub const TIME_LEN: usize = text_len(8);
 
 impl SendTime {
-    #[inline]
+    #[inline(always)]
     pub fn write(self) -> [u8; TIME_LEN] {
-        let mut text = [0; TIME_LEN];
-        encode(&(u64::from(self.node) << 48 | self.micros & ((1 << 48) - 1)).to_be_bytes(), &mut text);
-        text
+        let mut raw = [0; 16];
+        raw[..8].copy_from_slice(&(u64::from(self.node) << 48 | self.micros & ((1 << 48) - 1)).to_be_bytes());
+        tag_text(&raw)
     }
 
     pub fn read(text: &[u8]) -> Option<Self> {
-        let mut raw = [0; 8];
-        (text.len() == TIME_LEN && decode(text, &mut raw)).then(|| {
-            let value = u64::from_be_bytes(raw);
+        let mut raw = [0; room_len(8)];
+        (text.len() == TIME_LEN && decode(text, &mut raw).is_some()).then(|| {
+            let value = u64::from_be_bytes(*raw.first_chunk().unwrap_or(&[0; 8]));
             Self { node: (value >> 48) as u16, micros: value & ((1 << 48) - 1) }
         })
     }
@@ -402,89 +417,95 @@ const SEAL_PATH: u8 = 1;
 const SEAL_V6: u8 = 1;
 const SEAL_NAT: u8 = 2;
 const SEAL_TRANSPORT: u32 = 2;
-const SEALED_RAW_V4: usize = 3 + 4 + 4 + 2 * 6 + MAC_LEN;
-const SEALED_RAW_V6: usize = 3 + 4 + 4 + 2 * 18 + MAC_LEN;
-/// The longest text of a sealed token.
-pub const SEALED_LEN_MAX: usize = text_len(SEALED_RAW_V6);
+
+/// Length of a sealed token before it is text.
+const fn sealed_raw(v6: bool) -> usize {
+    3 + 4 + 4 + 2 * (if v6 { 18 } else { 6 }) + MAC_LEN
+}
+
+/// Length of the shortest sealed token's text, that of IPv4.
+pub const SEALED_LEN_MIN: usize = text_len(sealed_raw(false));
+const SEALED_V6: usize = text_len(sealed_raw(true));
+/// Room for the text of any sealed token.
+pub const SEALED_LEN_MAX: usize = room_len(sealed_raw(true));
 
 impl Sealed {
     /// Writes the token into `text` and says how long it is. `call` is [`Keys::call`] of the dialog's Call-ID; a Path
     /// token serves many calls and is not bound to one.
     #[inline]
     pub fn seal(&self, call: u64, keys: &Keys, text: &mut [u8; SEALED_LEN_MAX]) -> usize {
+        match self.flow.remote.is_ipv6() {
+            false => self.seal_as::<false>(call, keys, text),
+            true => self.seal_as::<true>(call, keys, text),
+        }
+    }
+
+    #[inline]
+    fn seal_as<const V6: bool>(&self, call: u64, keys: &Keys, text: &mut [u8; SEALED_LEN_MAX]) -> usize {
         let (id, key) = &keys.seals[keys.seal_with];
-        let v6 = if self.flow.remote.is_ipv6() { SEAL_V6 } else { 0 };
         let nat = if self.nat { SEAL_NAT } else { 0 };
         let transport = (self.flow.transport as u8) << SEAL_TRANSPORT;
         let path = if self.stands_in == SealedIn::Path { SEAL_PATH } else { 0 };
-        let mut raw = Writer::<{ SEALED_RAW_V6 + 8 }>::new();
-        raw.put([VERSION | path, *id, v6 | nat | transport]);
+        let mut raw = Writer::<SEALED_LEN_MAX>::new();
+        raw.put([VERSION | path, *id, if V6 { SEAL_V6 } else { 0 } | nat | transport]);
         raw.put(self.server.0.to_be_bytes());
         raw.put(self.frontend.0.to_be_bytes());
-        raw.put_address(self.flow.local);
-        raw.put_address(self.flow.remote);
-        let body = raw.len;
-        raw.put(bound_to(self.stands_in, call).to_be_bytes());
-        let mac = raw.mac(key);
-        raw.finish(body, mac, text)
+        raw.put_address::<V6>(self.flow.local);
+        raw.put_address::<V6>(self.flow.remote);
+        raw.seal(key, |bound| bound.put(bound_to(self.stands_in, call).to_be_bytes()));
+        let len = sealed_raw(V6);
+        encode(&raw.bytes, &mut text[..room_len(len)]);
+        text_len(len)
     }
 
     /// Reads the user part of a Route or Path URI.
     ///
     /// # Errors
     /// All of [`TokenError`].
+    #[inline]
     pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
-        let mut raw = [0; SEALED_RAW_V6 + 8];
-        let len = match text.len() {
-            len if len == text_len(SEALED_RAW_V4) => SEALED_RAW_V4,
-            len if len == text_len(SEALED_RAW_V6) => SEALED_RAW_V6,
-            _ => return Err(TokenError::Foreign),
-        };
-        if !decode(text, &mut raw[..len]) {
-            return Err(TokenError::Foreign);
+        match text.len() {
+            SEALED_LEN_MIN => Self::open_as::<false, SEALED_LEN_MIN>(text, call, keys),
+            SEALED_V6 => Self::open_as::<true, SEALED_V6>(text, call, keys),
+            _ => Err(TokenError::Foreign),
         }
-        let stands_in = match raw[0] ^ VERSION {
+    }
+
+    fn open_as<const V6: bool, const LEN: usize>(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
+        let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
+        let mut bytes = [0; SEALED_LEN_MAX];
+        decode(text, &mut bytes).ok_or(TokenError::Foreign)?;
+        let mut reader = Reader { bytes: &bytes, at: 0 };
+        let [first, id, flags] = reader.take();
+        let stands_in = match first ^ VERSION {
             0 => SealedIn::RecordRoute,
             SEAL_PATH => SealedIn::Path,
             _ => return Err(TokenError::Foreign),
         };
-        let v6 = raw[2] & SEAL_V6 != 0;
-        let transport = match raw[2] >> SEAL_TRANSPORT {
+        let transport = match flags >> SEAL_TRANSPORT {
             0 => Transport::Udp,
             1 => Transport::Tcp,
             2 => Transport::Tls,
             _ => return Err(TokenError::Foreign),
         };
-        if len != if v6 { SEALED_RAW_V6 } else { SEALED_RAW_V4 } {
+        if V6 != (flags & SEAL_V6 != 0) {
             return Err(TokenError::Foreign);
         }
-        let key = keys.seals.iter().find(|(id, _)| *id == raw[1]).ok_or(TokenError::UnknownKey)?;
-        let mut reader = Reader { bytes: &raw, at: 3 };
+        let (_, key) = keys.seals.iter().find(|(other, _)| *other == id).ok_or(TokenError::UnknownKey)?;
         let (server, frontend) = (u32::from_be_bytes(reader.take()), u32::from_be_bytes(reader.take()));
-        let flow = Flow { transport, local: reader.address(v6), remote: reader.address(v6) };
-        let body = reader.at;
-        let mac: [u8; MAC_LEN] = reader.take();
-        let mut input = Writer { bytes: raw, len: body };
-        input.put(bound_to(stands_in, call).to_be_bytes());
-        if input.mac(&key.1) != mac {
+        let flow = Flow { transport, local: reader.address::<V6>(), remote: reader.address::<V6>() };
+        let sealed = Writer { bytes, len: reader.at };
+        if !sealed.is_sealed(key, |bound| bound.put(bound_to(stands_in, call).to_be_bytes())) {
             return Err(TokenError::Forged);
         }
         let (server, frontend) = (NameHash(server), NameHash(frontend));
-        Ok(Self { stands_in, server, frontend, flow, nat: raw[2] & SEAL_NAT != 0 })
+        Ok(Self { stands_in, server, frontend, flow, nat: flags & SEAL_NAT != 0 })
     }
 }
 
 /// The call that a token's MAC covers: a Path token serves many.
 fn bound_to(stands_in: SealedIn, call: u64) -> u64 {
     if stands_in == SealedIn::Path { 0 } else { call }
-}
-
-fn be32(bytes: &[u8]) -> u32 {
-    u32::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 4]))
-}
-
-fn be64(bytes: &[u8]) -> u64 {
-    u64::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]))
 }
 
 /// Fixed bytes, filled from the front.
@@ -506,32 +527,34 @@ impl<const N: usize> Writer<N> {
     }
 
     #[inline(always)]
-    fn put_address(&mut self, address: SocketAddr) {
-        match address.ip() {
-            IpAddr::V4(ip) => self.put(ip.octets()),
-            IpAddr::V6(ip) => self.put(ip.octets()),
+    fn put_address<const V6: bool>(&mut self, address: SocketAddr) {
+        match (V6, address.ip()) {
+            (false, IpAddr::V4(ip)) => self.put(ip.octets()),
+            (true, IpAddr::V6(ip)) => self.put(ip.octets()),
+            (true, IpAddr::V4(ip)) => self.put(ip.to_ipv6_mapped().octets()),
+            // A flow has two ends of one family.
+            (false, IpAddr::V6(_)) => self.put([0; 4]),
         }
         self.put(address.port().to_be_bytes());
     }
 
-    /// The MAC of what was written, filled with zeros to whole words.
+    /// Puts the MAC behind what was written: that of it and of what `bind` writes in its place.
     #[inline(always)]
-    fn mac(&mut self, key: &SipHasher13) -> [u8; MAC_LEN] {
-        let end = self.len.next_multiple_of(8).min(N);
-        self.bytes[self.len..end].fill(0);
-        key.hash(&self.bytes[..end]).to_be_bytes()
+    fn seal(&mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) {
+        let body = self.len;
+        bind(self);
+        let mac = key.hash(&self.bytes[..self.len]);
+        self.bytes[body..self.len].fill(0);
+        self.len = body;
+        self.put(mac.to_be_bytes());
     }
 
-    /// Puts the MAC behind the body, writes both as text and says how long that is.
+    /// Whether the MAC that stands behind what was written is the right one.
     #[inline(always)]
-    fn finish<const T: usize>(mut self, body: usize, mac: [u8; MAC_LEN], text: &mut [u8; T]) -> usize {
-        self.len = body;
-        self.put(mac);
-        let len = self.len;
-        // What the last group of five bytes lacks.
-        self.put([0; 4]);
-        encode_groups(&self.bytes, text, len.div_ceil(5));
-        text_len(len)
+    fn is_sealed(mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) -> bool {
+        let mac: [u8; MAC_LEN] = Reader { bytes: &self.bytes, at: self.len }.take();
+        bind(&mut self);
+        key.hash(&self.bytes[..self.len]).to_be_bytes() == mac
     }
 }
 
@@ -550,8 +573,8 @@ impl<const N: usize> Reader<'_, N> {
     }
 
     #[inline(always)]
-    fn address(&mut self, v6: bool) -> SocketAddr {
-        let ip = if v6 { IpAddr::from(self.take::<16>()) } else { IpAddr::from(self.take::<4>()) };
+    fn address<const V6: bool>(&mut self) -> SocketAddr {
+        let ip = if V6 { IpAddr::from(self.take::<16>()) } else { IpAddr::from(self.take::<4>()) };
         SocketAddr::new(ip, u16::from_be_bytes(self.take()))
     }
 }

@@ -6,9 +6,9 @@ use memchr::memchr;
 
 use wide::u8x32;
 
-use super::header::is;
 use super::header::{Marks, Param, Params, is_blank, number, skip_blanks, skip_token};
 use super::message::Span;
+use super::name::is;
 use super::{DEFAULT_PORT, text};
 
 /// The parameters of our own Via beside the branch (see [`super::token`]).
@@ -19,7 +19,7 @@ pub const TIME_PARAM: &[u8] = b"s";
 pub const COOKIE: &[u8] = b"z9hG4bK";
 
 /// Positions of one via-parm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Via {
     /// The whole via-parm, no blanks around it.
     pub parm: Span,
@@ -41,46 +41,52 @@ impl Via {
     /// `None` where the grammar is broken in a way that routing would suffer from: protocol, sent-by, a branch,
     /// `received` or `rport` written twice (two parsers could take different ones), a parameter without name, or garbage
     /// behind it.
-    #[inline]
     pub fn parse(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
-        match Self::parse_usual(bytes, at, end) {
-            Some(via) => Some((via, end)),
-            None => Self::parse_any(bytes, at, end),
+        let mut via = Self::default();
+        let end = via.read(bytes, at, end)?;
+        Some((via, end))
+    }
+
+    /// The same in place of an empty one.
+    #[inline]
+    pub(super) fn read(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<usize> {
+        if self.read_usual(bytes, at, end).is_some() {
+            return Some(end);
         }
+        let (via, end) = Self::parse_any(bytes, at, end)?;
+        *self = via;
+        Some(end)
     }
 
     /// What nearly everybody writes: one via-parm, no blank but the one before sent-by, no quotes, no brackets. `None`
     /// says only that it is not that; what this reads, [`Via::parse_any`] reads alike.
-    #[inline(always)]
-    fn parse_usual(bytes: &[u8], at: usize, end: usize) -> Option<Self> {
+    #[inline(never)]
+    fn read_usual(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<()> {
         let prefix: &[u8; 12] = bytes.get(at..end)?.first_chunk()?;
-        if prefix[..8] != *b"SIP/2.0/" || !prefix[8..11].iter().all(u8::is_ascii_uppercase) || prefix[11] != b' ' {
+        if prefix[..8] != *b"SIP/2.0/" || !matches!(&prefix[8..], b"UDP " | b"TCP " | b"TLS ") {
             return None;
         }
         let host = at + 12;
-        let mut via = Self::new(Span::new(at, end), Span::new(at + 8, at + 11), Span::default(), None);
-        // Where what the next semicolon ends begins: sent-by first, then one parameter after the other.
-        let (mut start, mut host_end) = (host, 0);
+        (self.parm, self.transport) = (Span::new(at, end), Span::new(at + 8, at + 11));
         let mut block = host;
-        while block < end {
-            let mut semicolons = usual_semicolons(bytes, block, end)?;
-            while semicolons != 0 {
-                let at = block + semicolons.trailing_zeros() as usize;
-                semicolons &= semicolons - 1;
-                match host_end {
-                    0 => host_end = at,
-                    _ => via.note_usual(bytes, start, at)?,
+        let mut semicolons = usual_semicolons(bytes, block, end)?;
+        let host_end = host + semicolons.trailing_zeros() as usize;
+        (self.host, self.port) = usual_sent_by(bytes, host, host_end)?;
+        // Where the parameter begins that the next semicolon ends.
+        let mut start = host_end + 1;
+        loop {
+            semicolons &= semicolons.wrapping_sub(1);
+            while semicolons == 0 {
+                block += 32;
+                if block >= end {
+                    return self.note_usual(bytes, start, end);
                 }
-                start = at + 1;
+                semicolons = usual_semicolons(bytes, block, end)?;
             }
-            block += 32;
+            let at = block + semicolons.trailing_zeros() as usize;
+            self.note_usual(bytes, start, at)?;
+            start = at + 1;
         }
-        if host_end == 0 {
-            return None;
-        }
-        via.note_usual(bytes, start, end)?;
-        (via.host, via.port) = usual_sent_by(bytes, host, host_end)?;
-        Some(via)
     }
 
     /// Remembers the parameter in `start..end` if routing uses it. `None` where it was there before, or is too near to
@@ -89,21 +95,16 @@ impl Via {
     fn note_usual(&mut self, bytes: &[u8], start: usize, end: usize) -> Option<()> {
         let word = u64::from_le_bytes(*bytes.get(start..)?.first_chunk()?);
         let span = |from: usize| Span::new(from, end);
-        let twice = match bytes[start] | 0x20 {
-            b'b' if is!(word, b"branch=") => self.branch.replace(span(start + 7)).is_some(),
-            b'r' if is!(word, b"rport") && end == start + 5 => {
+        let twice = match () {
+            () if is!(word, b"branch=") => self.branch.replace(span(start + 7)).is_some(),
+            () if is!(word, b"w=") => self.way.replace(span(start + 2)).is_some(),
+            () if is!(word, b"s=") => self.time.replace(span(start + 2)).is_some(),
+            () if is!(word, b"rport") && end == start + 5 => {
                 self.rport.replace(Param { name: span(start), value: None }).is_some()
             }
-            b'w' if is!(word, b"w=") => self.way.replace(span(start + 2)).is_some(),
-            b's' if is!(word, b"s=") => self.time.replace(span(start + 2)).is_some(),
-            b'r' | b'b' | b'w' | b's' | b'=' => return None,
-            _ => start == end,
+            () => start == end || matches!(bytes[start] | 0x20, b'r' | b'b' | b'w' | b's' | b'='),
         };
         (!twice).then_some(())
-    }
-
-    fn new(parm: Span, transport: Span, host: Span, port: Option<u16>) -> Self {
-        Self { parm, transport, host, port, branch: None, received: None, rport: None, way: None, time: None }
     }
 
     fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
@@ -111,7 +112,7 @@ impl Via {
         let mut marks = Marks::new(bytes, start, end);
         let (transport, at) = protocol(bytes, start, end, &mut marks)?;
         let (host, port, at) = sent_by(bytes, at, end, &mut marks)?;
-        let mut via = Self::new(Span::new(start, at), transport, host, port);
+        let mut via = Self { parm: Span::new(start, at), transport, host, port, ..Self::default() };
         let mut params = Params::following(bytes, marks, at, end);
         for param in params.by_ref() {
             via.note(bytes, param)?;
@@ -175,11 +176,15 @@ impl Via {
 #[inline(always)]
 fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
     let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
-    let inside = if end - at >= 32 { u32::MAX } else { (1 << (end - at)) - 1 };
     let is = |byte| chunk.simd_eq(u8x32::splat(byte));
     // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
-    let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))) | is(b'[');
-    (odd.to_bitmask() & inside == 0).then(|| is(b';').to_bitmask() & inside)
+    let odd = (chunk.simd_eq(chunk.min(u8x32::splat(b','))) | is(b'[')).to_bitmask();
+    let semicolons = is(b';').to_bitmask();
+    match odd {
+        0 => (end - at >= 32).then_some(semicolons),
+        // The first one must be what ends the value.
+        _ => (at + odd.trailing_zeros() as usize == end).then_some(semicolons & (odd ^ (odd - 1))),
+    }
 }
 
 /// Host and port of a sent-by shorter than 32 bytes. `None` where it has more than one colon, or an equals sign.
@@ -199,8 +204,13 @@ fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u1
         return Some((Span::new(at, end), None));
     }
     let colon = at + colons.trailing_zeros() as usize;
-    let port = u16::try_from(number(&bytes[colon + 1..end])?).ok()?;
-    Some((Span::new(at, colon), Some(port)))
+    let digits = bytes.get(colon + 1..end).filter(|digits| matches!(digits.len(), 1..=5))?;
+    let mut port = 0u32;
+    for byte in digits {
+        let digit @ 0..=9 = byte.wrapping_sub(b'0') else { return None };
+        port = port.wrapping_mul(10).wrapping_add(u32::from(digit));
+    }
+    Some((Span::new(at, colon), Some(u16::try_from(port).ok()?)))
 }
 
 /// `SIP / 2.0 / transport`, and just behind it.
@@ -337,8 +347,8 @@ mod tests {
             let params: Vec<_> = params.iter().map(|param| format!(";{param}")).collect();
             let text = format!("SIP/2.0/UDP {host}{port}{}{tail}", params.concat());
             let padded = format!("{text}\r\n{}", "x".repeat(64)).into_bytes();
-            let usual = Via::parse_usual(&padded, 0, text.len());
-            if let Some(usual) = usual {
+            let mut usual = Via::default();
+            if usual.read_usual(&padded, 0, text.len()).is_some() {
                 proptest::prop_assert_eq!(Via::parse_any(&padded, 0, text.len()), Some((usual, text.len())));
             }
         }
@@ -352,7 +362,7 @@ mod tests {
             "SIP/2.0/UDP 203.100.113.210:5060;branch=z9hG4bKccglerkai7opwivszgngvrtacvgsbpahgm;w=ccg4ch5rzmahccqtytddgzahpibopkvm4fettk7v;s=aadqaaaaaaaaa",
         ] {
             let padded = format!("{text}\r\n{}", "x".repeat(64));
-            assert!(Via::parse_usual(padded.as_bytes(), 0, text.len()).is_some(), "{text}");
+            assert!(Via::default().read_usual(padded.as_bytes(), 0, text.len()).is_some(), "{text}");
         }
     }
 

@@ -42,9 +42,14 @@ impl Bind {
     }
 
     /// Whether a message from this local address can leave here.
-    pub fn serves(&self, transport: Transport, local: SocketAddr) -> bool {
-        let ip = self.address.ip() == local.ip() || self.is_wildcard() && self.address.is_ipv4() == local.is_ipv4();
-        self.transport == transport && self.address.port() == local.port() && ip
+    #[inline]
+    pub fn serves(&self, transport: Transport, local: &SocketAddr) -> bool {
+        let ip = match (&self.address, local) {
+            (SocketAddr::V4(own), SocketAddr::V4(local)) => own.ip() == local.ip() || own.ip().is_unspecified(),
+            (SocketAddr::V6(own), SocketAddr::V6(local)) => own.ip() == local.ip() || own.ip().is_unspecified(),
+            _ => false,
+        };
+        ip && self.address.port() == local.port() && self.transport == transport
     }
 }
 
@@ -139,7 +144,7 @@ impl Plan {
             .binds
             .iter()
             .find(own)
-            .or_else(|| self.binds.iter().find(|bind| bind.serves(Transport::Udp, local)))
+            .or_else(|| self.binds.iter().find(|bind| bind.serves(Transport::Udp, &local)))
         {
             Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
             None => self.bind(host, position, frontend, local),

@@ -4,35 +4,41 @@
 //! who wrote the entry counts, whatever message made him write. Calls that nobody ends are found once a second by
 //! [`Snapshot::keep_calls`], a part of the table each time.
 
+use super::Time;
 use super::pins::Pins;
 use super::snapshot::{Backend, Server, Snapshot};
 use super::stick_table::Written;
-use super::{Time, server::ServerLive};
 use crate::balance::Algorithm;
 use crate::sip::token::NameHash;
 
-/// One open transaction, in units of [`ServerLive::transactions`].
+/// One open transaction, in units of [`super::server::ServerLive::transactions`].
 const TRANSACTION: i64 = 256;
 /// The part of them that is forgotten each second, for what was lost is never answered: after 32 s, as long as a
 /// transaction may be retransmitted (RFC 3261 §17.1.2.2), a third of a lost one is left.
 const FORGOTTEN: i64 = 32;
 
 impl Snapshot {
-    /// Counts what a writing to the pins changed. `reserved`: the server that gained was counted before, by
+    /// Counts what a writing to the pins changed: mostly at this `server`. `reserved`: it was counted there before, by
     /// [`Snapshot::take_call`].
     #[inline]
-    pub fn count_call(&self, written: Written, reserved: Option<usize>) {
-        let gained = written.gained().and_then(|id| self.server(id));
-        if gained != reserved {
-            if let Some(server) = reserved {
-                self.count(server, -1);
-            }
-            if let Some(server) = gained {
-                self.count(server, 1);
-            }
+    pub fn count_call(&self, written: Written, server: usize, reserved: bool) {
+        if written.moved_call() || reserved {
+            self.count_moved(written, server, reserved);
         }
-        if let Some(server) = written.lost().and_then(|id| self.server(id)) {
-            self.count(server, -1);
+    }
+
+    fn count_moved(&self, written: Written, server: usize, reserved: bool) {
+        let (gained, lost) = (written.gained(), written.lost());
+        let id = self.servers[server].id;
+        let here = i64::from(gained == Some(id)) - i64::from(lost == Some(id)) - i64::from(reserved);
+        if here != 0 {
+            self.count(server, here);
+        }
+        // Another server's call moved here, or its entry gave way.
+        for (other, by) in [(gained, 1), (lost, -1)] {
+            if let Some(other) = other.filter(|other| *other != id).and_then(|other| self.server(other)) {
+                self.count(other, by);
+            }
         }
     }
 
@@ -41,6 +47,9 @@ impl Snapshot {
     #[inline]
     pub fn take_call(&self, server: usize, now: Time) -> bool {
         let Server { max_calls, rate_interval, live, .. } = &self.servers[server];
+        if (*max_calls, *rate_interval) == (0, 0) {
+            return true;
+        }
         if *max_calls > 0 && !live.calls.add_below(i64::from(*max_calls)) {
             return false;
         }
@@ -56,31 +65,30 @@ impl Snapshot {
         true
     }
 
-    fn count(&self, server: usize, by: i64) {
-        self.servers[server].live.calls.add(by);
-        self.tell_balance(server);
-    }
-
-    /// A transaction began at a server, or ended there: for backends that want to know.
     #[inline]
-    pub fn count_transaction(&self, server: usize, began: bool) {
+    fn count(&self, server: usize, by: i64) {
         let at = &self.servers[server];
-        if self.backends[at.backend as usize].config.balance == Algorithm::LeastTransactions {
-            match began {
-                true => drop(at.live.transactions.add(TRANSACTION)),
-                false => at.live.transactions.take(TRANSACTION),
-            }
+        at.live.calls.add(by);
+        if at.tells_load {
             self.tell_balance(server);
         }
+    }
+
+    /// A transaction began at a server that [counts them](Server::counts_transactions), or ended there.
+    pub fn count_transaction(&self, server: usize, began: bool) {
+        let transactions = &self.servers[server].live.transactions;
+        match began {
+            true => drop(transactions.add(TRANSACTION)),
+            false => transactions.take(TRANSACTION),
+        }
+        self.tell_balance(server);
     }
 
     /// Tells the balance how busy a server is.
     fn tell_balance(&self, server: usize) {
         let server = &self.servers[server];
         let backend = &self.backends[server.backend as usize];
-        if backend.asks_for_load {
-            backend.balance.set(server.region as usize, server.seat as usize, load(server, backend));
-        }
+        backend.balance.set(server.region as usize, server.seat as usize, load(server, backend));
     }
 
     /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody
@@ -91,8 +99,8 @@ impl Snapshot {
                 self.count(server, -1);
             }
         });
-        for (at, server) in self.servers.iter().enumerate() {
-            let ServerLive { transactions, .. } = &*server.live;
+        for (at, server) in self.servers.iter().enumerate().filter(|(_, server)| server.tells_load) {
+            let transactions = &server.live.transactions;
             transactions.take(transactions.get() / FORGOTTEN + 1);
             self.tell_balance(at);
         }

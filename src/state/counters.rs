@@ -129,7 +129,7 @@ reasons! {
     /// An answer of our own that would have been one too many for its source.
     AnswerLimited = "answer_limited";
 
-    // Requests that are refused (SIP.md 4-6, 20, 22, 28-30).
+    // Requests that are refused (docs/rules.md 4-6, 20, 22, 28-30).
     Malformed = "malformed", 400 "Bad Request";
     ForgedToken = "forged_token", 403 "Forbidden";
     ForbiddenTarget = "forbidden_target", 403 "Forbidden";
@@ -144,7 +144,7 @@ reasons! {
     /// Longer than the frontend's `max_message`, or than a datagram with what must be added.
     TooLarge = "too_large", 513 "Message Too Large";
 
-    // Responses that go nowhere (SIP.md 13-17).
+    // Responses that go nowhere (docs/rules.md 13-17).
     /// The top Via is not ours.
     ForeignResponse = "foreign_response";
     /// The top Via looks like ours, and its MAC is wrong.

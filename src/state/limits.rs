@@ -10,6 +10,22 @@ use super::table::Table;
 /// one that would be forgiven first makes room.
 const SOURCES: usize = 98_304;
 
+/// How often a source may do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Nanoseconds from one event to the next.
+    interval: u64,
+    /// How far ahead of the time a burst may run.
+    tolerance: u64,
+}
+
+impl Pace {
+    /// One event every `interval` nanoseconds, with a burst of `burst`.
+    pub const fn new(interval: u64, burst: u32) -> Self {
+        Self { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1) as u64) }
+    }
+}
+
 /// Events per source.
 pub struct Limits {
     table: Table,
@@ -22,9 +38,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether `source` may do it now, one event every `interval` nanoseconds with a burst of `burst`.
-    pub fn admit(&self, source: u64, now: Time, interval: u64, burst: u32) -> bool {
-        let tolerance = interval.saturating_mul(u64::from(burst.saturating_sub(1)));
+    /// Whether `source` may do it now.
+    pub fn admit(&self, source: u64, now: Time, pace: Pace) -> bool {
+        let Pace { interval, tolerance } = pace;
         // A race with another worker is lost at most as often as there are workers; then the event is let through.
         for _ in 0..4 {
             let Some(entry) = self.table.get(source) else {
@@ -63,7 +79,7 @@ mod tests {
                 last = now;
                 let expected = room >= interval;
                 if expected { room -= interval; }
-                prop_assert_eq!(limits.admit(9, Time(now), interval, burst), expected);
+                prop_assert_eq!(limits.admit(9, Time(now), Pace::new(interval, burst)), expected);
             }
         }
     }
@@ -71,8 +87,9 @@ mod tests {
     #[test]
     fn sources_do_not_share() {
         let limits = Limits::default();
-        assert!(limits.admit(2, Time(1), 1_000, 1));
-        assert!(!limits.admit(2, Time(2), 1_000, 1));
-        assert!(limits.admit(3, Time(2), 1_000, 1));
+        let pace = Pace::new(1_000, 1);
+        assert!(limits.admit(2, Time(1), pace));
+        assert!(!limits.admit(2, Time(2), pace));
+        assert!(limits.admit(3, Time(2), pace));
     }
 }

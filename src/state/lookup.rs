@@ -65,37 +65,86 @@ fn in_ranges<T: Ord + Copy>(ranges: &[(T, T)], value: T) -> bool {
     behind > 0 && value <= ranges[behind - 1].1
 }
 
-/// A map by address and port. The keys are numbers: to hash one is a multiplication, to hash a [`SocketAddr`] a walk
-/// through its parts.
-#[derive(Clone, Debug)]
-pub struct AddressMap<V> {
-    v4: Map<u64, V>,
-    v6: Map<(u128, u16), V>,
+/// Positions by number: open addressing, at most half full, so that a look is a multiplication and a comparison or two.
+/// The numbers are the operator's (addresses, hashes of names): nobody outside can make them collide.
+#[derive(Clone, Debug, Default)]
+pub struct Positions {
+    /// A power of two of them; [`Positions::FREE`] stands for no number.
+    slots: Vec<(u64, u16)>,
+    count: usize,
 }
 
-impl<V> Default for AddressMap<V> {
-    fn default() -> Self {
-        Self { v4: Map::with_hasher(hasher()), v6: Map::with_hasher(hasher()) }
-    }
-}
+impl Positions {
+    const FREE: u64 = u64::MAX;
 
-impl<V: Copy> AddressMap<V> {
-    pub fn insert(&mut self, address: SocketAddr, value: V) {
-        match address.ip() {
-            IpAddr::V4(ip) => self.v4.insert(packed(ip, address.port()), value),
-            IpAddr::V6(ip) => self.v6.insert((ip.into(), address.port()), value),
-        };
+    pub fn insert(&mut self, number: u64, position: u16) {
+        debug_assert!(number != Self::FREE);
+        if 2 * (self.count + 1) > self.slots.len() {
+            let room = (2 * self.slots.len()).max(4);
+            let before = std::mem::replace(&mut self.slots, vec![(Self::FREE, 0); room]);
+            self.count = 0;
+            before.into_iter().filter(|slot| slot.0 != Self::FREE).for_each(|slot| self.insert(slot.0, slot.1));
+        }
+        let mut at = self.first(number);
+        while self.slots[at].0 != Self::FREE && self.slots[at].0 != number {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        self.count += usize::from(self.slots[at].0 == Self::FREE);
+        self.slots[at] = (number, position);
     }
 
     #[inline]
-    pub fn get(&self, address: SocketAddr) -> Option<V> {
-        match address.ip() {
-            IpAddr::V4(ip) => self.v4.get(&packed(ip, address.port())).copied(),
-            IpAddr::V6(ip) => self.v6.get(&(ip.into(), address.port())).copied(),
+    pub fn get(&self, number: u64) -> Option<u16> {
+        let mut at = self.first(number);
+        loop {
+            match *self.slots.get(at)? {
+                (found, position) if found == number => return Some(position),
+                (Self::FREE, _) => return None,
+                _ => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+    }
+
+    /// Where a number is looked for first: by the upper bits of a product, which all of the number's bits have a part in.
+    #[inline]
+    fn first(&self, number: u64) -> usize {
+        (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.slots.len().wrapping_sub(1)
+    }
+}
+
+/// Positions by address and port.
+#[derive(Clone, Debug)]
+pub struct AddressMap {
+    v4: Positions,
+    v6: Map<(u128, u16), u16>,
+}
+
+impl Default for AddressMap {
+    fn default() -> Self {
+        Self { v4: Positions::default(), v6: Map::with_hasher(hasher()) }
+    }
+}
+
+impl AddressMap {
+    pub fn insert(&mut self, address: SocketAddr, position: u16) {
+        match address {
+            SocketAddr::V4(address) => self.v4.insert(packed(*address.ip(), address.port()), position),
+            SocketAddr::V6(address) => {
+                self.v6.insert(((*address.ip()).into(), address.port()), position);
+            }
+        }
+    }
+
+    #[inline]
+    pub fn get(&self, address: &SocketAddr) -> Option<u16> {
+        match address {
+            SocketAddr::V4(address) => self.v4.get(packed(*address.ip(), address.port())),
+            SocketAddr::V6(address) => self.v6.get(&((*address.ip()).into(), address.port())).copied(),
         }
     }
 }
 
+#[inline]
 fn packed(ip: Ipv4Addr, port: u16) -> u64 {
     u64::from(u32::from(ip)) << 16 | u64::from(port)
 }
@@ -103,10 +152,10 @@ fn packed(ip: Ipv4Addr, port: u16) -> u64 {
 /// Servers by the networks they send from: one map for each prefix length, longest first; there are only a few lengths.
 type Levels<N> = Vec<(N, Map<N, u16>)>;
 
-/// Who sends from an address: servers by what they send from, the most specific first (SIP.md 20).
+/// Who sends from an address: servers by what they send from, the most specific first (docs/rules.md 20).
 #[derive(Clone, Debug)]
 pub struct Sources {
-    exact: AddressMap<u16>,
+    exact: AddressMap,
     v4: Levels<u32>,
     v6: Levels<u128>,
 }
@@ -116,9 +165,8 @@ impl Sources {
     pub fn new<'a>(sources: impl IntoIterator<Item = (&'a Source, u16)>) -> Self {
         let mut all = Self { exact: AddressMap::default(), v4: Vec::new(), v6: Vec::new() };
         for (source, server) in sources {
-            let host = source.net.prefix_len() == source.net.max_prefix_len();
-            if let Some(port) = source.port.filter(|_| host) {
-                all.exact.insert(SocketAddr::new(source.net.addr(), port), server);
+            if let Some(address) = source.address() {
+                all.exact.insert(address, server);
                 continue;
             }
             match source.net {
@@ -131,7 +179,7 @@ impl Sources {
 
     /// The server that sends from this address.
     #[inline]
-    pub fn find(&self, remote: SocketAddr) -> Option<u16> {
+    pub fn find(&self, remote: &SocketAddr) -> Option<u16> {
         self.exact.get(remote).or_else(|| match remote.ip() {
             IpAddr::V4(ip) => in_levels(&self.v4, ip.into()),
             IpAddr::V6(ip) => in_levels(&self.v6, ip.into()),
@@ -167,6 +215,20 @@ mod tests {
 
     proptest! {
         #[test]
+        fn positions_are_a_map(entries in proptest::collection::vec((0u64..40, any::<u16>()), 0..60)) {
+            let (mut positions, mut model) = (Positions::default(), HashMap::new());
+            // Numbers as addresses are: they differ in some bits only.
+            let number = |n: u64| (n & 7) << 40 | n >> 3;
+            for (n, position) in entries {
+                positions.insert(number(n), position);
+                model.insert(number(n), position);
+                for n in 0..40 {
+                    prop_assert_eq!(positions.get(number(n)), model.get(&number(n)).copied());
+                }
+            }
+        }
+
+        #[test]
         fn networks_contain_what_one_of_them_contains(nets in proptest::collection::vec(net(), 0..8), low in 0u32..20) {
             let ip = IpAddr::from((0x0a00_0000 | low).to_be_bytes());
             prop_assert_eq!(Networks::new(&nets).contains(ip), nets.iter().any(|net| net.contains(&ip)));
@@ -184,7 +246,7 @@ mod tests {
             let naive = distinct.iter().enumerate()
                 .filter(|(_, s)| s.net.contains(&remote.ip()) && s.port.is_none_or(|p| p == port))
                 .max_by_key(|(_, s)| (s.port.is_some(), s.net.prefix_len())).map(|(at, _)| at as u16);
-            let found = Sources::new(distinct.iter().zip(0..)).find(remote);
+            let found = Sources::new(distinct.iter().zip(0..)).find(&remote);
             prop_assert_eq!(found, naive);
         }
     }

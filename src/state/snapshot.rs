@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
-use super::lookup::{AddressMap, Map, Networks, Set, Sources, hasher};
+use super::limits::Pace;
+use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{ServerLive, ServerState};
 use super::stick_table::StickTable;
-use crate::balance::{Balance, Candidate, Region, SpillBelow};
+use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
@@ -32,12 +33,12 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
-    by_id: Map<NameHash, u16>,
-    frontend_by_id: Map<NameHash, u16>,
+    by_id: Positions,
+    frontend_by_id: Positions,
     sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
-    server_addresses: AddressMap<u16>,
+    server_addresses: AddressMap,
 }
 
 /// A frontend as the message path sees it.
@@ -46,6 +47,8 @@ pub struct Frontend {
     pub live: Arc<PerWorker<FrontendCounters>>,
     pub deny: Networks,
     pub trusted: Networks,
+    /// How often a source may open something, where that is limited.
+    pub pace: Option<Pace>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -66,8 +69,6 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
-    /// Whether the balance must hear of every call: its algorithm counts them, or a server has `max_calls`.
-    pub asks_for_load: bool,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -97,6 +98,9 @@ pub struct Server {
     pub region: u16,
     /// Position of it in the region.
     pub seat: u16,
+    /// Whether the balance must hear of its calls: the algorithm counts them, or a server of the backend has `max_calls`.
+    pub tells_load: bool,
+    pub counts_transactions: bool,
     /// The most calls at once; 0 is no limit.
     pub max_calls: u32,
     /// Nanoseconds between two new calls; 0 is no limit.
@@ -106,12 +110,18 @@ pub struct Server {
     pub state: ServerState,
     pub live: Arc<ServerLive>,
     sources: Vec<Source>,
+    /// The first of its sources that is an address and a port: nearly always there is no other.
+    source: Option<SocketAddr>,
 }
 
 impl Server {
     /// Whether it sends from this address.
     #[inline]
-    pub fn sends_from(&self, remote: SocketAddr) -> bool {
+    pub fn sends_from(&self, remote: &SocketAddr) -> bool {
+        self.source.as_ref() == Some(remote) || self.has_source(remote)
+    }
+
+    fn has_source(&self, remote: &SocketAddr) -> bool {
         let is = |source: &Source| {
             source.port.is_none_or(|port| port == remote.port())
                 && if source.net.prefix_len() == source.net.max_prefix_len() {
@@ -153,20 +163,23 @@ impl Snapshot {
                     backend: at,
                     region: server.region as u16,
                     seat: seat_of(backend, server),
+                    tells_load: tells_load(backend),
+                    counts_transactions: backend.balance == Algorithm::LeastTransactions,
                     max_calls: server.max_calls,
                     rate_interval: server.max_rate.map_or(0, |rate| rate.interval()),
                     address: server.address,
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
                     live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
+                    source: server.sources.iter().find_map(Source::address),
                     sources: server.sources.clone(),
                 }
             })
             .collect();
         let positions = |ids: &mut dyn Iterator<Item = NameHash>| {
-            let mut map = Map::with_hasher(hasher());
-            map.extend(ids.zip(0u16..));
-            map
+            let mut positions = Positions::default();
+            ids.zip(0..).for_each(|(id, at)| positions.insert(id.0.into(), at));
+            positions
         };
         let sources = config
             .backends
@@ -200,23 +213,23 @@ impl Snapshot {
     /// The position of a server.
     #[inline]
     pub fn server(&self, id: NameHash) -> Option<usize> {
-        self.by_id.get(&id).map(|&at| at as usize)
+        self.by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of a frontend.
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {
-        self.frontend_by_id.get(&id).map(|&at| at as usize)
+        self.frontend_by_id.get(id.0.into()).map(usize::from)
     }
 
     /// The position of the server that sends from an address.
     #[inline]
-    pub fn server_at(&self, remote: SocketAddr) -> Option<usize> {
+    pub fn server_at(&self, remote: &SocketAddr) -> Option<usize> {
         self.sources.find(remote).map(usize::from)
     }
 
     /// The position of the server that is reached at an address.
-    pub fn server_reached_at(&self, address: SocketAddr) -> Option<usize> {
+    pub fn server_reached_at(&self, address: &SocketAddr) -> Option<usize> {
         self.server_addresses.get(address).map(usize::from)
     }
 
@@ -227,7 +240,7 @@ impl Snapshot {
 
     /// Whether an address and port are ours.
     #[inline]
-    pub fn is_own(&self, address: SocketAddr) -> bool {
+    pub fn is_own(&self, address: &SocketAddr) -> bool {
         self.own.addresses.get(address).is_some()
     }
 
@@ -237,12 +250,12 @@ impl Snapshot {
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
-    /// (SIP.md 6).
+    /// (docs/rules.md 6).
     pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
         match uri.ip(bytes) {
             Some(ip) => {
                 let address = SocketAddr::new(ip, uri.port_or_default());
-                address == came_to || self.is_own(address)
+                address == came_to || self.is_own(&address)
             }
             None => {
                 let host = uri.host.of(bytes);
@@ -262,8 +275,9 @@ impl Snapshot {
     }
 
     /// The bind of a frontend that a message from `local` leaves from: its own, else its first of the transport
-    /// (SIP.md 20).
-    pub fn bind_for(&self, frontend: usize, transport: Transport, local: SocketAddr) -> Option<usize> {
+    /// (docs/rules.md 20).
+    #[inline]
+    pub fn bind_for(&self, frontend: usize, transport: Transport, local: &SocketAddr) -> Option<usize> {
         let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
         let exact = self.binds.iter().position(|bind| bind.serves(transport, local));
         exact.or_else(|| {
@@ -286,6 +300,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             live,
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
+            pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),
@@ -317,14 +332,15 @@ fn backend(
     let spill = SpillBelow(backend.spill_below);
     let balance =
         Balance::build(keys.rendezvous(), backend.balance, &regions, spill, before.map(|before| &before.balance));
-    let asks_for_load = backend.balance.asks_for_load() || backend.servers.iter().any(|server| server.max_calls > 0);
-    let built = Backend { config: backend.clone(), balance, asks_for_load, stick, clients };
-    if asks_for_load {
-        for server in servers.iter().filter(|server| server.backend == at) {
-            built.balance.set(server.region as usize, server.seat as usize, load(server, &built));
-        }
+    let built = Backend { config: backend.clone(), balance, stick, clients };
+    for server in servers.iter().filter(|server| server.backend == at && server.tells_load) {
+        built.balance.set(server.region as usize, server.seat as usize, load(server, &built));
     }
     built
+}
+
+fn tells_load(backend: &config::Backend) -> bool {
+    backend.balance.asks_for_load() || backend.servers.iter().any(|server| server.max_calls > 0)
 }
 
 /// How fine `slow_start` cuts weights.
@@ -372,7 +388,7 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
 
 /// Everything that means us.
 struct OwnAddresses {
-    addresses: AddressMap<()>,
+    addresses: AddressMap,
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
@@ -403,7 +419,7 @@ impl OwnAddresses {
 
     fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         for address in addresses {
-            self.addresses.insert(address, ());
+            self.addresses.insert(address, 0);
             self.ips.insert(address.ip());
         }
     }

@@ -59,8 +59,10 @@ impl Written {
         call_of(self.after).filter(|_| self.moved_call())
     }
 
-    fn moved_call(self) -> bool {
-        call_of(self.before) != call_of(self.after)
+    /// Whether some server has a call more or less now.
+    #[inline]
+    pub fn moved_call(self) -> bool {
+        (self.before | self.after) & Marks::CALL.0 != 0 && call_of(self.before) != call_of(self.after)
     }
 }
 

@@ -39,7 +39,7 @@ const BUSY_RANK: u64 = u64::MAX;
 struct Candidate {
     rank: u64,
     /// How many slots of its bucket are free.
-    free: u32,
+    free: usize,
     word: usize,
     holder: u64,
 }
@@ -82,19 +82,24 @@ impl Table {
     #[inline]
     pub fn get(&self, key: u64) -> Option<Entry> {
         let key = Self::proper(key);
-        for bucket in self.buckets(key) {
-            let slots = &self.words[bucket..bucket + WORDS];
-            for slot in 0..SLOTS {
-                if slots[slot].load(Ordering::Acquire) == key {
-                    let value = slots[SLOTS + slot].load(Ordering::Relaxed);
-                    fence(Ordering::Acquire);
-                    if slots[slot].load(Ordering::Relaxed) == key {
-                        return Some(Entry { word: bucket + SLOTS + slot, value });
-                    }
-                }
-            }
-        }
-        None
+        let [first, second] = self.buckets(key);
+        self.get_in(first, key).or_else(|| self.get_in(second, key))
+    }
+
+    #[inline(always)]
+    fn get_in(&self, bucket: usize, key: u64) -> Option<Entry> {
+        let slots = self.bucket(bucket);
+        let slot = (0..SLOTS).find(|slot| slots[*slot].load(Ordering::Acquire) == key)?;
+        let value = slots[SLOTS + slot].load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        // Taken by another key meanwhile: then it is not there.
+        (slots[slot].load(Ordering::Relaxed) == key).then_some(Entry { word: bucket + SLOTS + slot, value })
+    }
+
+    /// The words of a bucket.
+    #[inline(always)]
+    fn bucket(&self, at: usize) -> &[AtomicU64; WORDS] {
+        self.words[at..].first_chunk().expect("a bucket more than used")
     }
 
     /// Replaces the value of a found entry unless it changed meanwhile.
@@ -123,26 +128,35 @@ impl Table {
         Inserted::Nowhere
     }
 
-    /// The best slot for a new key and who holds it: a free one in the emptier bucket, else the lowest rank in both.
+    /// The best slot for a new key and who holds it: a free one in the first bucket where it is not half full, else in the
+    /// emptier one, else the lowest rank in both.
     fn place(&self, key: u64, rank: &impl Fn(u64) -> u64) -> Option<(usize, u64)> {
-        let [first, second] = self.buckets(key).map(|bucket| self.candidate(bucket, rank));
-        let best = if second.rank < first.rank || second.free > first.free { second } else { first };
+        let [first, second] = self.buckets(key);
+        let mut best = self.candidate(first, rank);
+        if best.free < SLOTS / 2 {
+            let second = self.candidate(second, rank);
+            if second.rank < best.rank || second.free > best.free {
+                best = second;
+            }
+        }
         (best.rank < BUSY_RANK).then_some((best.word, best.holder))
     }
 
     /// The slot of a bucket that gives way first.
     #[inline(always)]
     fn candidate(&self, bucket: usize, rank: &impl Fn(u64) -> u64) -> Candidate {
-        let words = &self.words[bucket..bucket + WORDS];
+        let words = self.bucket(bucket);
         let mut best = Candidate { rank: BUSY_RANK, free: 0, word: bucket, holder: BUSY };
         for slot in 0..SLOTS {
             let holder = words[slot].load(Ordering::Relaxed);
             let rank = match holder {
-                EMPTY => 0,
+                // Slots are filled from the front, so all behind it are empty too.
+                EMPTY if best.rank == 0 => return Candidate { free: best.free + SLOTS - slot, ..best },
+                EMPTY => return Candidate { rank: 0, free: SLOTS - slot, word: bucket + slot, holder },
                 BUSY => BUSY_RANK,
                 _ => rank(words[SLOTS + slot].load(Ordering::Relaxed)),
             };
-            best.free += u32::from(rank == 0);
+            best.free += usize::from(rank == 0);
             if rank < best.rank {
                 best = Candidate { rank, word: bucket + slot, holder, ..best };
             }

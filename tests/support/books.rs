@@ -58,11 +58,8 @@ impl Books {
         match passage {
             Passage::RequestToServer { server, .. } => {
                 match self.alive(call, now) {
-                    Some(entry) if by_token || entry.server == server => {
-                        if entry.confirmed {
-                            entry.touch(now, CALL);
-                        }
-                    }
+                    Some(entry) if (by_token || entry.server == server) && entry.confirmed => entry.touch(now, CALL),
+                    Some(entry) if by_token || entry.server == server => {}
                     Some(entry) => {
                         // Its own server may not have it any more.
                         let life = if entry.confirmed { CALL } else { TRANSACTION };

@@ -137,7 +137,8 @@ impl Node {
     }
 
     fn judge(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], failed: Option<Passage>) -> Outcome {
-        let bind = self.snapshot.binds.iter().position(|bind| bind.serves(Transport::Udp, to)).expect("a bind of ours");
+        let bind =
+            self.snapshot.binds.iter().position(|bind| bind.serves(Transport::Udp, &to)).expect("a bind of ours");
         let flow = Flow { transport: Transport::Udp, local: to, remote: from };
         let Ok(message) = Message::parse(bytes) else { return Outcome::Dropped(Reason::NotSip) };
         let received = Received { bytes, message: &message, flow: &flow, bind };

@@ -142,7 +142,7 @@ fn knows_what_means_us() {
 fn a_message_leaves_from_the_address_that_its_token_says() {
     let snapshot = build(TEXT, &[], None);
     let bind = |local: &str| {
-        snapshot.bind_for(0, Transport::Udp, local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
+        snapshot.bind_for(0, Transport::Udp, &local.parse().unwrap()).map(|at| snapshot.binds[at].address.to_string())
     };
     assert_eq!(bind("10.0.1.10:5060").as_deref(), Some("10.0.1.10:5060"));
     assert_eq!(bind("192.0.2.77:5070").as_deref(), Some("0.0.0.0:5070"));

@@ -7,7 +7,7 @@ mod grammar;
 use std::net::{IpAddr, SocketAddr};
 
 use grammar::{Cursor, address, comma_separated, is_token, number, params_of};
-use trunkline::sip::header::Name;
+use trunkline::sip::name::Name;
 use trunkline::sip::{Fault, MAX_MESSAGE, Message, Span, StartLine, Via};
 
 /// What a parser read in a datagram, as text.
@@ -80,7 +80,7 @@ impl Reading {
     pub fn fast(bytes: &[u8], message: &Message) -> Self {
         let of = |span: Span| unfold(span.of(bytes));
         let list = |(name, _): &(Name, &[&str])| {
-            (message.lines(bytes, *name).count(), message.values(bytes, *name).map(|value| of(value.span)).collect())
+            (message.lines(*name).count(), message.values(bytes, *name).map(|value| of(value.span)).collect())
         };
         Self {
             request: match message.start {
@@ -96,7 +96,7 @@ impl Reading {
             next_via: message.next_via.map(of),
             call_id: message.call_id.map(of),
             cseq: message.cseq.map(|cseq| (cseq.number, of(cseq.name))),
-            cseq_text: message.cseq_text.map(of),
+            cseq_text: message.cseq_text(bytes).map(of),
             from: message.from.map(of),
             from_tag: message.from_tag(bytes).map(unfold),
             to: message.to.map(of),
@@ -122,13 +122,13 @@ impl Reading {
         if bytes.get(reading.head).is_some_and(|b| b" \t".contains(b)) {
             reading.fail(Fault::RequestLine);
         }
-        for line in &lines {
-            reading.read(line);
-        }
         match head_end {
             Ok(body) => reading.body = body,
             Err(fault) => reading.fail(fault),
         }
+        lines.iter().filter(|line| matches!(line.name.as_str(), "via" | "v")).for_each(|line| reading.read_via(line));
+        lines.iter().filter(|line| line.first).for_each(|line| reading.read(line));
+        reading.compare(&lines);
         reading.require();
         if let Some(length) = reading.content_length {
             match reading.body + length as usize {
@@ -145,41 +145,44 @@ impl Reading {
         self.fault = self.fault.or(Some(fault));
     }
 
+    /// The first line of a name is the one that counts.
     fn read(&mut self, line: &Line) {
-        if line.name == "cseq" && !line.value.is_empty() {
-            self.cseq_text.get_or_insert(line.value.clone());
-        }
+        let value = Some(line.value.clone()).filter(|value| !value.is_empty());
         match line.name.as_str() {
-            "via" | "v" => self.read_via(line),
-            "call-id" | "i" => match &self.call_id {
-                None if line.value.is_empty() => self.fail(Fault::CallId),
-                None => self.call_id = Some(line.value.clone()),
-                Some(first) if *first != line.value => self.fail(Fault::DifferentCallIds),
-                Some(_) => {}
-            },
-            "cseq" => match (cseq(&line.value), &self.cseq) {
-                (None, _) => self.fail(Fault::CSeq),
-                (Some(cseq), None) => self.cseq = Some(cseq),
-                (Some(cseq), Some(first)) if cseq != *first => self.fail(Fault::DifferentCSeqs),
-                (Some(_), Some(_)) => {}
-            },
-            "content-length" | "l" => match (number(&line.value), self.content_length) {
-                (None, _) => self.fail(Fault::ContentLength),
-                (Some(length), None) => self.content_length = Some(length),
-                (Some(length), Some(first)) if length != first => self.fail(Fault::DifferentContentLengths),
-                (Some(_), Some(_)) => {}
-            },
-            "from" | "f" if self.from.is_none() && !line.value.is_empty() => {
-                (self.from, self.from_tag) = (Some(line.value.clone()), tag(&line.value));
+            "call-id" | "i" => self.call_id = value,
+            "cseq" => (self.cseq, self.cseq_text) = (cseq(&line.value), value),
+            "content-length" | "l" => self.content_length = number(&line.value),
+            "from" | "f" => (self.from, self.from_tag) = (value, tag(&line.value)),
+            "to" | "t" => (self.to, self.to_tag) = (value, tag(&line.value)),
+            "max-forwards" => {
+                self.max_forwards = number(&line.value).and_then(|hops| hops.try_into().ok());
+                if self.max_forwards.is_none() {
+                    self.fail(Fault::MaxForwards);
+                }
             }
-            "to" | "t" if self.to.is_none() && !line.value.is_empty() => {
-                (self.to, self.to_tag) = (Some(line.value.clone()), tag(&line.value));
-            }
-            "max-forwards" if self.max_forwards.is_none() => match number(&line.value).map(u8::try_from) {
-                Some(Ok(hops)) => self.max_forwards = Some(hops),
-                _ => self.fail(Fault::MaxForwards),
-            },
             _ => {}
+        }
+    }
+
+    /// What may stand once must mean the same wherever it stands.
+    fn compare(&mut self, lines: &[Line]) {
+        if self.content_length.is_none() && lines.iter().any(|line| long_form(&line.name) == "content-length") {
+            self.fail(Fault::ContentLength);
+        }
+        for (name, fault) in [
+            ("call-id", Fault::DifferentCallIds),
+            ("cseq", Fault::DifferentCSeqs),
+            ("content-length", Fault::DifferentContentLengths),
+        ] {
+            let meaning = |line: &Line| match name {
+                "cseq" => format!("{:?}", cseq(&line.value)),
+                "content-length" => format!("{:?}", number(&line.value)),
+                _ => line.value.clone(),
+            };
+            let meanings = lines.iter().filter(|line| long_form(&line.name) == name).map(meaning);
+            if meanings.collect::<std::collections::HashSet<_>>().len() > 1 {
+                self.fail(fault);
+            }
         }
     }
 
@@ -189,7 +192,9 @@ impl Reading {
             (!rest.is_empty()).then(|| rest.to_owned())
         };
         if !line.first {
-            self.next_via = self.next_via.take().or_else(|| below(&line.value));
+            if self.via.is_some() {
+                self.next_via = self.next_via.take().or_else(|| below(&line.value));
+            }
             return;
         }
         self.via_line = (line.start, line.end);
@@ -240,11 +245,13 @@ pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fau
             return (lines, Err(Fault::TooManyHeaders));
         }
         let mut end = start + piece.len();
-        while let Some(more) = pieces.next_if(|next| next.starts_with(b" ") || next.starts_with(b"\t")) {
-            end += more.len();
-        }
         if !bytes[..end].ends_with(b"\n") {
             return (lines, Err(Fault::NoEndOfHead));
+        }
+        // What continues it and has no end is none of it, as a line without end is none.
+        let continues = |next: &&[u8]| (next.starts_with(b" ") || next.starts_with(b"\t")) && next.ends_with(b"\n");
+        while let Some(more) = pieces.next_if(continues) {
+            end += more.len();
         }
         let whole = text(&bytes[start..end]);
         let (name, value) = whole.split_once(':').unwrap_or((&whole, ""));
@@ -414,14 +421,16 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
     }
     let fields = [message.next_via, message.call_id, message.from, message.to];
     let cseq = message.cseq.map(|cseq| cseq.name);
-    for span in
-        fields.into_iter().chain([cseq, message.cseq_text, message.max_forwards.map(|(digits, _)| digits)]).flatten()
+    for span in fields
+        .into_iter()
+        .chain([cseq, message.cseq_text(bytes), message.max_forwards.map(|(digits, _)| digits)])
+        .flatten()
     {
         check(inside(span), "a field")?;
     }
     for (name, _) in LISTS {
         let mut last = head;
-        for line in message.lines(bytes, name) {
+        for line in message.lines(name).map(|line| line.span) {
             check(inside(line) && line.start as usize >= last, "a line")?;
             last = line.end as usize;
         }
