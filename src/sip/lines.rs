@@ -133,10 +133,9 @@ impl Lines {
     #[inline(never)]
     fn note_usual(&mut self, bytes: &[u8], walk: Walk) -> Walk {
         let Walk { mut start, mut count } = walk;
-        let mut ends = LineEnds { block: start, ends: 0 };
+        let mut ends = LineEnds::new(bytes, start);
         while let Some(line) = bytes.get(start..).and_then(|rest| rest.first_chunk())
             && (count as usize) < MAX_HEADERS
-            && line[0] > b' '
             && let Some((name, length)) = name::usual(line)
             && let Some(end) = ends.next(bytes)
         {
@@ -197,30 +196,42 @@ enum Odd {
 const BLOCK: usize = 64;
 
 /// The positions behind line ends, one after the other.
-struct LineEnds {
+struct LineEnds<'a> {
+    /// The blocks that were not looked at.
+    blocks: std::slice::Iter<'a, [u8; BLOCK]>,
     /// Behind the block that `ends` is about.
-    block: usize,
-    /// The line ends that were not given yet, as bits; the last one is that before `block`.
+    behind: usize,
+    /// The line ends that were not given yet, as bits.
     ends: u64,
 }
 
-impl LineEnds {
+impl<'a> LineEnds<'a> {
+    #[inline(always)]
+    fn new(bytes: &'a [u8], from: usize) -> Self {
+        let (blocks, _) = bytes.get(from..).unwrap_or_default().as_chunks();
+        Self { blocks: blocks.iter(), behind: from, ends: 0 }
+    }
+
+    /// The line ends in what is no whole block, as if it were one: the last block ends with the message, and what was
+    /// seen of it before does not count again.
+    #[inline(always)]
+    fn rest(&self, bytes: &[u8]) -> Option<u64> {
+        let left = bytes.len().checked_sub(self.behind).filter(|left| (1..BLOCK).contains(left))?;
+        Some(line_ends(bytes.last_chunk()?) >> (BLOCK - left))
+    }
+
     /// The next one; `None` behind the last, and in a message that is shorter than a block.
     #[inline(always)]
     fn next(&mut self, bytes: &[u8]) -> Option<usize> {
         while self.ends == 0 {
-            if let Some(block) = bytes.get(self.block..).and_then(|rest| rest.first_chunk()) {
-                self.ends = line_ends(block);
-                self.block = self.block.wrapping_add(BLOCK);
-            } else {
-                // The last block ends with the message: what was seen of it before does not count again.
-                let seen = BLOCK.checked_sub(bytes.len().checked_sub(self.block).filter(|left| *left > 0)?)?;
-                self.ends = line_ends(bytes.last_chunk()?) >> seen << seen;
-                self.block = bytes.len();
+            match self.blocks.next() {
+                Some(block) => self.ends = line_ends(block),
+                None => self.ends = self.rest(bytes)?,
             }
+            self.behind = self.behind.wrapping_add(BLOCK);
         }
         // Cannot overflow: a position in a message.
-        let end = self.block.wrapping_add(self.ends.trailing_zeros() as usize).wrapping_sub(BLOCK - 1);
+        let end = self.behind.wrapping_add(self.ends.trailing_zeros() as usize).wrapping_sub(BLOCK - 1);
         self.ends &= self.ends - 1;
         Some(end)
     }

@@ -207,17 +207,17 @@ const fn slot(letters: u16) -> usize {
 }
 
 /// The name of a line of which this is the beginning, and how long it is with its colon; the length means nothing for
-/// [`Name::Other`]. `None` where a blank is before the colon: that wants a closer look.
+/// [`Name::Other`]. `None` where that wants a closer look: a blank begins the line, or stands before the colon.
 ///
 /// Hot path: one look into a table.
 #[inline(always)]
 pub(super) fn usual(line: &[u8; WIDTH]) -> Option<(Name, usize)> {
-    let start = u16::from_le_bytes([line[0], line[1]]);
+    let start = line.first_chunk().map_or(0, |two| u16::from_le_bytes(*two));
     // Not a letter behind the first: a compact form, or none of ours.
-    if (start >> 8) as u8 <= b':' {
+    if start as u8 <= b' ' || start >> 8 <= u16::from(b':') {
         return match line {
             [letter, b':', ..] if letter.is_ascii_alphabetic() => Some((COMPACT[(letter & 31) as usize], 2)),
-            [_, b' ' | b'\t', ..] => None,
+            [..=b' ', ..] | [_, b' ' | b'\t', ..] => None,
             _ => Some((Name::Other, 0)),
         };
     }

@@ -167,7 +167,7 @@ impl Message {
             self.call_id = present(line.value(bytes));
         }
         if let Some(line) = self.lines.first(Name::CSeq) {
-            self.cseq = cseq(bytes, line.value(bytes), self.start);
+            self.cseq = cseq(bytes, line.value(bytes));
         }
         if let Some(line) = self.lines.first(Name::From) {
             self.from = present(line.value(bytes));
@@ -193,7 +193,7 @@ impl Message {
     #[cold]
     fn compare_again(&mut self, bytes: &[u8]) {
         let values = |name: Name| self.lines.of(name).map(|line| line.value(bytes));
-        let cseq = |value| cseq(bytes, value, self.start).map(|cseq| (cseq.number, cseq.name.of(bytes)));
+        let cseq = |value| cseq(bytes, value).map(|cseq| (cseq.number, cseq.name.of(bytes)));
         let same = [
             (all_same(values(Name::CallId).map(|value| value.of(bytes))), Fault::DifferentCallIds),
             (all_same(values(Name::CSeq).map(cseq)), Fault::DifferentCSeqs),
@@ -319,14 +319,13 @@ fn without_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
 
 /// `number method`; the number is less than 2^31 (RFC 3261 §8.1.1.5).
 #[inline]
-fn cseq(bytes: &[u8], value: Span, start: StartLine) -> Option<CSeq> {
+fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     let (at, end) = (value.start as usize, value.end as usize);
     let (number, stop) = leading_number(bytes, at, end)?;
     let from = skip_blanks(bytes, stop, end);
     let name = Span::new(from, end);
-    let method = match start {
-        // What else should it be: one comparison.
-        StartLine::Request { method, name: asked, .. } if asked.of(bytes) == name.of(bytes) => method,
+    let method = match Method::begin(bytes, from) {
+        Some((method, length)) if from + length == end => method,
         _ => Method::parse(name.of(bytes)),
     };
     let is_token = method != Method::Other || skip_token(bytes, from, end) == end;

@@ -171,14 +171,14 @@ impl Via {
     }
 }
 
-/// The semicolons among the 32 bytes at `at`, as bits. `None` where a blank, a comma, a quote or a bracket is before `end`,
-/// or where the message ends too soon.
+/// The semicolons among the 32 bytes at `at`, as bits. `None` where a blank, a comma or a quote is before `end`, or where
+/// the message ends too soon.
 #[inline(always)]
 fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
     let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
     let is = |byte| chunk.simd_eq(u8x32::splat(byte));
     // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
-    let odd = (chunk.simd_eq(chunk.min(u8x32::splat(b','))) | is(b'[')).to_bitmask();
+    let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))).to_bitmask();
     let semicolons = is(b';').to_bitmask();
     match odd {
         0 => (end - at >= 32).then_some(semicolons),
@@ -187,7 +187,8 @@ fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
     }
 }
 
-/// Host and port of a sent-by shorter than 32 bytes. `None` where it has more than one colon, or an equals sign.
+/// Host and port of a sent-by shorter than 32 bytes. `None` where it has more than one colon (IPv6 has), a bracket, or an
+/// equals sign.
 #[inline(always)]
 fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u16>)> {
     let inside = match end - at {
@@ -195,9 +196,9 @@ fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u1
         _ => return None,
     };
     let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
-    let bits = |byte| chunk.simd_eq(u8x32::splat(byte)).to_bitmask() & inside;
-    let colons = bits(b':');
-    if bits(b'=') != 0 || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 {
+    let is = |byte| chunk.simd_eq(u8x32::splat(byte));
+    let colons = is(b':').to_bitmask() & inside;
+    if (is(b'=') | is(b'[')).to_bitmask() & inside != 0 || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 {
         return None;
     }
     if colons == 0 {
