@@ -247,6 +247,23 @@ mod tests {
     }
 
     #[test]
+    fn no_two_threads_take_the_last_place_of_a_gauge() {
+        const MAX: i64 = 3;
+        let gauge = Gauge::default();
+        let take = || {
+            for _ in 0..500_000 {
+                if gauge.add_below(MAX) {
+                    let now = gauge.get();
+                    gauge.add(-1);
+                    assert!(now <= MAX, "{now} are in");
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(take))));
+        assert_eq!(gauge.get(), 0);
+    }
+
+    #[test]
     fn workers_count_apart_and_are_summed() {
         let counters: PerWorker<ServerCounters> = PerWorker::new(3);
         counters.of(0).requests.add(2);
