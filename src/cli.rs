@@ -1,29 +1,37 @@
 //! The command line. What is for people goes to stderr, what is for programs to stdout.
 
+mod door;
+
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::admin::runtime_socket::RuntimeSocket;
+use crate::admin::{Request, Who, Wish};
 use crate::balance::Algorithm;
-use crate::config::{self, Config};
+use crate::config::{self, Config, RUNTIME_SOCKET};
 use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::proxy::explain;
-use crate::run::{Balancer, StartError, read_config, read_keys, read_or_make_keys};
+use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys};
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::snapshot::Ingredients;
 
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
 const BAD_CONFIG: u8 = 78;
+
+/// Where the configuration is, unless -c says otherwise.
+const CONFIG_FILE: &str = "/etc/trunkline/trunkline.toml";
 
 /// A SIP-aware load balancer.
 #[derive(Debug, Parser)]
@@ -43,6 +51,28 @@ enum Command {
         #[arg(long, value_enum, default_value_t = LogFormat::Text)]
         log: LogFormat,
     },
+    /// Let the running Trunkline read its configuration again, and say what changed.
+    Reload(door::Door),
+    /// Show the servers of the running Trunkline.
+    Status {
+        #[command(flatten)]
+        door: door::Door,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a server no new calls; it keeps those that it has.
+    Drain {
+        #[command(flatten)]
+        server: door::Server,
+        /// Wait until its last call has ended.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give a server calls again.
+    Ready(door::Server),
+    /// Give a server nothing any more: its calls go to others.
+    Maint(door::Server),
     /// Say everything that is wrong with a configuration.
     Check {
         #[command(flatten)]
@@ -76,7 +106,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/trunkline/trunkline.toml")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = CONFIG_FILE)]
     file: PathBuf,
 }
 
@@ -90,6 +120,11 @@ enum LogFormat {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, log } => run(&config.file, log),
+        Command::Reload(door) => door::reload(&door),
+        Command::Status { door, json } => door::status(&door, json),
+        Command::Drain { server, wait } => door::drain(&server, wait),
+        Command::Ready(server) => door::set(&server, "ready"),
+        Command::Maint(server) => door::set(&server, "maint"),
         Command::Check { config } => check(&config.file),
         Command::Route { config, call_id, source, backend } => {
             route(&config.file, &call_id, source, backend.as_deref())
@@ -125,10 +160,10 @@ fn start_log(format: LogFormat) {
     }
 }
 
-fn run(file: &std::path::Path, log: LogFormat) -> ExitCode {
+fn run(file: &Path, log: LogFormat) -> ExitCode {
     start_log(log);
-    let config = match read_config(file) {
-        Ok(config) => config,
+    let (config, source) = match Source::read(file) {
+        Ok(read) => read,
         Err(error) => return fail(&error),
     };
     let keys = match read_or_make_keys(&config.cluster_key_file) {
@@ -140,7 +175,7 @@ fn run(file: &std::path::Path, log: LogFormat) -> ExitCode {
         Err(error) => return fail(&StartError::Host(format!("cannot start a runtime: {error}\n"))),
     };
     runtime.block_on(async {
-        match serve(config, keys).await {
+        match serve(config, keys, source).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         }
@@ -148,12 +183,19 @@ fn run(file: &std::path::Path, log: LogFormat) -> ExitCode {
 }
 
 /// Balances until a signal says to stop.
-async fn serve(config: Config, keys: Keys) -> Result<(), StartError> {
+async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartError> {
     // Before anything is opened: a signal that comes early must find somebody who listens.
     let listen = |kind| signal(kind).map_err(|error| StartError::Host(format!("cannot wait for signals: {error}\n")));
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hup = listen(SignalKind::hangup())?;
-    let mut balancer = Balancer::start(config, keys)?;
+    let (mut hup, mut usr2) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined2())?);
+    // Nothing hangs on it, but whoever sends it out of habit must not end the process.
+    let _usr1 = listen(SignalKind::user_defined1())?;
+    let runtime_socket = open_runtime_socket(config.runtime_socket.as_deref())?;
+    let mut balancer = Balancer::start(config, keys, Some(source))?;
+    let requests = balancer.door();
+    if let Some(socket) = runtime_socket {
+        tokio::spawn(socket.serve(balancer.show(), requests.clone()));
+    }
     let why = {
         let serve = balancer.serve();
         tokio::pin!(serve);
@@ -162,7 +204,8 @@ async fn serve(config: Config, keys: Keys) -> Result<(), StartError> {
                 () = &mut serve => {}
                 _ = term.recv() => break "SIGTERM",
                 _ = int.recv() => break "SIGINT",
-                _ = hup.recv() => tracing::warn!("this version cannot reload; restart to use a new configuration"),
+                _ = hup.recv() => reload(&requests, "SIGHUP"),
+                _ = usr2.recv() => reload(&requests, "SIGUSR2"),
             }
         }
     };
@@ -172,9 +215,31 @@ async fn serve(config: Config, keys: Keys) -> Result<(), StartError> {
     Ok(())
 }
 
-fn check(file: &std::path::Path) -> ExitCode {
-    let config = match read_config(file) {
-        Ok(config) => config,
+/// The log has what came of it.
+fn reload(requests: &mpsc::Sender<Request>, signal: &'static str) {
+    let (answer, _) = oneshot::channel();
+    let request = Request { who: Who::Signal(signal), wish: Wish::Reload, answer };
+    if requests.try_send(request).is_err() {
+        tracing::warn!(signal, "so many commands are waiting that this one is not taken");
+    }
+}
+
+/// The socket of the configuration must be had; without one the usual place is tried.
+fn open_runtime_socket(path: Option<&Path>) -> Result<Option<RuntimeSocket>, StartError> {
+    let opened = RuntimeSocket::open(path.unwrap_or(Path::new(RUNTIME_SOCKET)));
+    match (opened, path) {
+        (Ok(socket), _) => Ok(Some(socket)),
+        (Err(error), Some(_)) => Err(StartError::Host(format!("{error}\n"))),
+        (Err(error), None) => {
+            tracing::warn!("no runtime socket: {error}; `runtime_socket` in [global] names another place");
+            Ok(None)
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    let (config, source) = match Source::read(file) {
+        Ok(read) => read,
         Err(error) => {
             eprint!("{error}");
             return ExitCode::FAILURE;
@@ -190,11 +255,13 @@ fn check(file: &std::path::Path) -> ExitCode {
     };
     let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
     let (frontends, backends) = (config.frontends.len(), config.backends.len());
-    eprintln!("{}: good ({frontends} frontend(s), {backends} backend(s), {servers} server(s); {key})", file.display());
+    let text = format_args!("configuration {:016x}", source.text);
+    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s)");
+    eprintln!("{}: good ({counts}; {text}; {key})", file.display());
     ExitCode::SUCCESS
 }
 
-fn route(file: &std::path::Path, call_id: &str, source: Option<IpAddr>, backend: Option<&str>) -> ExitCode {
+fn route(file: &Path, call_id: &str, source: Option<IpAddr>, backend: Option<&str>) -> ExitCode {
     match find_route(file, call_id, source, backend) {
         Ok((server, why)) => {
             eprint!("{why}");
@@ -210,7 +277,7 @@ fn route(file: &std::path::Path, call_id: &str, source: Option<IpAddr>, backend:
 
 /// The server's name, and the reasons as lines.
 fn find_route(
-    file: &std::path::Path,
+    file: &Path,
     call_id: &str,
     source: Option<IpAddr>,
     backend: Option<&str>,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! roof     main  cli  run  demo            starts and stops
-//! floor 6  load                            speaks with tests and people
+//! floor 6  admin  load                     speaks with people and tests
 //! floor 5  net                             does I/O
 //! ---------------------------------------- below this line: deterministic, no I/O, no clock, no tokio
 //! floor 4  proxy                           decides
@@ -18,6 +18,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "io")]
+pub mod admin;
 pub mod balance;
 pub mod config;
 #[cfg(feature = "io")]

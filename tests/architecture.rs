@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and their floors; a folder imports only from floors below its own. The roof is everything else.
-const FLOORS: [(&str, u8); 7] =
-    [("sip", 1), ("balance", 1), ("config", 2), ("state", 3), ("proxy", 4), ("net", 5), ("load", 6)];
+const FLOORS: [(&str, u8); 8] =
+    [("sip", 1), ("balance", 1), ("config", 2), ("state", 3), ("proxy", 4), ("net", 5), ("admin", 6), ("load", 6)];
 
 /// The highest floor below the line: deterministic, no I/O, no clock.
 const LINE: u8 = 4;

@@ -61,7 +61,7 @@ fn check_says_everything_that_is_wrong_and_run_will_not_start() {
     let said = stderr(&check);
     assert_eq!(check.status.code(), Some(1));
     assert!(
-        said.contains(&format!("{file}:7:11: error: there is no backend \"bb\""))
+        said.contains(&format!("{file}:8:11: error: there is no backend \"bb\""))
             && said.contains("did you mean \"b\"?"),
         "{said}"
     );

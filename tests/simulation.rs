@@ -700,12 +700,13 @@ impl World {
     fn churn(&mut self) {
         let server = self.rng.below(5) as usize;
         let up = ServerState::default();
-        self.states[server] = match self.rng.below(12) {
+        self.states[server] = match self.rng.below(13) {
             0 => ServerState { health: Health::Dead, ..up },
             1 => ServerState { health: Health::Resting, ..up },
             2 => ServerState { health: Health::Suspect, ..up },
             3 => ServerState { admin: Admin::Drain, ..up },
             4 => ServerState { admin: Admin::Maint, ..up },
+            5 => ServerState { admin: Admin::Leaving, ..up },
             // Most of the time most of them are well.
             _ => up,
         };

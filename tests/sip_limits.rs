@@ -306,7 +306,7 @@ fn four_workers_never_pass_the_limit_and_lose_no_count() {
                         let received = Received { bytes: &bytes, message: &message, flow: &flow, bind: 0 };
                         let now = Time(1_000_000_000_000);
                         match decide(received, now, snapshot, &mut memory, &mut edits) {
-                            Verdict::Forward { .. } => running.push_back(snapshot.keys.call(id[9..].as_bytes())),
+                            Verdict::Forward { .. } => running.push_back(snapshot.keys.call(&id.as_bytes()[9..])),
                             Verdict::Answer { reason, .. } => assert_eq!(reason, Some(Reason::ServersFull)),
                             Verdict::Drop(reason) => assert_eq!(reason, Reason::AnswerLimited),
                         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::netns::Namespace;
 use support::process::{Balancer, program, wait_for};
 use support::workers::{bound, free_port, prepare};
-use trunkline::net::worker::Workers;
+use trunkline::net::worker::{Order, Workers};
 
 fn request(method: &str, number: usize, extra: &str) -> Vec<u8> {
     format!(
@@ -112,6 +112,41 @@ fn the_responses_of_a_transaction_stay_with_one_worker() {
         workers.stop();
         assert!(counts.iter().all(|count| *count >= 8 * RESPONSES), "transactions are spread: {counts:?}");
     }
+}
+
+/// What was queued when a socket was told to go is carried out; what comes then finds nobody.
+#[test]
+fn a_socket_that_goes_is_read_empty_and_hears_nobody() {
+    const WORKERS: usize = 4;
+    const QUEUED: usize = 300;
+    let (server, port) = (bound("127.0.3.65:0"), free_port("127.0.2.65"));
+    let servers = [server.local_addr().unwrap().to_string()];
+    let config = config(&format!("\"udp://127.0.2.65:{port}\""), "", &servers, UNCHECKED);
+    let (setup, sockets) = prepare(&support::core::config(&config), WORKERS, 10_000);
+    let to = SocketAddr::new("127.0.2.65".parse().unwrap(), port);
+    let clients: Vec<_> = (0..16).map(|_| bound("127.0.1.65:0")).collect();
+    for number in 0..QUEUED {
+        clients[number % clients.len()].send_to(&request("OPTIONS", number, ""), to).unwrap();
+    }
+    let workers = Workers::start(&setup, sockets).unwrap();
+    let binds = setup.snapshot.load().binds.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    // In one go, and before the workers have looked at their sockets for the first time.
+    let bind = &binds[0];
+    runtime.block_on(workers.tell(|_| vec![Order::Shut(bind.clone()), Order::Drain(bind.clone())]));
+    clients[0].connect(to).unwrap();
+    clients[0].send(&request("OPTIONS", QUEUED, "")).unwrap();
+    let refused = clients[0].recv(&mut [0; 2000]).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the sender hears that nobody is there");
+    runtime.block_on(workers.tell(|_| vec![Order::Close(bind.clone())]));
+    // Only when none is left can the address be had without SO_REUSEPORT.
+    wait_for("the sockets to be closed", || UdpSocket::bind(to).is_ok());
+    for number in 0..QUEUED {
+        receive(&server, &format!("request {number} of those that were queued"));
+    }
+    server.set_nonblocking(true).unwrap();
+    assert!(server.recv(&mut [0; 2000]).is_err(), "no more than was queued");
+    workers.stop();
 }
 
 #[test]

@@ -48,7 +48,7 @@ const DEFAULT_IPV6_PREFIX: u64 = 128;
 /// The keys that later versions bring, by section. They are refused with a word that says so.
 mod later {
     pub const TOP: &[&str] = &["admin", "peers"];
-    pub const GLOBAL: &[&str] = &["state_dir", "runtime_socket"];
+    pub const GLOBAL: &[&str] = &["state_dir"];
     pub const FRONTEND: &[&str] = &["tls", "idle"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
     pub const BACKEND: &[&str] = &["breaker", "timeout"];
@@ -60,6 +60,7 @@ mod later {
 pub struct File {
     pub workers: usize,
     pub cluster_key_file: String,
+    pub runtime_socket: Option<At<String>>,
     pub frontends: Vec<FrontendSection>,
     pub backends: Vec<BackendSection>,
 }
@@ -153,6 +154,7 @@ impl File {
         if let Some(global) = top.section("global", "[global]") {
             file.workers = global.number("workers", 0, WORKERS) as usize;
             file.cluster_key_file = global.or("cluster_key_file", file.cluster_key_file);
+            file.runtime_socket = global.optional("runtime_socket");
             global.finish(later::GLOBAL);
         }
         file.frontends = top.sections("frontend", "[[frontend]]").into_iter().filter_map(frontend).collect();

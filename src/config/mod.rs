@@ -4,9 +4,11 @@
 //! instead. This floor opens no file and asks no clock; the roof reads the text. Start with [`mod@file`] for the keys,
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
+pub mod difference;
 pub mod fault;
 pub mod file;
 pub mod key;
+pub mod leaving;
 mod read;
 mod resolve;
 mod value;
@@ -24,12 +26,17 @@ use crate::sip::token::NameHash;
 pub use fault::{Fault, Faults};
 pub use value::{Rate, Source};
 
+/// Where commands come in where `runtime_socket` says nothing else.
+pub const RUNTIME_SOCKET: &str = "/run/trunkline/admin.sock";
+
 /// A configuration without faults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Worker threads; 0 means one per core.
     pub workers: usize,
     pub cluster_key_file: PathBuf,
+    /// Where commands come in; `None` where nothing is written: then it is [`RUNTIME_SOCKET`], if that can be had.
+    pub runtime_socket: Option<PathBuf>,
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
 }
@@ -44,6 +51,19 @@ impl Config {
         let config = resolve::resolve(file, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(faults.in_order()) }
     }
+}
+
+/// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs.
+pub fn fingerprint(text: &str) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = siphasher::sip::SipHasher13::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// The socket that a configuration names, however faulty the rest of it is.
+pub fn runtime_socket(text: &str) -> Option<PathBuf> {
+    file::File::parse(text).0.runtime_socket.map(|path| path.value.into())
 }
 
 /// One address for each family.

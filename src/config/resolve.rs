@@ -15,6 +15,9 @@ use crate::sip::token::NameHash;
 /// A burst where only a rate is given: two seconds' worth, as much as a phone system that comes back needs.
 const DEFAULT_BURST_SECONDS: u32 = 2;
 
+/// `sun_path` of unix(7) holds 108 octets with the zero at its end, and the socket is made under a longer name first.
+const LONGEST_SOCKET: usize = 100;
+
 /// Headers that Trunkline writes or reads itself, and none that a client's address may be put into.
 const OWN_HEADERS: &[&str] = &[
     "via",
@@ -58,10 +61,22 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         }
     }
     distinct_binds(&file.frontends, faults);
+    if let Some(path) = &file.runtime_socket
+        && (!path.value.starts_with('/') || path.value.len() > LONGEST_SOCKET)
+    {
+        let what = format!("`runtime_socket` cannot be \"{}\"", path.value);
+        faults.push(path.at, what, format!("write a path from / on of at most {LONGEST_SOCKET} octets"));
+    }
     distinct_sources(&backends, &server_places, faults);
     let frontends =
         file.frontends.into_iter().map(|section| frontend(section, &backend_names, &backends, faults)).collect();
-    Config { workers: file.workers, cluster_key_file: file.cluster_key_file.into(), frontends, backends }
+    Config {
+        workers: file.workers,
+        cluster_key_file: file.cluster_key_file.into(),
+        runtime_socket: file.runtime_socket.map(|path| path.value.into()),
+        frontends,
+        backends,
+    }
 }
 
 /// Names must be there, plain, unlike each other, and unlike in their hashes, by which tokens call them.

@@ -114,57 +114,7 @@ fn every_key_arrives() {
     assert_eq!((single.check.clone(), single.regions.len(), single.servers[0].region), (None, 1, 0));
 }
 
-const FAULTY: &str = r#"
-[global]
-wrokers = 4
-state_dir = "/x"
-
-[[frontend]]
-name = "sip"
-bind = ["udp://0.0.0.0", "tcp://0.0.0.0:5060"]
-backend = "opensip"
-path = "allways"
-
-[frontend.limits]
-per_source_burst = 4
-
-[[frontend]]
-name = "sip"
-mode = "relay"
-bind = "udp://1.2.3.4:5060"
-backend = "opensips"
-source_header = "Via"
-
-[[frontend.route]]
-backend = "opensips"
-
-[[backend]]
-name = "opensips"
-pin = { expire = "soon", size = 1 }
-stick = { on = "colour" }
-
-[[backend.region]]
-name = "lagos"
-weight = 5000
-
-[[backend.server]]
-name = "a"
-region = "logos"
-address = "udp://host.example:5060"
-
-[[backend.server]]
-name = "b"
-address = "udp://1.1.1.1:5060"
-
-[[backend.server]]
-name = "c"
-region = "lagos"
-address = "udp://1.1.1.1:5060"
-wieght = 1
-
-[[backend]]
-name = "empty"
-"#;
+const FAULTY: &str = include_str!("../../tests/data/faulty.toml");
 
 #[test]
 fn all_faults_come_in_one_run_with_their_places() {

@@ -66,7 +66,7 @@ impl Stage {
             getrandom::fill(secret).map_err(|error| format!("no random numbers: {error}"))?;
         }
         let keys = key::parse(&key::generate(secrets[0], secrets[1])).map_err(|_| "a key of our own cannot be read")?;
-        let balancer = Balancer::start(config, keys).map_err(|error: StartError| error.to_string())?;
+        let balancer = Balancer::start(config, keys, None).map_err(|error: StartError| error.to_string())?;
         let (snapshot, _) = balancer.view();
         let clients = Generator::start(options(address, rate, length)?)?;
         Ok((Self { servers, clients, snapshot, address, killed: [false; REGIONS.len()] }, balancer))

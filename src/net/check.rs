@@ -18,7 +18,7 @@ use crate::sip::reply::Probe;
 use crate::sip::token::NameHash;
 use crate::sip::{MAX_MESSAGE, Message};
 use crate::state::health::{Monitor, Outcome, Transition};
-use crate::state::server::Sign;
+use crate::state::server::{Health, Sign};
 
 /// RFC 3261's T1 and its doubling, inside the check's timeout.
 const RETRANSMIT: [Duration; 3] =
@@ -28,7 +28,7 @@ const RETRANSMIT: [Duration; 3] =
 const SIGNS: usize = 4;
 
 /// One server to be checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     pub id: NameHash,
     pub address: SocketAddr,
@@ -48,16 +48,22 @@ pub struct Changed {
 
 /// A server's running check.
 pub struct Checker {
+    target: Target,
     signs: mpsc::Sender<Sign>,
     task: JoinHandle<()>,
 }
 
 impl Checker {
-    /// Starts checking; state changes go to `changes`.
-    pub fn start(target: Target, changes: mpsc::Sender<Changed>) -> Self {
+    /// Starts checking a server that is known to be in this health; state changes go to `changes`.
+    pub fn start(target: Target, health: Health, changes: mpsc::Sender<Changed>) -> Self {
         let (signs, received) = mpsc::channel(SIGNS);
-        let task = tokio::spawn(watch(target, received, changes));
-        Self { signs, task }
+        let task = tokio::spawn(watch(target.clone(), health, received, changes));
+        Self { target, signs, task }
+    }
+
+    /// What is checked.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// A worker saw something: the server is checked at once.
@@ -74,9 +80,9 @@ impl Drop for Checker {
 }
 
 /// Checks one server for ever. Checks run start to start.
-async fn watch(target: Target, mut signs: mpsc::Receiver<Sign>, changes: mpsc::Sender<Changed>) {
+async fn watch(target: Target, health: Health, mut signs: mpsc::Receiver<Sign>, changes: mpsc::Sender<Changed>) {
     let check = &target.check;
-    let mut monitor = Monitor::default();
+    let mut monitor = Monitor::new(health);
     let mut nonce = target.seed;
     // A tenth of the interval: soon after start, but not all servers at one moment.
     let spread = check.interval.as_millis() as u64 / 10 + 1;

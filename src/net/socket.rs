@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
@@ -58,9 +58,24 @@ pub struct Opened {
 /// # Errors
 /// Where an option or the address is refused, or another process has the address.
 pub fn open(bind: &Bind, workers: usize) -> Result<Opened, OpenError> {
+    open_beside(bind, workers, &[])
+}
+
+/// The same where this process has sockets on other binds already: a wildcard and an address of one port stand side by
+/// side while the one takes the other's place.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_beside(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
     let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    let overlaps = |other: &Bind| {
+        let (one, other) = (bind.address, other.address);
+        one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
+    };
     // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first.
-    bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+    if !own.iter().any(|other| overlaps(other) && (bind.is_wildcard() || other.is_wildcard())) {
+        bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+    }
     let sockets: Vec<_> = (0..workers).map(|_| one(bind)).collect::<Result<_, _>>()?;
     if workers > 1 {
         steer(&sockets[0], workers).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
@@ -93,7 +108,6 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
     }
     socket.set_send_buffer_size(SEND_BUFFER).map_err(at("SO_SNDBUF"))?;
     mmsg::allow_fragments(socket.as_fd(), bind.address.is_ipv6()).map_err(at("IP_MTU_DISCOVER"))?;
-    let traffic_class = bind.dscp.map(|dscp| u32::from(dscp) << 2);
     match bind.address {
         SocketAddr::V4(_) => {
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true).map_err(io::Error::from).map_err(at("IP_RECVERR"))?;
@@ -102,7 +116,6 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
                     .map_err(io::Error::from)
                     .map_err(at("IP_PKTINFO"))?;
             }
-            traffic_class.map_or(Ok(()), |class| socket.set_tos_v4(class)).map_err(at("IP_TOS"))?;
         }
         SocketAddr::V6(_) => {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true).map_err(io::Error::from).map_err(at("IPV6_RECVERR"))?;
@@ -111,11 +124,41 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
                     .map_err(io::Error::from)
                     .map_err(at("IPV6_RECVPKTINFO"))?;
             }
-            traffic_class.map_or(Ok(()), |class| socket.set_tclass_v6(class)).map_err(at("IPV6_TCLASS"))?;
         }
+    }
+    if bind.dscp.is_some() {
+        mark(&socket, bind).map_err(at("IP_TOS"))?;
     }
     socket.bind(&bind.address.into()).map_err(at("bind"))?;
     Ok(socket)
+}
+
+/// Lets a socket hear nobody any more; what is queued stays, and it can send as before. Datagrams that were queued between
+/// the last look and the closing would be lost; now they find a wildcard's socket, or the sender hears that nobody is
+/// there.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn shut(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    /// A connected socket hears its peer alone, and from the discard port nothing is sent (RFC 863).
+    const DISCARD: u16 = 9;
+    let nobody: SocketAddr = match bind.address {
+        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, DISCARD).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, DISCARD).into(),
+    };
+    socket.connect(&nobody.into())
+}
+
+/// Gives what leaves by a socket the traffic class of its bind.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn mark(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    let class = u32::from(bind.dscp.unwrap_or_default()) << 2;
+    match bind.address {
+        SocketAddr::V4(_) => socket.set_tos_v4(class),
+        SocketAddr::V6(_) => socket.set_tclass_v6(class),
+    }
 }
 
 /// Spreads responses over the group, those of one transaction to one worker: else a 200 could overtake its 180. All

@@ -34,6 +34,12 @@ const SLOT: usize = SPARE + MAX_MESSAGE;
 /// Errors that are taken from a socket's error queue at once; a queue that is left full makes the socket deaf.
 const ERRORS_AT_ONCE: usize = 256;
 
+/// The most batches that are read from a socket before it is closed: more than any receive buffer holds.
+const BATCHES_TO_DRAIN: usize = 4096;
+
+/// What whoever changes the sockets sees to ([`super::worker::Workers::tell`]).
+const OPEN: &str = "a socket is opened before a snapshot names its lane, and closed after";
+
 /// CLOCK_MONOTONIC, in nanoseconds.
 pub fn clock() -> Time {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
@@ -43,7 +49,8 @@ pub fn clock() -> Time {
 /// One worker's data path.
 pub struct Engine {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
-    lanes: Vec<Lane>,
+    /// By the number that binds have in every snapshot.
+    lanes: Vec<Option<Lane>>,
     tools: Tools,
     inbox: Inbox,
     /// What the kernel refused to send in this batch.
@@ -100,15 +107,9 @@ impl Engine {
     ) -> Self {
         let mut snapshot = Cache::new(snapshot);
         let binds = &snapshot.load().binds;
-        let lane = |(socket, bind): (Socket, &crate::state::binds::Bind)| Lane {
-            socket,
-            wildcard: bind.is_wildcard(),
-            outbox: Outbox::default(),
-            leaving: Vec::with_capacity(BATCH),
-            kernel_drops: 0,
-        };
-        Self {
-            lanes: sockets.into_iter().zip(binds).map(lane).collect(),
+        let binds: Vec<_> = binds.iter().map(|bind| (usize::from(bind.lane), bind.is_wildcard())).collect();
+        let mut engine = Self {
+            lanes: Vec::new(),
             snapshot,
             tools: Tools {
                 memory: Memory::new(shared, worker),
@@ -120,12 +121,41 @@ impl Engine {
             failed: Vec::with_capacity(BATCH),
             received: 0,
             woken,
+        };
+        for (socket, (lane, wildcard)) in sockets.into_iter().zip(binds) {
+            engine.open(lane, socket, wildcard);
         }
+        engine
     }
 
-    /// How many sockets there are; they are named by position.
-    pub fn lanes(&self) -> usize {
-        self.lanes.len()
+    /// The sockets that the snapshot has a bind for, by their numbers.
+    pub fn lanes(&mut self) -> Vec<usize> {
+        let snapshot = self.snapshot.load();
+        (0..self.lanes.len()).filter(|lane| snapshot.bind_of_lane(*lane).is_some()).collect()
+    }
+
+    /// Takes a socket. It must be here before a snapshot names its lane.
+    pub fn open(&mut self, lane: usize, socket: Socket, wildcard: bool) {
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(lane + 1, || None);
+        }
+        self.lanes[lane] = Some(Lane {
+            socket,
+            wildcard,
+            outbox: Outbox::default(),
+            leaving: Vec::with_capacity(BATCH),
+            kernel_drops: 0,
+        });
+    }
+
+    /// Reads what is queued on a socket: nobody will read it any more. Whoever floods it does not keep it open.
+    pub fn drain(&mut self, lane: usize) {
+        let _ = (0..BATCHES_TO_DRAIN).any(|_| self.batch(lane));
+    }
+
+    /// Closes a socket that no snapshot names any more.
+    pub fn close(&mut self, lane: usize) {
+        self.lanes[lane] = None;
     }
 
     /// A second descriptor of a socket, to wait on.
@@ -133,7 +163,11 @@ impl Engine {
     /// # Errors
     /// Where the process has no descriptor left.
     pub fn socket(&self, lane: usize) -> io::Result<Socket> {
-        self.lanes[lane].socket.try_clone()
+        self.lane(lane).socket.try_clone()
+    }
+
+    fn lane(&self, lane: usize) -> &Lane {
+        self.lanes[lane].as_ref().expect(OPEN)
     }
 
     /// Receives one batch from a socket, decides and sends. True where the socket was found empty.
@@ -142,8 +176,9 @@ impl Engine {
         let shared = Arc::clone(&self.tools.memory.shared);
         let own = shared.workers.of(self.tools.memory.worker);
         own.generation.set(snapshot.generation);
+        let Some(bind) = snapshot.bind_of_lane(lane) else { return true };
         own.receives.add(1);
-        let from = &self.lanes[lane];
+        let from = self.lanes[lane].as_ref().expect(OPEN);
         let received = self.inbox.receive(from.socket.as_fd(), from.wildcard, &mut self.tools.arena, slot);
         let count = match received {
             Ok(count) => count,
@@ -159,7 +194,7 @@ impl Engine {
         let now = clock();
         for n in 0..count {
             if let Some(arrival) = self.inbox.arrival(n) {
-                self.datagram(lane, n, arrival, now, &snapshot);
+                self.datagram(bind, n, arrival, now, &snapshot);
             }
         }
         self.flush(&snapshot);
@@ -171,7 +206,7 @@ impl Engine {
     }
 
     fn flush(&mut self, snapshot: &Snapshot) {
-        for lane in self.lanes.iter_mut().filter(|lane| !lane.outbox.is_empty()) {
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| !lane.outbox.is_empty()) {
             lane.flush(snapshot, &mut self.tools, &mut self.failed);
         }
     }
@@ -210,8 +245,8 @@ impl Engine {
     }
 
     /// One datagram of the batch: to an outbox, or counted and forgotten.
-    fn datagram(&mut self, lane: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Snapshot) {
-        let bind = &snapshot.binds[lane];
+    fn datagram(&mut self, at: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Snapshot) {
+        let bind = &snapshot.binds[at];
         let local = SocketAddr::new(arrival.local.unwrap_or(bind.address.ip()), bind.address.port());
         let flow = Flow { transport: Transport::Udp, local, remote: arrival.remote };
         let live = &snapshot.frontends[bind.frontend as usize].live;
@@ -235,16 +270,16 @@ impl Engine {
                 }
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
-                let leaving = Leaving { verdict: None, slot: n, bind: lane, flow, len: arrival.len, saved: 0 };
-                let to = Hop { bind: lane, local, remote: flow.remote };
-                self.lanes[lane].push(to, data.end..data.end + len, leaving);
+                let leaving = Leaving { verdict: None, slot: n, bind: at, flow, len: arrival.len, saved: 0 };
+                let to = Hop { bind: at, local, remote: flow.remote };
+                self.push(to, data.end..data.end + len, leaving, snapshot);
             }
             Datagram::Sip => match message.read(bytes) {
                 Err(_) => drop(Reason::NotSip),
                 Ok(()) => {
-                    let received = Received { bytes, message, flow: &flow, bind: lane };
+                    let received = Received { bytes, message, flow: &flow, bind: at };
                     let verdict = proxy::decide(received, now, snapshot, memory, edits);
-                    self.carry_out(verdict, (lane, n, flow, arrival.len), snapshot);
+                    self.carry_out(verdict, (at, n, flow, arrival.len), snapshot);
                 }
             },
         }
@@ -255,7 +290,7 @@ impl Engine {
         match prepare(&verdict, n, len, &mut self.tools) {
             Some((to, datagram, saved)) => {
                 let leaving = Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved };
-                self.lanes[to.bind].push(to, datagram, leaving);
+                self.push(to, datagram, leaving, snapshot);
             }
             None => {
                 let dropped = match verdict {
@@ -267,6 +302,12 @@ impl Engine {
         }
     }
 
+    /// Into the outbox of the socket that it leaves by.
+    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Snapshot) {
+        let lane = usize::from(snapshot.binds[to.bind].lane);
+        self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
+    }
+
     /// How many datagrams this worker has received in all.
     pub fn received(&self) -> u64 {
         self.received
@@ -274,7 +315,7 @@ impl Engine {
 
     /// Forgets what a panic left half-done.
     pub fn recover(&mut self) {
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().flatten() {
             lane.outbox.clear();
             lane.leaving.clear();
         }
@@ -286,7 +327,7 @@ impl Engine {
         let generation = self.snapshot.load().generation;
         let own = self.tools.memory.shared.workers.of(self.tools.memory.worker);
         own.generation.set(generation);
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().flatten() {
             if let Some(drops) = kernel_drops(lane.socket.as_fd()) {
                 own.kernel_drops.add(u64::from(drops.wrapping_sub(lane.kernel_drops)));
                 lane.kernel_drops = drops;

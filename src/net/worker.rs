@@ -1,6 +1,7 @@
 //! The threads of the data path: one per worker, each with a runtime of its own.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -11,11 +12,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::io::Interest;
-use tokio::sync::{Notify, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
-use super::mmsg;
 use super::udp::{Engine, clock};
+use super::{mmsg, socket};
+use crate::state::binds::Bind;
 use crate::state::{Shared, Snapshot};
 
 /// Batches from one socket before the others have their turn.
@@ -38,10 +40,32 @@ pub struct Setup {
     pub woken: Arc<Notify>,
 }
 
+/// What a worker does about one of its sockets when the configuration changes: a new one is opened before a snapshot
+/// names it and served after; one that goes is shut and drained before, and closed after no snapshot names it any more.
+#[derive(Debug)]
+pub enum Order {
+    Open(Bind, Socket),
+    Serve(Bind),
+    /// From now on nothing more comes in by it.
+    Shut(Bind),
+    /// Read what had come.
+    Drain(Bind),
+    Close(Bind),
+    /// The traffic class of the bind changed.
+    Mark(Bind),
+}
+
+/// Orders, and whom to tell that they are carried out.
+struct Orders {
+    orders: Vec<Order>,
+    done: oneshot::Sender<()>,
+}
+
 /// The running workers.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
+    orders: Vec<mpsc::UnboundedSender<Orders>>,
 }
 
 impl Workers {
@@ -53,12 +77,28 @@ impl Workers {
         let (stop, stopped) = watch::channel(false);
         let start = |(worker, sockets): (usize, Vec<Socket>)| {
             let (setup, stopped) = (setup.clone(), stopped.clone());
-            std::thread::Builder::new()
+            let (sender, mut orders) = mpsc::unbounded_channel();
+            let thread = std::thread::Builder::new()
                 .name(format!("worker-{worker}"))
-                .spawn(move || run(&setup, worker, sockets, &stopped))
+                .spawn(move || run(&setup, worker, sockets, &stopped, &mut orders))?;
+            Ok((thread, sender))
         };
-        let threads = sockets.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, stop })
+        let started = sockets.into_iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
+        let (threads, orders) = started.into_iter().unzip();
+        Ok(Self { threads, stop, orders })
+    }
+
+    /// Gives each worker its orders, and waits until all are carried out. Workers do it between two batches.
+    pub async fn tell(&self, mut orders: impl FnMut(usize) -> Vec<Order>) {
+        let tell = |(worker, sender): (usize, &mpsc::UnboundedSender<Orders>)| {
+            let (done, told) = oneshot::channel();
+            // A worker that is gone has said so when it went; its sockets are closed.
+            sender.send(Orders { orders: orders(worker), done }).ok().map(|()| told)
+        };
+        let told: Vec<_> = self.orders.iter().enumerate().filter_map(tell).collect();
+        for done in told {
+            let _ = done.await;
+        }
     }
 
     /// Tells the workers to finish what is in flight, and waits until they have.
@@ -74,13 +114,19 @@ impl Workers {
 }
 
 /// One worker's life. A panic costs the batch in hand, not the worker: its sockets and the calls of the others go on.
-fn run(setup: &Setup, worker: usize, sockets: Vec<Socket>, stopped: &watch::Receiver<bool>) {
+fn run(
+    setup: &Setup,
+    worker: usize,
+    sockets: Vec<Socket>,
+    stopped: &watch::Receiver<bool>,
+    orders: &mut mpsc::UnboundedReceiver<Orders>,
+) {
     let Setup { snapshot, shared, woken } = setup.clone();
     let engine = Rc::new(RefCell::new(Engine::new(snapshot, shared, worker, sockets, woken)));
     loop {
         let served = catch_unwind(AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            LocalSet::new().block_on(&runtime, serve(Rc::clone(&engine), stopped.clone()))
+            LocalSet::new().block_on(&runtime, serve(Rc::clone(&engine), stopped.clone(), orders))
         }));
         match served {
             Ok(Ok(())) => return,
@@ -97,21 +143,29 @@ fn run(setup: &Setup, worker: usize, sockets: Vec<Socket>, stopped: &watch::Rece
 }
 
 /// Serves all sockets until told to stop and nothing is in flight any more.
-async fn serve(engine: Rc<RefCell<Engine>>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
-    let mut tasks = JoinSet::new();
-    let lanes = engine.borrow().lanes();
-    for lane in 0..lanes {
-        tasks.spawn_local(serve_socket(Rc::clone(&engine), lane));
-    }
+async fn serve(
+    engine: Rc<RefCell<Engine>>,
+    mut stopped: watch::Receiver<bool>,
+    orders: &mut mpsc::UnboundedReceiver<Orders>,
+) -> io::Result<()> {
+    let mut served = Served { engine: Rc::clone(&engine), tasks: JoinSet::new(), by_lane: HashMap::new() };
+    let lanes = engine.borrow_mut().lanes();
+    lanes.into_iter().for_each(|lane| served.serve(lane));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
             _ = tick.tick() => engine.borrow_mut().tick(),
-            ended = tasks.join_next() => return match ended {
+            Some(Orders { orders, done }) = orders.recv() => {
+                orders.into_iter().for_each(|order| served.carry_out(order));
+                // Whoever waits may have gone.
+                let _ = done.send(());
+            }
+            Some(ended) = served.tasks.join_next() => match ended {
                 // A panic is the thread's to catch.
-                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Some(Ok(result)) => result,
-                _ => Ok(()),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Its socket was drained.
+                Err(_) => {}
+                Ok(result) => return result,
             },
             _ = stopped.wait_for(|stop| *stop) => break,
         }
@@ -123,6 +177,47 @@ async fn serve(engine: Rc<RefCell<Engine>>, mut stopped: watch::Receiver<bool>) 
         tokio::time::sleep(QUIET).await;
     }
     Ok(())
+}
+
+/// The sockets that are being read, each by a task.
+struct Served {
+    engine: Rc<RefCell<Engine>>,
+    tasks: JoinSet<io::Result<()>>,
+    by_lane: HashMap<usize, AbortHandle>,
+}
+
+impl Served {
+    fn serve(&mut self, lane: usize) {
+        let task = self.tasks.spawn_local(serve_socket(Rc::clone(&self.engine), lane));
+        if let Some(before) = self.by_lane.insert(lane, task) {
+            before.abort();
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let lane = |bind: &Bind| usize::from(bind.lane);
+        match order {
+            Order::Open(bind, socket) => self.engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
+            Order::Serve(bind) => self.serve(lane(&bind)),
+            Order::Shut(bind) => {
+                if let Err(error) = self.engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
+                    tracing::warn!(address = %bind.address, %error, "what comes before it is closed may be lost");
+                }
+            }
+            Order::Drain(bind) => {
+                if let Some(task) = self.by_lane.remove(&lane(&bind)) {
+                    task.abort();
+                }
+                self.engine.borrow_mut().drain(lane(&bind));
+            }
+            Order::Close(bind) => self.engine.borrow_mut().close(lane(&bind)),
+            Order::Mark(bind) => {
+                if let Err(error) = self.engine.borrow().socket(lane(&bind)).and_then(|s| socket::mark(&s, &bind)) {
+                    tracing::warn!(address = %bind.address, %error, "the traffic class could not be changed");
+                }
+            }
+        }
+    }
 }
 
 /// Serves one socket for ever. Never waits for room to send: a datagram that does not leave is dropped by name.

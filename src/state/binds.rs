@@ -24,6 +24,8 @@ pub struct Host {
 /// One address with a socket on every worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
+    /// The number of its socket on every worker, which it keeps for as long as its address is configured.
+    pub lane: u16,
     /// Whose it is: messages that come to it are this frontend's.
     pub frontend: u16,
     pub transport: Transport,
@@ -75,7 +77,8 @@ pub struct Plan {
 pub const UNREACHABLE: u16 = u16::MAX;
 
 impl Plan {
-    pub fn new(config: &Config, host: &Host) -> Self {
+    /// `before` are the binds of the generation before: an address that was bound keeps its lane.
+    pub fn new(config: &Config, host: &Host, before: &[Bind]) -> Self {
         let mut plan = Self { binds: Vec::new(), egresses: Vec::new(), egress_of: Vec::new() };
         for (position, frontend) in config.frontends.iter().enumerate() {
             for bind in &frontend.binds {
@@ -95,7 +98,17 @@ impl Plan {
             plan.egresses.push(egresses);
             plan.egress_of.push(of);
         }
+        plan.number_lanes(before);
         plan
+    }
+
+    /// A new address takes the lowest lane that is not in use, nor was until now.
+    fn number_lanes(&mut self, before: &[Bind]) {
+        let mut free = (0..u16::MAX).filter(|lane| before.iter().all(|bind| bind.lane != *lane));
+        for bind in &mut self.binds {
+            let kept = before.iter().find(|other| other.address == bind.address).map(|other| other.lane);
+            bind.lane = kept.or_else(|| free.next()).unwrap_or(u16::MAX);
+        }
     }
 
     /// The bind of an address, made if it is not there.
@@ -109,6 +122,7 @@ impl Plan {
         let host = host.map(|ip| SocketAddr::new(ip, address.port()));
         self.binds.push(Bind {
             host,
+            lane: 0,
             frontend: frontend as u16,
             transport: Transport::Udp,
             address,
@@ -174,7 +188,7 @@ mod tests {
         let servers =
             "[[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://10.0.10.11:5060\"\n";
         let text = format!("{text}\n{servers}");
-        Plan::new(&Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))), host)
+        Plan::new(&Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))), host, &[])
     }
 
     fn host() -> Host {

@@ -94,11 +94,15 @@ impl Snapshot {
     /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody
     /// answered, and puts right what two workers told the balance at once.
     pub fn keep_calls(&self, pins: &Pins, now: Time) {
-        pins.sweep(now, |id| {
-            if let Some(server) = self.server(id) {
-                self.count(server, -1);
-            }
-        });
+        pins.sweep(
+            now,
+            |id| self.server(id).is_some(),
+            |id| {
+                if let Some(server) = self.server(id) {
+                    self.count(server, -1);
+                }
+            },
+        );
         for (at, server) in self.servers.iter().enumerate().filter(|(_, server)| server.tells_load) {
             let transactions = &server.live.transactions;
             transactions.take(transactions.get() / FORGOTTEN + 1);

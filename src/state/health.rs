@@ -116,6 +116,11 @@ pub struct Monitor {
 }
 
 impl Monitor {
+    /// For a server of which this is known already.
+    pub fn new(health: Health) -> Self {
+        Self { health, ..Self::default() }
+    }
+
     pub fn health(&self) -> Health {
         self.health
     }

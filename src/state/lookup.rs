@@ -180,10 +180,11 @@ impl Sources {
     /// The server that sends from this address.
     #[inline]
     pub fn find(&self, remote: &SocketAddr) -> Option<u16> {
-        self.exact.get(remote).or_else(|| match remote.ip() {
-            IpAddr::V4(ip) => in_levels(&self.v4, ip.into()),
-            IpAddr::V6(ip) => in_levels(&self.v6, ip.into()),
-        })
+        match (self.exact.get(remote), remote) {
+            (Some(server), _) => Some(server),
+            (None, SocketAddr::V4(remote)) => in_levels(&self.v4, (*remote.ip()).into()),
+            (None, SocketAddr::V6(remote)) => in_levels(&self.v6, (*remote.ip()).into()),
+        }
     }
 }
 

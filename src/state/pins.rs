@@ -3,9 +3,11 @@
 //! A pin's life follows the call's: opened unconfirmed, confirmed by a 2xx that makes a dialog, given back by a final
 //! failure or an answered BYE. One that an INVITE opened is a **call**: it is counted for its server, once, until it is
 //! given back or expires. Every change that moves such a count is told as [`Written`], and [`Pins::sweep`] finds those that
-//! expire, so that the sum is what the table holds, whatever was lost on the way. Requests inside a dialog usually do not need it (their Route carries a token); it is for
-//! what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients that lose Record-Route.
+//! expire, so that the sum is what the table holds, whatever was lost on the way. Requests inside a dialog usually do not
+//! need it (their Route carries a token); it is for what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients
+//! that lose Record-Route.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Time;
@@ -20,6 +22,15 @@ const RINGING: Duration = Duration::from_secs(180);
 
 /// What an INVITE opens.
 const NEW_CALL: Marks = Marks::CALL.and(Marks::OPEN);
+
+/// What a server has in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Confirmed: calls that were answered and did not end.
+    pub calls: usize,
+    /// The same with what may still become a call, or just was one.
+    pub pins: usize,
+}
 
 /// The pins of all calls.
 pub struct Pins {
@@ -172,14 +183,26 @@ impl Pins {
         (0..TRIES).map_while(release).flatten().next().unwrap_or_default()
     }
 
-    /// Finds calls that expired, a part of the table each time, and tells the server of each.
-    pub fn sweep(&self, now: Time, expired: impl FnMut(NameHash)) {
-        self.table.sweep(now, expired);
+    /// Finds calls that expired, a part of the table each time, and tells the server of each; those of servers that nobody
+    /// `knows` are counted no more.
+    pub fn sweep(&self, now: Time, knows: impl Fn(NameHash) -> bool, expired: impl FnMut(NameHash)) {
+        self.table.sweep(now, knows, expired);
     }
 
     /// The server of every call that is counted and lives. Walks the whole table.
     pub fn calls(&self, now: Time) -> impl Iterator<Item = NameHash> {
         self.table.calls(now)
+    }
+
+    /// How many confirmed calls each server has, and how many pins in all. Walks the whole table.
+    pub fn by_server(&self, now: Time) -> HashMap<NameHash, Held> {
+        let mut servers: HashMap<_, Held> = HashMap::new();
+        self.table.each(now, |server, confirmed| {
+            let held = servers.entry(server).or_default();
+            held.pins += 1;
+            held.calls += usize::from(confirmed);
+        });
+        servers
     }
 
     /// How many pins live, and how many of them are confirmed calls. Walks the whole table.
@@ -236,6 +259,19 @@ mod tests {
         let _ = pins.opened(77, SERVER, Method::Invite, at(0));
         let _ = pins.answered(77, SERVER, Method::Invite, 486, at(10), EXPIRE);
         assert!(alive(&pins, 41) && !alive(&pins, 43));
+    }
+
+    #[test]
+    fn counts_what_each_server_has() {
+        let pins = Pins::new(1000);
+        for call in 0..10 {
+            let _ = pins.opened(call << 32 | 7, NameHash(call as u32 % 2), Method::Invite, at(0));
+        }
+        let _ = pins.answered(4 << 32 | 7, NameHash(0), Method::Invite, 200, at(1), EXPIRE);
+        let held = pins.by_server(at(2));
+        assert_eq!(held[&NameHash(0)], Held { calls: 1, pins: 5 });
+        assert_eq!(held[&NameHash(1)], Held { calls: 0, pins: 5 });
+        assert_eq!(pins.by_server(at(200))[&NameHash(0)], Held { calls: 1, pins: 1 });
     }
 
     #[test]

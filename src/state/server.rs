@@ -14,6 +14,19 @@ pub enum Admin {
     Drain,
     /// Gets nothing.
     Maint,
+    /// A reload removed it from the configuration: it keeps its calls until they end.
+    Leaving,
+}
+
+impl Admin {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Leaving => "leaving",
+        }
+    }
 }
 
 /// How it is, as far as we know.
@@ -49,8 +62,12 @@ impl Health {
 pub struct ServerState {
     pub admin: Admin,
     pub health: Health,
+    /// A weight that was asked for at run time, instead of the configured one.
+    pub weight: Option<u32>,
     /// How much of its weight `slow_start` holds back, percent.
     pub held_back: u8,
+    /// When `admin` or `health` changed last; nothing where they never did.
+    pub since: Time,
 }
 
 impl ServerState {
@@ -151,6 +168,8 @@ mod tests {
             (with(Admin::Ready, Health::Dead), false, true, false),
             (with(Admin::Drain, Health::Dead), false, true, false),
             (with(Admin::Maint, Health::Up), false, false, false),
+            (with(Admin::Leaving, Health::Up), false, true, true),
+            (with(Admin::Leaving, Health::Dead), false, true, false),
         ] {
             assert_eq!(
                 (state.takes_new(), state.keeps(true, false), state.keeps(false, false)),

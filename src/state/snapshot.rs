@@ -13,7 +13,7 @@ use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
-use super::server::{ServerLive, ServerState};
+use super::server::{Admin, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub node: u16,
     pub frontends: Vec<Frontend>,
     pub binds: Vec<Bind>,
+    /// By lane: position in `binds`, or [`NO_BIND`].
+    bind_of_lane: Vec<u16>,
     pub backends: Vec<Backend>,
     /// Of all backends, in order.
     pub servers: Vec<Server>,
@@ -149,7 +151,7 @@ impl Snapshot {
     /// tables of the balance that nothing changed.
     pub fn build(ingredients: &Ingredients<'_>, previous: Option<&Self>) -> Self {
         let Ingredients { config, keys, host, states, workers } = ingredients;
-        let plan = Plan::new(config, host);
+        let plan = Plan::new(config, host, previous.map_or(&[], |p| &p.binds));
         let servers: Vec<_> = config
             .backends
             .iter()
@@ -181,17 +183,16 @@ impl Snapshot {
             ids.zip(0..).for_each(|(id, at)| positions.insert(id.0.into(), at));
             positions
         };
-        let sources = config
-            .backends
-            .iter()
-            .flat_map(|b| &b.servers)
-            .zip(0..)
-            .flat_map(|(s, at)| s.sources.iter().map(move |source| (source, at)));
+        // A server that leaves gives way where one that stays has its address: the last of equals is kept.
+        let leaves = |server: &Server| server.state.admin == Admin::Leaving;
+        let mut by_stay: Vec<(&Server, u16)> = servers.iter().zip(0..).collect();
+        by_stay.sort_by_key(|(server, _)| !leaves(server));
+        let sources = by_stay.iter().flat_map(|(server, at)| server.sources.iter().map(|source| (source, *at)));
         let mut server_ips = Set::with_hasher(hasher());
         server_ips.extend(servers.iter().map(|server| server.address.ip()));
         let mut server_addresses = AddressMap::default();
-        for (server, at) in servers.iter().zip(0..) {
-            server_addresses.insert(server.address, at);
+        for (server, at) in &by_stay {
+            server_addresses.insert(server.address, *at);
         }
         Self {
             generation: previous.map_or(1, |p| p.generation + 1),
@@ -204,6 +205,7 @@ impl Snapshot {
             server_addresses,
             backends: config.backends.iter().zip(0..).map(|(b, at)| backend(b, at, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
+            bind_of_lane: by_lane(&plan.binds),
             binds: plan.binds,
             keys: keys.clone(),
             servers,
@@ -220,6 +222,12 @@ impl Snapshot {
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {
         self.frontend_by_id.get(id.0.into()).map(usize::from)
+    }
+
+    /// The position of the bind that a lane serves; `None` where it is about to be closed.
+    #[inline]
+    pub fn bind_of_lane(&self, lane: usize) -> Option<usize> {
+        self.bind_of_lane.get(lane).filter(|at| **at != NO_BIND).map(|at| *at as usize)
     }
 
     /// The position of the server that sends from an address.
@@ -292,6 +300,18 @@ fn seat_of(backend: &config::Backend, server: &config::Server) -> u16 {
     before.filter(|other| other.region == server.region).count() as u16
 }
 
+/// A lane without a bind.
+const NO_BIND: u16 = u16::MAX;
+
+fn by_lane(binds: &[Bind]) -> Vec<u16> {
+    let lanes = binds.iter().map(|bind| usize::from(bind.lane) + 1).max().unwrap_or_default();
+    let mut by_lane = vec![NO_BIND; lanes];
+    for (bind, at) in binds.iter().zip(0..) {
+        by_lane[usize::from(bind.lane)] = at;
+    }
+    by_lane
+}
+
 fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Snapshot>) -> Vec<Frontend> {
     let of = |(frontend, at): (&config::Frontend, usize)| {
         let before = previous.and_then(|p| Some(&p.frontends[p.frontend(frontend.id)?]));
@@ -323,7 +343,9 @@ fn backend(
         servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
     });
     let stick = backend.stick.as_ref().map(|stick| {
-        let kept = before.filter(|b| b.config.stick.as_ref() == Some(stick)).and_then(|b| b.stick.clone());
+        // The table keeps its size, for it holds what is wanted; other keys would mean nothing in it.
+        let same = |b: &&Backend| b.config.stick.as_ref().is_some_and(|before| before.on == stick.on);
+        let kept = before.filter(same).and_then(|b| b.stick.clone());
         kept.unwrap_or_else(|| Arc::new(StickTable::new(stick.size)))
     });
     let mut clients: Vec<_> =
@@ -349,9 +371,10 @@ const WHOLE: u32 = 100;
 /// A server's weight as far as `slow_start` lets it have it. In hundredths where a server of the backend starts slowly, so
 /// that even a weight of one has parts.
 fn weight(backend: &config::Backend, server: &config::Server, state: ServerState) -> u32 {
+    let weight = state.weight.unwrap_or(server.weight);
     match backend.servers.iter().all(|server| server.slow_start.is_zero()) {
-        true => server.weight,
-        false => server.weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
+        true => weight,
+        false => weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
     }
 }
 
@@ -383,7 +406,7 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
         return backups;
     }
-    regions(false, &|state| state.admin == super::server::Admin::Ready)
+    regions(false, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.

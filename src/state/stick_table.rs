@@ -219,15 +219,16 @@ impl StickTable {
         }
     }
 
-    /// Looks at the next part of the table for calls that have expired, and tells the server of each. One thread sweeps.
-    pub fn sweep(&self, now: Time, mut expired: impl FnMut(NameHash)) {
+    /// Looks at the next part of the table for calls that have expired, and tells the server of each. Those of a server that
+    /// nobody `knows` any more are no calls either: should it come back, it begins with none. One thread sweeps.
+    pub fn sweep(&self, now: Time, knows: impl Fn(NameHash) -> bool, mut expired: impl FnMut(NameHash)) {
         let (tick, all) = (now.0 / TICK, self.table.buckets_in_all());
         let from = self.swept.load(Ordering::Relaxed);
         let to = (from + SWEEP).min(all);
         self.swept.store(if to == all { 0 } else { to }, Ordering::Relaxed);
         for entry in self.table.entries(from..to) {
-            let over = entry.value & EXPIRY <= tick;
-            if let Some(server) = call_of(entry.value).filter(|_| over)
+            let over = |server: &NameHash| entry.value & EXPIRY <= tick || !knows(*server);
+            if let Some(server) = call_of(entry.value).filter(over)
                 && self.table.update(entry, entry.value & !Marks::CALL.0)
             {
                 expired(server);
@@ -243,11 +244,20 @@ impl StickTable {
 
     /// How many entries live, and how many of them are confirmed.
     pub fn count(&self, now: Time) -> (usize, usize) {
+        let (mut all, mut confirmed) = (0, 0);
+        self.each(now, |_, is_confirmed| {
+            all += 1;
+            confirmed += usize::from(is_confirmed);
+        });
+        (all, confirmed)
+    }
+
+    /// Every entry that lives: its server, and whether it is confirmed.
+    pub fn each(&self, now: Time, mut entry: impl FnMut(NameHash, bool)) {
         let tick = now.0 / TICK;
-        self.table
-            .values()
-            .filter(|value| value & EXPIRY > tick)
-            .fold((0, 0), |(all, confirmed), value| (all + 1, confirmed + usize::from(value & CONFIRMED != 0)))
+        for value in self.table.values().filter(|value| value & EXPIRY > tick) {
+            entry(NameHash((value >> 32) as u32), value & CONFIRMED != 0);
+        }
     }
 }
 

@@ -69,7 +69,9 @@ impl Table {
     /// Where the two buckets of a key begin.
     #[inline]
     fn buckets(&self, key: u64) -> [usize; 2] {
-        [key as usize, (key >> 32) as usize].map(|hash| self.first + (hash & self.mask) * WORDS)
+        // Neither overflows: it is a place in the table.
+        let place = |hash: usize| self.first.wrapping_add((hash & self.mask).wrapping_mul(WORDS));
+        [key as usize, (key >> 32) as usize].map(place)
     }
 
     /// Keys that would mean "empty" or "busy" move away: that two of 2^64 keys are one changes nothing.

@@ -111,8 +111,8 @@ pub struct Balancer {
 
 /// The configuration's head: workers, and a key file beside it.
 pub fn global(folder: &TempDir, workers: usize) -> String {
-    let key = folder.path().join("cluster.key");
-    format!("[global]\nworkers = {workers}\ncluster_key_file = \"{}\"\n", key.display())
+    let [key, socket] = ["cluster.key", "admin.sock"].map(|name| folder.path().join(name).display().to_string());
+    format!("[global]\nworkers = {workers}\ncluster_key_file = \"{key}\"\nruntime_socket = \"{socket}\"\n")
 }
 
 impl Balancer {

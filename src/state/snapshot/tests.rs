@@ -105,6 +105,85 @@ fn live_sides_survive_a_new_generation_in_another_order() {
     assert_eq!(after.generation, 2);
 }
 
+/// How many of the three tables of the balance (regions, lagos, abuja) a change of the file leaves as they are.
+#[test]
+fn a_change_rebuilds_the_tables_that_it_touches_and_no_other() {
+    let before = build(TEXT, &[], None);
+    let kept = |from: &str, to: &str| {
+        assert!(TEXT.contains(from), "{from}");
+        let after = build(&TEXT.replace(from, to), &[], Some(&before));
+        after.backends[0].balance.shared_tables(&before.backends[0].balance)
+    };
+    assert_eq!(kept("SIP.example.ng", "other.example.ng"), 3);
+    assert_eq!(kept("udp://10.0.10.11:5060", "udp://10.0.10.99:5060"), 3, "who is chosen does not hang on addresses");
+    assert_eq!(kept("weight = 70", "weight = 50"), 2, "the regions");
+    assert_eq!(kept("udp://10.0.10.11:5060\"", "udp://10.0.10.11:5060\"\nweight = 7"), 2, "lagos");
+    assert_eq!(kept("udp://10.1.10.11:5060\"", "udp://10.1.10.11:5060\"\nweight = 7"), 2, "abuja");
+}
+
+#[test]
+fn a_stick_table_survives_but_for_another_kind_of_key() {
+    let before = build(TEXT, &[], None);
+    let survives = |stick: &str| {
+        let after = build(&TEXT.replace("{ on = \"source\" }", stick), &[], Some(&before));
+        Arc::ptr_eq(after.backends[0].stick.as_ref().unwrap(), before.backends[0].stick.as_ref().unwrap())
+    };
+    assert!(survives("{ on = \"source\", expire = \"5m\", size = 2000 }"));
+    assert!(!survives("{ on = \"from-user\" }"));
+}
+
+#[test]
+fn a_weight_of_run_time_counts_instead_of_the_file_s() {
+    let weight = |weight| ServerState { weight, ..ServerState::default() };
+    assert_eq!(reached(&build(TEXT, &[("l1", weight(Some(0)))], None)), ["b/a1", "b/l2"]);
+    let file = TEXT.replace("udp://10.0.10.11:5060\"", "udp://10.0.10.11:5060\"\nweight = 0");
+    assert_eq!(reached(&build(&file, &[], None)), ["b/a1", "b/l2"]);
+    assert_eq!(reached(&build(&file, &[("l1", weight(Some(1)))], None)), ["b/a1", "b/l1", "b/l2"]);
+}
+
+#[test]
+fn a_server_that_leaves_is_found_by_its_name_and_gives_way_by_its_address() {
+    let leaving = ServerState { admin: Admin::Leaving, ..ServerState::default() };
+    // As `l1` looks after it was renamed to `new`.
+    let text = TEXT.to_owned()
+        + "[[backend.server]]\nname = \"new\"\nregion = \"lagos\"\naddress = \"udp://10.0.10.13:5060\"\n";
+    let mut config = Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text)));
+    for (old, new) in [(0, 4), (4, 0)] {
+        let same = config.backends[0].servers[old].clone();
+        let server = &mut config.backends[0].servers[new];
+        (server.address, server.sources) = (same.address, same.sources);
+        let states = [(same.id, leaving)].into();
+        let host = Host::default();
+        let ingredients = Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 1 };
+        let snapshot = Snapshot::build(&ingredients, None);
+        assert_eq!(snapshot.server_at(&same.address), Some(new), "what comes from the address is the one's that stays");
+        assert_eq!(snapshot.server_reached_at(&same.address), Some(new));
+        let at = snapshot.server(same.id).unwrap();
+        assert!(snapshot.servers[at].sends_from(&same.address), "and the answers to the other's requests are good");
+        assert!(!reached(&snapshot).contains(&snapshot.servers[at].name));
+    }
+}
+
+/// Sockets are known by their lanes: an address that stays keeps its own, whatever comes before it in the file.
+#[test]
+fn an_address_keeps_its_lane() {
+    let lanes = |snapshot: &Snapshot| {
+        let lane = |bind: &Bind| {
+            assert_eq!(snapshot.bind_of_lane(bind.lane.into()).map(|at| &snapshot.binds[at]), Some(bind));
+            (bind.address.port(), bind.lane)
+        };
+        snapshot.binds.iter().map(lane).collect::<Vec<_>>()
+    };
+    let before = build(TEXT, &[], None);
+    assert_eq!(lanes(&before), [(5060, 0), (5070, 1), (5060, 2)], "the third is inside");
+    let other =
+        TEXT.replace("[\"udp://203.0.113.10:5060\", ", "[\"udp://203.0.113.10:5080\", \"udp://203.0.113.10:5090\", ");
+    let after = build(&other, &[], Some(&before));
+    assert_eq!(lanes(&after), [(5080, 3), (5090, 4), (5070, 1), (5080, 5)], "no lane is reused before it is closed");
+    assert_eq!((after.bind_of_lane(0), after.bind_of_lane(2), after.bind_of_lane(99)), (None, None, None));
+    assert_eq!(lanes(&build(TEXT, &[], Some(&after))), [(5060, 0), (5070, 1), (5060, 2)]);
+}
+
 #[test]
 fn a_source_prefers_the_region_of_its_longest_network() {
     let snapshot = build(TEXT, &[], None);

@@ -1,0 +1,230 @@
+//! The unix socket of HAProxy's runtime API: a line comes in, its answer goes out with an empty line behind it, the
+//! connection is closed; `prompt` keeps it open.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::answer::Answerer;
+use super::command::{Command, Severity, parse, split};
+use super::{Request, View, Who};
+
+/// Connections at a time; HAProxy's has ten. Others wait in the kernel's queue.
+const CONNECTIONS: usize = 16;
+/// HAProxy's `tune.bufsize`: a longer line is no command.
+const LONGEST_LINE: usize = 16_384;
+/// HAProxy's default: so long a connection may be idle.
+const IDLE: Duration = Duration::from_secs(10);
+/// A prompt that somebody forgot must not stay for ever.
+const LONGEST_IDLE: u64 = 24 * 60 * 60;
+
+/// Whoever may write to it commands: its owner and its group.
+const MODE: u32 = 0o660;
+
+/// A socket that could not be had, with what to do.
+#[derive(Debug)]
+pub struct OpenError(String);
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// An open door: nobody is heard before [`RuntimeSocket::serve`]. The file goes when it is dropped.
+pub struct RuntimeSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl RuntimeSocket {
+    /// Makes the socket. A file that a dead process left is replaced.
+    ///
+    /// # Errors
+    /// Where another process listens there, where something else stands there, or the directory refuses it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let cannot = |error: io::Error| {
+            let folder = path.parent().unwrap_or(path).display();
+            OpenError(format!("{}: {error}; {folder} must be a directory that this user may write to", path.display()))
+        };
+        vacant(path)?;
+        // Made under another name, so that nobody finds it before it has its permissions, and put in place in one step.
+        let before = path.with_extension(format!("{}", std::process::id()));
+        let _ = std::fs::remove_file(&before);
+        let made = make(&before).and_then(|listener| {
+            std::fs::rename(&before, path)?;
+            UnixListener::from_std(listener)
+        });
+        if made.is_err() {
+            let _ = std::fs::remove_file(&before);
+        }
+        Ok(Self { listener: made.map_err(cannot)?, path: path.to_owned() })
+    }
+
+    /// Answers whoever comes, for ever.
+    pub async fn serve(self, view: View, requests: mpsc::Sender<Request>) {
+        let (answerer, room) = (Answerer { view, requests }, Arc::new(Semaphore::new(CONNECTIONS)));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let answerer = answerer.clone();
+                    tokio::spawn(async move {
+                        Connection::new(stream, answerer).serve().await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the runtime socket accepts nobody for a second");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for RuntimeSocket {
+    fn drop(&mut self) {
+        // Where it is gone already there is nothing to do.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Looks whether a path is free, or only a dead process's.
+fn vacant(path: &Path) -> Result<(), OpenError> {
+    let name = path.display();
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => {
+            Err(OpenError(format!("{name}: something else stands there; remove it, or write another `runtime_socket`")))
+        }
+        Ok(_) if StdUnixStream::connect(path).is_ok() => Err(OpenError(format!(
+            "{name}: another process listens there: stop it, or give each its own `runtime_socket` in [global]; \
+             `ss -lxp src {name}` tells which"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn make(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Before anybody can connect.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
+    socket.listen(CONNECTIONS as i32)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// One connection.
+struct Connection {
+    stream: UnixStream,
+    answerer: Answerer,
+    who: Who,
+    interactive: bool,
+    severity: Severity,
+    idle: Duration,
+}
+
+/// What comes after an answer.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Close,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, answerer: Answerer) -> Self {
+        let who = match stream.peer_cred() {
+            Ok(peer) => Who::Peer { uid: peer.uid(), pid: peer.pid().unwrap_or_default() },
+            Err(_) => Who::Peer { uid: u32::MAX, pid: 0 },
+        };
+        Self { stream, answerer, who, interactive: false, severity: Severity::None, idle: IDLE }
+    }
+
+    /// Until it is closed from either side, or nothing comes for too long.
+    async fn serve(&mut self) {
+        let mut input = Vec::new();
+        loop {
+            while let Some(end) = memchr::memchr(b'\n', &input) {
+                let line: Vec<_> = input.drain(..=end).collect();
+                if self.line(&String::from_utf8_lossy(&line)).await == Then::Close {
+                    return;
+                }
+                // Several lines that came in one piece are all answered.
+                if !self.interactive && memchr::memchr(b'\n', &input).is_none() {
+                    return;
+                }
+            }
+            if input.len() > LONGEST_LINE {
+                let _ = self.say("The line is too long.\n\n").await;
+                return;
+            }
+            match timeout(self.idle, self.stream.read_buf(&mut input)).await {
+                Ok(Ok(read)) if read > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Answers each command of a line.
+    async fn line(&mut self, line: &str) -> Then {
+        for words in split(line) {
+            let answered = match parse(&words) {
+                Ok(Command::Quit) => return Then::Close,
+                Ok(command) => self.command(command).await,
+                Err(error) => Err(error),
+            };
+            let mut text = answered.unwrap_or_else(|error| self.graded(&error));
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text += if self.interactive { "\n> " } else { "\n" };
+            if self.say(&text).await == Then::Close {
+                return Then::Close;
+            }
+        }
+        Then::GoOn
+    }
+
+    async fn command(&mut self, command: Command) -> Result<String, String> {
+        match &command {
+            Command::Prompt => self.interactive = !self.interactive,
+            Command::SetSeverity(severity) => self.severity = *severity,
+            Command::SetTimeout(seconds) => {
+                let seconds: u64 = seconds.trim_end_matches('s').parse().map_err(|_| "Invalid timeout value.")?;
+                self.idle = Duration::from_secs(seconds.clamp(1, LONGEST_IDLE));
+            }
+            _ => {}
+        }
+        self.answerer.answer(command, self.who).await
+    }
+
+    /// An error with its severity in front, where that was asked for.
+    fn graded(&self, error: &str) -> String {
+        match self.severity {
+            Severity::None => error.to_owned(),
+            Severity::Number => format!("[3]: {error}"),
+            Severity::String => format!("[err]: {error}"),
+        }
+    }
+
+    /// Whoever does not read what they asked for is left alone.
+    async fn say(&mut self, text: &str) -> Then {
+        match timeout(self.idle, self.stream.write_all(text.as_bytes())).await {
+            Ok(Ok(())) => Then::GoOn,
+            _ => Then::Close,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What differs between two configurations, in words for the log and for whoever asked for a reload.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use super::{Backend, Config, Frontend, Server};
+
+/// One line for each thing that differs, in the order of the configurations: what is new or changed, then what is gone.
+pub fn difference(before: &Config, after: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let global = [("cluster_key_file", before.cluster_key_file != after.cluster_key_file)];
+    lines.extend(global.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changed")));
+    let named = |frontend: &Frontend| frontend.name.clone();
+    by_name(&mut lines, "frontend", (&before.frontends, &after.frontends), named, |was, is, lines| {
+        frontend(was, is, (before, after), lines);
+    });
+    let named = |backend: &Backend| backend.name.clone();
+    by_name(&mut lines, "backend", (&before.backends, &after.backends), named, backend);
+    for after in &after.backends {
+        let servers = before.backends.iter().find(|other| other.name == after.name).map_or(&[][..], |b| &b.servers);
+        let named = |server: &Server| format!("{}/{}", after.name, server.name);
+        by_name(&mut lines, "server", (servers, &after.servers), named, server);
+    }
+    lines
+}
+
+/// What of a new configuration waits for a restart, and why: threads and tables are made once.
+pub fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    if before.workers != after.workers {
+        lines.push(format!("workers stays at {}: a restart makes it {}", before.workers, after.workers));
+    }
+    if before.runtime_socket != after.runtime_socket {
+        lines.push("runtime_socket stays where it is: a restart moves it".to_owned());
+    }
+    let pins = |config: &Config| config.backends.iter().map(|backend| backend.pin.size).sum::<usize>();
+    if pins(before) != pins(after) {
+        let (before, after) = (pins(before), pins(after));
+        lines.push(format!("the pin table stays at {before} calls: a restart makes it {after}"));
+    }
+    for after in &after.backends {
+        let before = before.backends.iter().find(|other| other.name == after.name);
+        let sticks = before.and_then(|before| Some((before.stick.as_ref()?, after.stick.as_ref()?)));
+        if let Some((was, is)) = sticks.filter(|(was, is)| was.on == is.on && was.size != is.size) {
+            let (name, was, is) = (&after.name, was.size, is.size);
+            lines.push(format!("the stick table of {name} stays at {was} keys: a restart makes it {is}"));
+        }
+    }
+    lines
+}
+
+/// Compares two lists by the names of their members: what is new, what is gone, and what `changed` says of the rest.
+fn by_name<'a, T>(
+    lines: &mut Vec<String>,
+    kind: &str,
+    (before, after): (&'a [T], &'a [T]),
+    name: impl Fn(&T) -> String + Copy,
+    changed: impl Fn(&T, &T, &mut Vec<String>),
+) {
+    let by_name = |members: &'a [T]| members.iter().map(|member| (name(member), member)).collect::<HashMap<_, _>>();
+    let (old, new) = (by_name(before), by_name(after));
+    for member in after {
+        let own = name(member);
+        match old.get(&own) {
+            None => lines.push(format!("{kind} {own} added")),
+            Some(other) => {
+                let mut changes = Vec::new();
+                changed(other, member, &mut changes);
+                lines.extend(changes.into_iter().map(|change| format!("{kind} {own}: {change}")));
+            }
+        }
+    }
+    let gone = before.iter().map(name).filter(|name| !new.contains_key(name));
+    lines.extend(gone.map(|name| format!("{kind} {name} removed")));
+}
+
+/// Notes `key was -> is` where the two differ.
+fn value<T: PartialEq + Debug>(lines: &mut Vec<String>, key: &str, was: &T, is: &T) {
+    if was != is {
+        lines.push(format!("{key} {was:?} -> {is:?}"));
+    }
+}
+
+/// Notes that a key differs whose value is too long for a line.
+fn changed<T: PartialEq>(lines: &mut Vec<String>, key: &str, was: &T, is: &T) {
+    if was != is {
+        lines.push(format!("{key} changed"));
+    }
+}
+
+/// Notes which members came and which went.
+fn members<T: Eq + Hash>(lines: &mut Vec<String>, key: &str, was: &[T], is: &[T], word: impl Fn(&T) -> String) {
+    let (old, new): (HashSet<_>, HashSet<_>) = (was.iter().collect(), is.iter().collect());
+    lines
+        .extend(is.iter().filter(|member| !old.contains(member)).map(|member| format!("{key} {} added", word(member))));
+    let gone = was.iter().filter(|member| !new.contains(member));
+    lines.extend(gone.map(|member| format!("{key} {} removed", word(member))));
+}
+
+fn frontend(was: &Frontend, is: &Frontend, (before, after): (&Config, &Config), lines: &mut Vec<String>) {
+    let backend = |config: &Config, at: usize| config.backends[at].name.clone();
+    // Positions mean something in their own configuration only.
+    let routes = |config: &Config, frontend: &Frontend| {
+        let name =
+            |route: &super::Route| (super::Route { backend: 0, ..route.clone() }, backend(config, route.backend));
+        frontend.routes.iter().map(name).collect::<Vec<_>>()
+    };
+    members(lines, "bind", &was.binds, &is.binds, |bind| format!("{}://{}", bind.transport.name(), bind.address));
+    value(lines, "backend", &backend(before, was.backend), &backend(after, is.backend));
+    changed(lines, "routes", &routes(before, was), &routes(after, is));
+    changed(lines, "limits", &was.limits, &is.limits);
+    changed(lines, "advertise", &was.advertise, &is.advertise);
+    changed(lines, "inside", &was.inside, &is.inside);
+    let rest = |frontend: &Frontend| Frontend {
+        binds: Vec::new(),
+        backend: 0,
+        routes: Vec::new(),
+        limits: is.limits.clone(),
+        advertise: is.advertise,
+        inside: is.inside,
+        ..frontend.clone()
+    };
+    changed(lines, "other keys", &rest(was), &rest(is));
+}
+
+fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
+    let weights = |backend: &Backend| {
+        backend.regions.iter().map(|region| (region.name.clone(), region.weight)).collect::<Vec<_>>()
+    };
+    for (name, weight) in weights(is) {
+        match weights(was).iter().find(|(other, _)| *other == name) {
+            None => lines.push(format!("region {name} added with weight {weight}")),
+            Some((_, before)) => value(lines, &format!("region {name} weight"), before, &weight),
+        }
+    }
+    let gone = weights(was).into_iter().filter(|(name, _)| !is.regions.iter().any(|region| region.name == *name));
+    lines.extend(gone.map(|(name, _)| format!("region {name} removed")));
+    value(lines, "balance", &was.balance.word(), &is.balance.word());
+    changed(lines, "check", &was.check, &is.check);
+    changed(lines, "stick", &was.stick, &is.stick);
+    changed(lines, "pin", &was.pin, &is.pin);
+    let rest = |backend: &Backend| Backend {
+        regions: Vec::new(),
+        servers: Vec::new(),
+        balance: is.balance,
+        check: None,
+        stick: None,
+        pin: is.pin,
+        ..backend.clone()
+    };
+    let clients = |backend: &Backend| backend.regions.iter().map(|region| region.clients.clone()).collect::<Vec<_>>();
+    changed(lines, "other keys", &(rest(was), clients(was)), &(rest(is), clients(is)));
+}
+
+fn server(was: &Server, is: &Server, lines: &mut Vec<String>) {
+    value(lines, "weight", &was.weight, &is.weight);
+    value(lines, "address", &was.address, &is.address);
+    value(lines, "max_calls", &was.max_calls, &is.max_calls);
+    let rest = |server: &Server| Server { weight: 0, max_calls: 0, address: is.address, region: 0, ..server.clone() };
+    changed(lines, "other keys", &rest(was), &rest(is));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+[[frontend]]
+name = "sip"
+bind = "udp://127.0.0.1:5060"
+backend = "b"
+
+[frontend.limits]
+per_source_rate = "200/s"
+
+[[backend]]
+name = "b"
+stick = { on = "source" }
+
+[[backend.region]]
+name = "lagos"
+weight = 70
+
+[[backend.server]]
+name = "one"
+region = "lagos"
+address = "udp://127.0.0.2:5060"
+
+[[backend.server]]
+name = "two"
+region = "lagos"
+address = "udp://127.0.0.3:5060"
+"#;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)))
+    }
+
+    fn after(changes: &[(&str, &str)]) -> Config {
+        config(&changes.iter().fold(TEXT.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        }))
+    }
+
+    #[test]
+    fn what_differs_is_said_in_the_words_of_the_file() {
+        let before = config(TEXT);
+        assert_eq!(difference(&before, &before), [""; 0]);
+        for (changes, said) in [
+            (&[("\"200/s\"", "\"100/s\"")][..], &["frontend sip: limits changed"][..]),
+            (&[("weight = 70", "weight = 30")], &["backend b: region lagos weight 70 -> 30"]),
+            (&[("0.3:5060\"", "0.3:5060\"\nweight = 7")], &["server b/two: weight 100 -> 7"]),
+            (&[("0.3:5060\"", "0.3:5060\"\nmax_calls = 9")], &["server b/two: max_calls 0 -> 9"]),
+            (&[("stick =", "balance = \"first\"\nstick =")], &["backend b: balance \"hash\" -> \"first\""]),
+            (
+                &[("0.3:5060", "0.3:5062")],
+                &["server b/two: address 127.0.0.3:5060 -> 127.0.0.3:5062", "server b/two: other keys changed"],
+            ),
+            (&[("\"two\"", "\"three\"")], &["server b/three added", "server b/two removed"]),
+            (
+                &[("0.1:5060", "0.1:5062")],
+                &["frontend sip: bind udp://127.0.0.1:5062 added", "frontend sip: bind udp://127.0.0.1:5060 removed"],
+            ),
+            (&[("\"sip\"", "\"tel\"")], &["frontend tel added", "frontend sip removed"]),
+            (&[("\"sip\"", "\"sip\"\nrecord_route = false")], &["frontend sip: other keys changed"]),
+            (&[("\"source\"", "\"from-user\"")], &["backend b: stick changed"]),
+            (&[("stick =", "spill_below = \"10%\"\nstick =")], &["backend b: other keys changed"]),
+        ] {
+            assert_eq!(difference(&before, &after(changes)), said);
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_file_is_no_difference() {
+        let second = TEXT.rfind("[[backend.server]]").unwrap();
+        let first = TEXT.find("[[backend.server]]").unwrap();
+        let reordered = [&TEXT[..first], &TEXT[second..], &TEXT[first..second]].concat();
+        assert_eq!(difference(&config(TEXT), &config(&reordered)), [""; 0]);
+    }
+
+    #[test]
+    fn threads_and_tables_wait_for_a_restart() {
+        let before = config(TEXT);
+        let more = after(&[
+            ("\n[[frontend]]", "\n[global]\nworkers = 3\n[[frontend]]"),
+            ("{ on = \"source\" }", "{ on = \"source\", size = 5000 }\npin = { size = 2_000_000 }"),
+        ]);
+        let lines = needs_restart(&before, &more);
+        assert_eq!(
+            lines,
+            [
+                "workers stays at 0: a restart makes it 3",
+                "the pin table stays at 1000000 calls: a restart makes it 2000000",
+                "the stick table of b stays at 100000 keys: a restart makes it 5000",
+            ]
+        );
+        assert_eq!(needs_restart(&before, &before), [""; 0]);
+    }
+}

@@ -1,0 +1,86 @@
+//! The wiring: configuration and key to a snapshot, sockets, workers, checks; and the one who writes new snapshots.
+//!
+//! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `reload` takes a
+//! new configuration, `leaving` lets go what it removed; `checks` keeps the checks like the configuration.
+
+mod checks;
+mod control;
+mod leaving;
+mod reload;
+mod start;
+
+pub use start::{Source, read_config, read_keys, read_or_make_keys};
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::mpsc;
+
+use crate::admin::Request;
+use crate::config::Config;
+use crate::net::check::Changed;
+use crate::net::worker::{Setup, Workers};
+use crate::sip::token::{Keys, NameHash};
+use crate::state::binds::Host;
+use crate::state::health::Silence;
+use crate::state::server::ServerState;
+use crate::state::slow_start::SlowStarts;
+use crate::state::{Reason, Snapshot};
+use checks::Checks;
+use leaving::Leaving;
+
+/// Why the balancer could not start, with what to do.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration or the key file is faulty: exit code 78.
+    Config(String),
+    /// The host refused something: exit code 1.
+    Host(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Config(text) | Self::Host(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running balancer. Lives in a tokio runtime, which carries checks and control; messages have threads of their own.
+pub struct Balancer {
+    basis: Basis,
+    /// As it was at the start: threads and tables are made once.
+    first: Config,
+    /// Where the configuration was read; `None` where it came from no file.
+    source: Option<Source>,
+    /// [`crate::config::fingerprint`] of the text that is in force.
+    text: Arc<AtomicU64>,
+    setup: Setup,
+    /// Snapshots that a worker may still hold: the last drop of one must not fall on a worker.
+    retired: Vec<Arc<Snapshot>>,
+    workers: Workers,
+    worker_count: usize,
+    checks: Checks,
+    changes: mpsc::Receiver<Changed>,
+    requests: mpsc::Receiver<Request>,
+    door: mpsc::Sender<Request>,
+    silence: HashMap<NameHash, Silence>,
+    slow_starts: SlowStarts,
+    /// What the log has said of each [`Reason`].
+    told: [u64; Reason::ALL.len()],
+}
+
+/// What a snapshot is made of.
+struct Basis {
+    /// What the file says.
+    wanted: Config,
+    /// The same with what a reload removed and what is not gone yet.
+    config: Config,
+    leaving: Leaving,
+    keys: Keys,
+    host: Host,
+    states: HashMap<NameHash, ServerState>,
+}
