@@ -226,7 +226,12 @@ fn reload(requests: &mpsc::Sender<Request>, signal: &'static str) {
 
 /// The socket of the configuration must be had; without one the usual place is tried.
 fn open_runtime_socket(path: Option<&Path>) -> Result<Option<RuntimeSocket>, StartError> {
-    let opened = RuntimeSocket::open(path.unwrap_or(Path::new(RUNTIME_SOCKET)));
+    let usual = Path::new(RUNTIME_SOCKET);
+    if path.is_none() {
+        // Whoever may not make the directory is told so below.
+        let _ = std::fs::create_dir(usual.parent().unwrap_or(usual));
+    }
+    let opened = RuntimeSocket::open(path.unwrap_or(usual));
     match (opened, path) {
         (Ok(socket), _) => Ok(Some(socket)),
         (Err(error), Some(_)) => Err(StartError::Host(format!("{error}\n"))),

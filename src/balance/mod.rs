@@ -129,7 +129,9 @@ impl Balance {
     #[inline]
     pub fn find(&self, key: u64, prefer: Option<u32>, call: bool, mut takes: impl FnMut(u32) -> bool) -> Option<u32> {
         let pool = self.pool_for(key, prefer)?;
-        match pool.choose(server_row(key), call).filter(|id| takes(*id)) {
+        let row = server_row(key);
+        let chosen = if pool.algorithm() == Algorithm::Hash { pool.table.pick(row) } else { pool.choose(row, call) };
+        match chosen.filter(|id| takes(*id)) {
             Some(found) => Some(found),
             None => self.another(key, pool, call, &mut takes),
         }

@@ -140,6 +140,7 @@ impl Pool {
         Some(self.seats[at].1.into())
     }
 
+    #[inline]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

@@ -210,12 +210,12 @@ impl Case<'_> {
         if !self.opens() {
             return backend.balance.pick(key, prefer).and_then(position).ok_or(Reason::NoServer);
         }
-        let mut offered = None;
+        let (mut offered, call) = (None, self.opens_call());
         let takes = |id| {
             offered = position(id);
-            offered.is_some_and(|server| failed != Some(server) && self.takes(server))
+            offered.is_some_and(|server| failed != Some(server) && (!call || self.snapshot.take_call(server, self.now)))
         };
-        match backend.balance.find(key, prefer, self.opens_call(), takes).and(offered) {
+        match backend.balance.find(key, prefer, call, takes).and(offered) {
             Some(server) => Ok(server),
             None if failed.is_none() && !backend.balance.is_empty() => Err(Reason::ServersFull),
             None => Err(Reason::NoServer),

@@ -14,27 +14,32 @@ pub const fn raw_len(text: usize) -> usize {
     text * 5 / 8
 }
 
-/// Room for the text of so many bytes as it is written: in whole steps. The bytes themselves need no more.
+/// Room for the text of so many bytes as it is written: in whole steps.
 pub const fn room_len(raw: usize) -> usize {
-    text_len(raw).next_multiple_of(STEP_TEXT)
+    text_len(raw).next_multiple_of(STEP)
 }
 
-/// How many characters a step writes, and how many bytes of `raw` it reads: it looks at three more.
-const STEP_TEXT: usize = 16;
-const STEP_RAW: usize = 10;
-const LOOK: usize = STEP_RAW + 3;
+/// How many characters are written or read at once.
+const STEP: usize = 16;
 
-/// Writes `raw` as base32, sixteen characters at a time for as long as `text` has room; `raw` must be at least three bytes
-/// longer than what that takes. What belongs to the text are the first [`text_len`] characters: the bit behind the last
-/// byte must be zero up to there.
+/// Writes bytes as base32, sixteen characters at a time for as long as `text` has room. The bytes come as words, the first
+/// byte on top, for what makes them has them in registers; those that are not there are zero. What belongs to the text
+/// are the first [`text_len`] characters.
 #[inline(always)]
-pub fn encode(raw: &[u8], text: &mut [u8]) {
-    for (step, text) in text.as_chunks_mut::<STEP_TEXT>().0.iter_mut().enumerate() {
-        let Some(raw) = raw.get(STEP_RAW * step..).and_then(|raw| raw.first_chunk::<LOOK>()) else { return };
-        let group = |at: usize| u64::from_be_bytes(raw[at..at + 8].try_into().unwrap_or_default()) >> 24;
-        *text = letters(spread(u64x2::new([group(0), group(5)]))).to_array();
+pub fn encode<const N: usize>(raw: &[u64; N], text: &mut [u8]) {
+    let word = |at: usize| raw.get(at).copied().unwrap_or_default();
+    let group = |n: usize| {
+        let (at, shift) = (GROUP * n / 64, (GROUP * n % 64) as u32);
+        // What of the group stands in the next word; two shifts, for that may be nothing.
+        (word(at) << shift | word(at + 1) >> 1 >> (63 - shift)) >> (64 - GROUP)
+    };
+    for (step, text) in text.as_chunks_mut::<STEP>().0.iter_mut().enumerate() {
+        *text = letters(spread(u64x2::new([group(2 * step), group(2 * step + 1)]))).to_array();
     }
 }
+
+/// Bits of eight characters.
+const GROUP: usize = 40;
 
 /// Two groups of forty bits as sixteen bytes of five bits each: halved three times.
 #[inline(always)]
@@ -63,18 +68,16 @@ fn letters(values: u8x16) -> u8x16 {
     cast(values + i8x16::splat(b'a' as i8) - gap)
 }
 
-/// Reads base32 into `raw`, in either case, and says how many bytes that are. `None` where a character is none of the
-/// alphabet, a bit that belongs to no byte is set (one value has one text), or it does not fit; `raw` must have room for
-/// three bytes more than whole steps of ten.
+/// Reads base32 in either case, into words as [`encode`] takes them, and says how many bytes that are. `None` where a
+/// character is none of the alphabet, a bit that belongs to no byte is set (one value has one text), or it does not fit.
 #[inline(always)]
-pub fn decode<const N: usize>(text: &[u8], raw: &mut [u8; N]) -> Option<usize> {
+pub fn decode<const N: usize>(text: &[u8]) -> Option<([u64; N], usize)> {
     let len = raw_len(text.len());
-    let (steps, rest) = text.as_chunks::<STEP_TEXT>();
-    let mut last = [b'a'; STEP_TEXT];
+    let (steps, rest) = text.as_chunks::<STEP>();
+    let mut last = [b'a'; STEP];
     last[..rest.len()].copy_from_slice(rest);
-    let mut wrong = u8x16::ZERO;
+    let (mut raw, mut wrong) = ([0; N], u8x16::ZERO);
     for (step, text) in steps.iter().chain([&last]).enumerate() {
-        let room = raw.get_mut(STEP_RAW * step..).and_then(|raw| raw.first_chunk_mut::<LOOK>())?;
         let text = u8x16::new(*text);
         // Letters, and only they, have the bit 0x40: their case is 0x20.
         let letter: u8x16 = cast(cast::<_, u16x8>(text & u8x16::splat(0x40)) >> 1);
@@ -84,13 +87,19 @@ pub fn decode<const N: usize>(text: &[u8], raw: &mut [u8; N]) -> Option<usize> {
         let values = values & u8x16::splat(0x1f);
         // A character of the alphabet is what its value reads as again.
         wrong |= letters(values) ^ lower;
-        let [first, second] = gather(values);
-        room[..8].copy_from_slice(&first.to_be_bytes());
-        room[5..].copy_from_slice(&second.to_be_bytes());
+        for (group, n) in gather(values).into_iter().zip(2 * step..) {
+            let (at, shift) = (GROUP * n / 64, (GROUP * n % 64) as u32);
+            if let Some(word) = raw.get_mut(at) {
+                *word |= group >> shift;
+            }
+            if let Some(word) = raw.get_mut(at + 1) {
+                *word |= group << 1 << (63 - shift);
+            }
+        }
     }
-    let rest = raw.get(len..)?.first_chunk::<4>()?;
-    let good = wrong == u8x16::ZERO && u32::from_be_bytes(*rest) == 0 && text_len(len) == text.len();
-    good.then_some(len)
+    let behind = raw.get(len / 8)? << (8 * (len % 8));
+    let good = wrong == u8x16::ZERO && behind == 0 && text_len(len) == text.len();
+    good.then_some((raw, len))
 }
 
 #[cfg(test)]
@@ -99,15 +108,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn encoded(raw: &[u8]) -> String {
+        let mut words = [0; 8];
+        raw.iter().zip(0..).for_each(|(byte, n)| words[n / 8] |= u64::from(*byte) << (56 - n % 8 * 8));
         let mut room = [0; 96];
-        encode(&[raw, &[0; 80]].concat(), &mut room);
+        encode(&words, &mut room);
         String::from_utf8(room[..text_len(raw.len())].to_vec()).unwrap()
     }
 
     fn decoded(text: &[u8]) -> Option<Vec<u8>> {
-        let mut raw = [0xff; 80];
-        let len = decode(text, &mut raw)?;
-        Some(raw[..len].to_vec())
+        let (words, len) = decode::<8>(text)?;
+        Some(words.iter().flat_map(|word| word.to_be_bytes()).take(len).collect())
     }
 
     /// Bit by bit.
@@ -152,6 +162,6 @@ mod tests {
         for text in ["a", "aaa", "a1", "aab", "a=", "aa\u{e9}"] {
             assert_eq!(decoded(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(decode(&[b'a'; 40], &mut [0; 28]), None, "it does not fit");
+        assert_eq!(decode::<3>(&[b'a'; 40]), None, "it does not fit");
     }
 }

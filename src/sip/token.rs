@@ -125,9 +125,7 @@ impl Keys {
     /// The To tag of our own answers to a transaction: the same each time, so that a stateless server answers a
     /// retransmission alike and knows the ACK (RFC 3261 §8.2.7).
     pub fn tag(&self, transaction: u64) -> [u8; TAG_LEN] {
-        let mut raw = [0; 16];
-        raw[..8].copy_from_slice(&self.tag.hash(&transaction.to_be_bytes()).to_be_bytes());
-        tag_text(&raw)
+        tag_text(self.tag.hash(&transaction.to_be_bytes()))
     }
 
     /// A number that two nodes can compare to see whether they hold the same file; says nothing about the secrets.
@@ -155,9 +153,9 @@ pub struct Transaction<'a> {
 
 /// Eight bytes as text, which a To tag and a send time are.
 #[inline(always)]
-fn tag_text(raw: &[u8; 16]) -> [u8; TAG_LEN] {
+fn tag_text(raw: u64) -> [u8; TAG_LEN] {
     let mut text = [0; room_len(8)];
-    encode(raw, &mut text);
+    encode(&[raw], &mut text);
     *text.first_chunk().unwrap_or(&[0; TAG_LEN])
 }
 
@@ -202,7 +200,7 @@ pub const BRANCH_LEN: usize = text_len(BRANCH_RAW);
 /// What a branch's text says, its MAC included, and the call that it is of: what the parameters beside it are sealed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawBranch {
-    raw: [u8; BRANCH_RAW],
+    raw: [u64; BRANCH_RAW.div_ceil(8)],
     call: u64,
 }
 
@@ -210,9 +208,7 @@ impl RawBranch {
     /// Whether the branch's own MAC is right.
     #[inline]
     pub fn is_sealed(&self, keys: &Keys) -> bool {
-        let mut input = self.raw;
-        input[BRANCH_BODY..].copy_from_slice(&self.call.to_be_bytes());
-        self.raw[BRANCH_BODY..] == keys.branch.hash(&input).to_be_bytes()
+        Raw { words: self.raw, len: BRANCH_BODY }.is_sealed(&keys.branch, |bound| bound.put(self.call, 8))
     }
 }
 
@@ -220,15 +216,14 @@ impl Branch {
     /// Writes the token. `call` is [`Keys::call`] of the request's Call-ID.
     #[inline(always)]
     pub fn seal(&self, call: u64, keys: &Keys) -> ([u8; BRANCH_LEN], RawBranch) {
-        let mut raw = Writer::<{ room_len(BRANCH_RAW) }>::new();
-        raw.put([VERSION | matches!(self.direction, Direction::ToClient) as u8]);
-        raw.put(self.server.0.to_be_bytes());
-        raw.put(self.transaction.to_be_bytes());
-        raw.seal(&keys.branch, |bound| bound.put(call.to_be_bytes()));
+        let mut raw = Raw::new();
+        raw.put((VERSION | matches!(self.direction, Direction::ToClient) as u8).into(), 1);
+        raw.put(self.server.0.into(), 4);
+        raw.put(self.transaction, 8);
+        raw.seal(&keys.branch, |bound| bound.put(call, 8));
         let mut text = [0; room_len(BRANCH_RAW)];
-        encode(&raw.bytes, &mut text);
-        let (text, raw) = (text.first_chunk(), raw.bytes.first_chunk());
-        (*text.unwrap_or(&[0; BRANCH_LEN]), RawBranch { raw: *raw.unwrap_or(&[0; BRANCH_RAW]), call })
+        encode(&raw.words, &mut text);
+        (*text.first_chunk().unwrap_or(&[0; BRANCH_LEN]), RawBranch { raw: raw.words, call })
     }
 
     /// Reads what stands behind the cookie of a branch.
@@ -246,18 +241,15 @@ impl Branch {
     #[inline]
     pub fn read(text: &[u8], call: u64) -> Option<(Self, RawBranch)> {
         let text: &[u8; BRANCH_LEN] = text.try_into().ok()?;
-        let mut bytes = [0; room_len(BRANCH_RAW)];
-        decode(text, &mut bytes)?;
-        let mut reader = Reader { bytes: &bytes, at: 0 };
-        let [first] = reader.take();
-        let direction = match first ^ VERSION {
+        let (words, _) = decode(text)?;
+        let mut raw = Raw { words, len: 0 };
+        let direction = match raw.take(1) as u8 ^ VERSION {
             0 => Direction::ToServer,
             1 => Direction::ToClient,
             _ => return None,
         };
-        let (server, transaction) = (u32::from_be_bytes(reader.take()), u64::from_be_bytes(reader.take()));
-        let branch = Self { direction, server: NameHash(server), transaction };
-        Some((branch, RawBranch { raw: *bytes.first_chunk()?, call }))
+        let branch = Self { direction, server: NameHash(raw.take(4) as u32), transaction: raw.take(8) };
+        Some((branch, RawBranch { raw: words, call }))
     }
 }
 
@@ -281,8 +273,13 @@ const fn way_raw(v6: bool, stick: bool) -> usize {
     1 + 4 + 2 * (if v6 { 18 } else { 6 }) + (if stick { 8 } else { 0 }) + MAC_LEN
 }
 
-/// Room for a way before it is text, and for what it is bound to.
-const WAY_RAW_ROOM: usize = room_len(way_raw(true, true)) + BRANCH_RAW;
+/// A way's first byte.
+const fn way_first(v6: bool, stick: bool) -> u8 {
+    VERSION | if v6 { WAY_V6 } else { 0 } | if stick { WAY_STICK } else { 0 }
+}
+
+/// Words of a way with what it is bound to in place of its MAC.
+const WAY_WORDS: usize = (way_raw(true, true) + BRANCH_RAW).div_ceil(8);
 /// Room for the text of any way.
 pub const WAY_LEN_MAX: usize = room_len(way_raw(true, true));
 
@@ -306,20 +303,17 @@ impl Way {
         keys: &Keys,
         text: &mut [u8; WAY_LEN_MAX],
     ) -> usize {
-        let mut raw = Writer::<WAY_RAW_ROOM>::new();
-        raw.put([VERSION | if V6 { WAY_V6 } else { 0 } | if STICK { WAY_STICK } else { 0 }]);
-        raw.put(self.frontend.0.to_be_bytes());
+        let mut raw = Raw::<WAY_WORDS>::new();
+        raw.put(way_first(V6, STICK).into(), 1);
+        raw.put(self.frontend.0.into(), 4);
         raw.put_address::<V6>(self.local);
         raw.put_address::<V6>(self.remote);
         if STICK {
-            raw.put(self.stick.unwrap_or_default().to_be_bytes());
+            raw.put(self.stick.unwrap_or_default(), 8);
         }
-        raw.seal(&keys.way, |bound| {
-            bound.put(branch.raw);
-            bound.put(branch.call.to_be_bytes());
-        });
+        raw.seal(&keys.way, |bound| bound.put_branch(branch));
         let len = way_raw(V6, STICK);
-        encode(&raw.bytes, &mut text[..room_len(len)]);
+        encode(&raw.words, &mut text[..room_len(len)]);
         text_len(len)
     }
 
@@ -349,21 +343,19 @@ impl Way {
         keys: &Keys,
     ) -> Result<Self, TokenError> {
         let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
-        let mut bytes = [0; WAY_RAW_ROOM];
-        decode(text, &mut bytes).ok_or(TokenError::Foreign)?;
-        let mut reader = Reader { bytes: &bytes, at: 0 };
-        if reader.take() != [VERSION | if V6 { WAY_V6 } else { 0 } | if STICK { WAY_STICK } else { 0 }] {
+        let (words, _) = decode::<WAY_WORDS>(text).ok_or(TokenError::Foreign)?;
+        let mut raw = Raw { words, len: 0 };
+        if raw.take(1) as u8 != way_first(V6, STICK) {
             return Err(TokenError::Foreign);
         }
-        let frontend = NameHash(u32::from_be_bytes(reader.take()));
-        let (local, remote) = (reader.address::<V6>(), reader.address::<V6>());
-        let stick = STICK.then(|| u64::from_be_bytes(reader.take()));
-        let body = reader.at;
-        let is_sealed = Writer { bytes, len: body }.is_sealed(&keys.way, |bound| {
-            bound.put(branch.raw);
-            bound.put(branch.call.to_be_bytes());
-        });
-        if is_sealed { Ok(Self { frontend, local, remote, stick }) } else { Err(TokenError::Forged) }
+        let frontend = NameHash(raw.take(4) as u32);
+        let (local, remote) = (raw.take_address::<V6>(), raw.take_address::<V6>());
+        let stick = STICK.then(|| raw.take(8));
+        if raw.is_sealed(&keys.way, |bound| bound.put_branch(branch)) {
+            Ok(Self { frontend, local, remote, stick })
+        } else {
+            Err(TokenError::Forged)
+        }
     }
 }
 
@@ -381,17 +373,12 @@ pub const TIME_LEN: usize = text_len(8);
 impl SendTime {
     #[inline(always)]
     pub fn write(self) -> [u8; TIME_LEN] {
-        let mut raw = [0; 16];
-        raw[..8].copy_from_slice(&(u64::from(self.node) << 48 | self.micros & ((1 << 48) - 1)).to_be_bytes());
-        tag_text(&raw)
+        tag_text(u64::from(self.node) << 48 | self.micros & ((1 << 48) - 1))
     }
 
     pub fn read(text: &[u8]) -> Option<Self> {
-        let mut raw = [0; room_len(8)];
-        (text.len() == TIME_LEN && decode(text, &mut raw).is_some()).then(|| {
-            let value = u64::from_be_bytes(*raw.first_chunk().unwrap_or(&[0; 8]));
-            Self { node: (value >> 48) as u16, micros: value & ((1 << 48) - 1) }
-        })
+        let ([value, _], _) = decode(text).filter(|_| text.len() == TIME_LEN)?;
+        Some(Self { node: (value >> 48) as u16, micros: value & ((1 << 48) - 1) })
     }
 }
 
@@ -428,6 +415,8 @@ pub const SEALED_LEN_MIN: usize = text_len(sealed_raw(false));
 const SEALED_V6: usize = text_len(sealed_raw(true));
 /// Room for the text of any sealed token.
 pub const SEALED_LEN_MAX: usize = room_len(sealed_raw(true));
+/// Words of a sealed token: the call that it is bound to is as long as its MAC.
+const SEALED_WORDS: usize = sealed_raw(true).div_ceil(8);
 
 impl Sealed {
     /// Writes the token into `text` and says how long it is. `call` is [`Keys::call`] of the dialog's Call-ID; a Path
@@ -446,15 +435,16 @@ impl Sealed {
         let nat = if self.nat { SEAL_NAT } else { 0 };
         let transport = (self.flow.transport as u8) << SEAL_TRANSPORT;
         let path = if self.stands_in == SealedIn::Path { SEAL_PATH } else { 0 };
-        let mut raw = Writer::<SEALED_LEN_MAX>::new();
-        raw.put([VERSION | path, *id, if V6 { SEAL_V6 } else { 0 } | nat | transport]);
-        raw.put(self.server.0.to_be_bytes());
-        raw.put(self.frontend.0.to_be_bytes());
+        let flags = if V6 { SEAL_V6 } else { 0 } | nat | transport;
+        let mut raw = Raw::<SEALED_WORDS>::new();
+        raw.put(u32::from_be_bytes([0, VERSION | path, *id, flags]).into(), 3);
+        raw.put(self.server.0.into(), 4);
+        raw.put(self.frontend.0.into(), 4);
         raw.put_address::<V6>(self.flow.local);
         raw.put_address::<V6>(self.flow.remote);
-        raw.seal(key, |bound| bound.put(bound_to(self.stands_in, call).to_be_bytes()));
+        raw.seal(key, |bound| bound.put(bound_to(self.stands_in, call), 8));
         let len = sealed_raw(V6);
-        encode(&raw.bytes, &mut text[..room_len(len)]);
+        encode(&raw.words, &mut text[..room_len(len)]);
         text_len(len)
     }
 
@@ -473,10 +463,9 @@ impl Sealed {
 
     fn open_as<const V6: bool, const LEN: usize>(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
         let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
-        let mut bytes = [0; SEALED_LEN_MAX];
-        decode(text, &mut bytes).ok_or(TokenError::Foreign)?;
-        let mut reader = Reader { bytes: &bytes, at: 0 };
-        let [first, id, flags] = reader.take();
+        let (words, _) = decode::<SEALED_WORDS>(text).ok_or(TokenError::Foreign)?;
+        let mut raw = Raw { words, len: 0 };
+        let [_, first, id, flags] = (raw.take(3) as u32).to_be_bytes();
         let stands_in = match first ^ VERSION {
             0 => SealedIn::RecordRoute,
             SEAL_PATH => SealedIn::Path,
@@ -492,13 +481,11 @@ impl Sealed {
             return Err(TokenError::Foreign);
         }
         let (_, key) = keys.seals.iter().find(|(other, _)| *other == id).ok_or(TokenError::UnknownKey)?;
-        let (server, frontend) = (u32::from_be_bytes(reader.take()), u32::from_be_bytes(reader.take()));
-        let flow = Flow { transport, local: reader.address::<V6>(), remote: reader.address::<V6>() };
-        let sealed = Writer { bytes, len: reader.at };
-        if !sealed.is_sealed(key, |bound| bound.put(bound_to(stands_in, call).to_be_bytes())) {
+        let (server, frontend) = (NameHash(raw.take(4) as u32), NameHash(raw.take(4) as u32));
+        let flow = Flow { transport, local: raw.take_address::<V6>(), remote: raw.take_address::<V6>() };
+        if !raw.is_sealed(key, |bound| bound.put(bound_to(stands_in, call), 8)) {
             return Err(TokenError::Forged);
         }
-        let (server, frontend) = (NameHash(server), NameHash(frontend));
         Ok(Self { stands_in, server, frontend, flow, nat: flags & SEAL_NAT != 0 })
     }
 }
@@ -508,74 +495,105 @@ fn bound_to(stands_in: SealedIn, call: u64) -> u64 {
     if stands_in == SealedIn::Path { 0 } else { call }
 }
 
-/// Fixed bytes, filled from the front.
-struct Writer<const N: usize> {
-    bytes: [u8; N],
+/// A token before it is text: bytes as words, the first byte on top, written and read from the front. Where the compiler
+/// knows what stands where, all of it lives in registers.
+#[derive(Clone, Copy)]
+struct Raw<const N: usize> {
+    words: [u64; N],
+    /// How many bytes were written or read.
     len: usize,
 }
 
-impl<const N: usize> Writer<N> {
+impl<const N: usize> Raw<N> {
     #[inline(always)]
     fn new() -> Self {
-        Self { bytes: [0; N], len: 0 }
+        Self { words: [0; N], len: 0 }
     }
 
+    /// Appends the lowest `bytes` bytes of a value that has no others.
     #[inline(always)]
-    fn put<const M: usize>(&mut self, bytes: [u8; M]) {
-        self.bytes[self.len..self.len + M].copy_from_slice(&bytes);
-        self.len += M;
+    fn put(&mut self, value: u64, bytes: usize) {
+        let (at, used) = (self.len / 8, 8 * (self.len % 8));
+        let value = value << (64 - 8 * bytes);
+        self.words[at] |= value >> used;
+        if used + 8 * bytes > 64 {
+            self.words[at + 1] |= value << (64 - used);
+        }
+        self.len += bytes;
     }
 
     #[inline(always)]
     fn put_address<const V6: bool>(&mut self, address: SocketAddr) {
         match (V6, address.ip()) {
-            (false, IpAddr::V4(ip)) => self.put(ip.octets()),
-            (true, IpAddr::V6(ip)) => self.put(ip.octets()),
-            (true, IpAddr::V4(ip)) => self.put(ip.to_ipv6_mapped().octets()),
+            (false, IpAddr::V4(ip)) => self.put(ip.to_bits().into(), 4),
+            (true, IpAddr::V6(ip)) => self.put_v6(ip.to_bits()),
+            (true, IpAddr::V4(ip)) => self.put_v6(ip.to_ipv6_mapped().to_bits()),
             // A flow has two ends of one family.
-            (false, IpAddr::V6(_)) => self.put([0; 4]),
+            (false, IpAddr::V6(_)) => self.put(0, 4),
         }
-        self.put(address.port().to_be_bytes());
+        self.put(address.port().into(), 2);
     }
 
-    /// Puts the MAC behind what was written: that of it and of what `bind` writes in its place.
+    #[inline(always)]
+    fn put_v6(&mut self, ip: u128) {
+        self.put((ip >> 64) as u64, 8);
+        self.put(ip as u64, 8);
+    }
+
+    /// What a way is bound to.
+    #[inline(always)]
+    fn put_branch(&mut self, branch: &RawBranch) {
+        const REST: usize = BRANCH_RAW - 16;
+        let [first, second, rest] = branch.raw;
+        self.put(first, 8);
+        self.put(second, 8);
+        self.put(rest >> (64 - 8 * REST), REST);
+        self.put(branch.call, 8);
+    }
+
+    /// The next `bytes` bytes.
+    #[inline(always)]
+    fn take(&mut self, bytes: usize) -> u64 {
+        let (at, used) = (self.len / 8, 8 * (self.len % 8));
+        let mut value = self.words[at] << used;
+        if used + 8 * bytes > 64 {
+            value |= self.words[at + 1] >> (64 - used);
+        }
+        self.len += bytes;
+        value >> (64 - 8 * bytes)
+    }
+
+    #[inline(always)]
+    fn take_address<const V6: bool>(&mut self) -> SocketAddr {
+        let ip = match V6 {
+            false => IpAddr::from((self.take(4) as u32).to_be_bytes()),
+            true => IpAddr::from((u128::from(self.take(8)) << 64 | u128::from(self.take(8))).to_be_bytes()),
+        };
+        SocketAddr::new(ip, self.take(2) as u16)
+    }
+
+    /// The MAC of what was written and of what `bind` writes behind it.
+    #[inline(always)]
+    fn mac(mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) -> u64 {
+        bind(&mut self);
+        key.hash_words(&self.words, self.len)
+    }
+
+    /// Puts the MAC behind what was written.
     #[inline(always)]
     fn seal(&mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) {
-        let body = self.len;
-        bind(self);
-        let mac = key.hash(&self.bytes[..self.len]);
-        self.bytes[body..self.len].fill(0);
-        self.len = body;
-        self.put(mac.to_be_bytes());
+        self.put(self.mac(key, bind), MAC_LEN);
     }
 
-    /// Whether the MAC that stands behind what was written is the right one.
+    /// Whether the MAC that stands behind what was read is the right one.
     #[inline(always)]
     fn is_sealed(mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) -> bool {
-        let mac: [u8; MAC_LEN] = Reader { bytes: &self.bytes, at: self.len }.take();
-        bind(&mut self);
-        key.hash(&self.bytes[..self.len]).to_be_bytes() == mac
-    }
-}
-
-/// Fixed bytes, read from the front.
-struct Reader<'a, const N: usize> {
-    bytes: &'a [u8; N],
-    at: usize,
-}
-
-impl<const N: usize> Reader<'_, N> {
-    #[inline(always)]
-    fn take<const M: usize>(&mut self) -> [u8; M] {
-        let taken = self.bytes[self.at..].first_chunk().copied().unwrap_or([0; M]);
-        self.at += M;
-        taken
-    }
-
-    #[inline(always)]
-    fn address<const V6: bool>(&mut self) -> SocketAddr {
-        let ip = if V6 { IpAddr::from(self.take::<16>()) } else { IpAddr::from(self.take::<4>()) };
-        SocketAddr::new(ip, u16::from_be_bytes(self.take()))
+        let body = self.len;
+        let mac = self.take(MAC_LEN);
+        self.words[body / 8] &= !(u64::MAX >> (8 * (body % 8)));
+        self.words[body / 8 + 1..].fill(0);
+        self.len = body;
+        self.mac(key, bind) == mac
     }
 }
 

@@ -22,22 +22,25 @@ impl Snapshot {
     /// [`Snapshot::take_call`].
     #[inline]
     pub fn count_call(&self, written: Written, server: usize, reserved: bool) {
-        if written.moved_call() || reserved {
-            self.count_moved(written, server, reserved);
+        if !written.moved_call() && !reserved {
+            return;
+        }
+        let (gained, lost, here) = (written.gained(), written.lost(), Some(self.servers[server].id));
+        let by = i64::from(gained == here) - i64::from(lost == here) - i64::from(reserved);
+        if by != 0 {
+            self.count(server, by);
+        }
+        if gained.is_some() && gained != here || lost.is_some() && lost != here {
+            self.count_elsewhere(gained.filter(|_| gained != here), lost.filter(|_| lost != here));
         }
     }
 
-    fn count_moved(&self, written: Written, server: usize, reserved: bool) {
-        let (gained, lost) = (written.gained(), written.lost());
-        let id = self.servers[server].id;
-        let here = i64::from(gained == Some(id)) - i64::from(lost == Some(id)) - i64::from(reserved);
-        if here != 0 {
-            self.count(server, here);
-        }
-        // Another server's call moved here, or its entry gave way.
-        for (other, by) in [(gained, 1), (lost, -1)] {
-            if let Some(other) = other.filter(|other| *other != id).and_then(|other| self.server(other)) {
-                self.count(other, by);
+    /// Another server's call moved here, or its entry gave way.
+    #[cold]
+    fn count_elsewhere(&self, gained: Option<NameHash>, lost: Option<NameHash>) {
+        for (server, by) in [(gained, 1), (lost, -1)] {
+            if let Some(server) = server.and_then(|id| self.server(id)) {
+                self.count(server, by);
             }
         }
     }

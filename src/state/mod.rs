@@ -6,7 +6,7 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits, calls of servers | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, calls of servers, the lanes of addresses | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
