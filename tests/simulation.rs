@@ -116,6 +116,8 @@ struct Call {
     server: Option<usize>,
     /// A 2xx passed: the server keeps it even when dead.
     confirmed: bool,
+    /// The answer to its BYE passed: copies that come behind it are no call, and may go anywhere.
+    ended: bool,
     /// The VIP moved during it.
     moved_node: bool,
     /// Route headers and To tag of the client's requests inside the dialog.
@@ -297,6 +299,7 @@ impl World {
             client,
             server: None,
             confirmed: false,
+            ended: false,
             moved_node: false,
             client_routes: String::new(),
             to_tag: String::new(),
@@ -433,6 +436,9 @@ impl World {
     /// The heart of it: did this message go where its call belongs?
     fn check_passage(&mut self, original: &str, source: SocketAddr, to: SocketAddr, passage: Passage, sent: &[u8]) {
         let number = number_of(original);
+        if original.starts_with("SIP/2.0 200") && cseq_of(original).1 == "BYE" {
+            self.calls.entry(number).and_modify(|call| (call.confirmed, call.ended) = (false, true));
+        }
         match passage {
             Passage::RequestToServer { server, .. } => {
                 assert_eq!((source, to), (addr(INSIDE), server_address(server)));
@@ -450,7 +456,7 @@ impl World {
                 if method == "INVITE" && original.starts_with("SIP/2.0 200") && own_answer {
                     // Of a server that the call has left a 2xx may still come: its dialog goes by its own token, and
                     // what has none (the INVITE once more) stays where the call went.
-                    (call.server, call.confirmed) = (Some(server), true);
+                    (call.server, call.confirmed) = (Some(server), !call.ended);
                 }
             }
             Passage::RequestToClient { .. } => {
