@@ -32,6 +32,10 @@ on = "source"
 #backend.stick#
 [backend.check]
 #backend.check#
+[backend.suspect]
+#backend.suspect#
+[backend.breaker]
+#backend.breaker#
 [[backend.region]]
 name = "lagos"
 #backend.region#

@@ -109,6 +109,8 @@ fn answers_are_those_of_haproxy() {
         ("set server pbx/nosuch state drain\n", "No such server.\n\n"),
         ("set server nobe/nosuch state drain\n", "No such backend.\n\n"),
         ("set server pbx/one state bogus\n", "'set server <srv> state' expects 'ready', 'drain' and 'maint'.\n\n"),
+        ("set server pbx/one breaker closed\n", "This server's breaker is closed.\n\n"),
+        ("set server pbx/one breaker open\n", "'set server <srv> breaker' expects 'closed'.\n\n"),
         ("get weight pbx/zz\n", "No such server.\n\n"),
         ("disable server pbx\n", "Require 'backend/server'.\n\n"),
         ("disable server pbx/two\n", "\n"),

@@ -18,10 +18,12 @@ use support::books::Books;
 use support::core::{Node, Outcome, addr};
 use trunkline::proxy::Passage;
 use trunkline::sip::token::NameHash;
-use trunkline::state::server::{Admin, Health, ServerState};
+use trunkline::state::server::{Admin, Circuit, Health, ServerState};
 use trunkline::state::{Reason, Time};
 
 const CALLS: u32 = 1_000_000;
+/// The trial calls of a half-open breaker, at each node.
+const TRIALS: u32 = 3;
 const OUTSIDE: &str = "203.0.113.10:5060";
 const INSIDE: &str = "10.0.1.10:5060";
 
@@ -186,6 +188,8 @@ struct Tally {
     to_clients: u64,
     /// The most calls that one server had.
     most: i64,
+    /// New calls that went to a half-open server.
+    trials: u32,
 }
 
 struct World {
@@ -199,6 +203,8 @@ struct World {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     calls: HashMap<u32, Call>,
     states: [ServerState; 5],
+    /// New calls at each server since it became half-open.
+    trials: [u32; 5],
     started: u32,
     total: u32,
     tally: Tally,
@@ -247,6 +253,7 @@ impl World {
             events: BinaryHeap::new(),
             calls: HashMap::new(),
             states: [ServerState::default(); 5],
+            trials: [0; 5],
             started: 0,
             total,
             tally: Tally::default(),
@@ -496,7 +503,13 @@ impl World {
         match call.server {
             None => {
                 let nobody = !states.iter().any(|state| state.takes_new());
-                assert!(nobody || states[server].takes_new(), "a new call went to {:?}", states[server]);
+                if states[server].takes_trials() {
+                    self.trials[server] += 1;
+                    assert!(self.trials[server] <= TRIALS * self.nodes.len() as u32, "too many trial calls");
+                    self.tally.trials += 1;
+                } else {
+                    assert!(nobody || states[server].takes_new(), "a new call went to {:?}", states[server]);
+                }
                 call.server = Some(server);
             }
             Some(own) if own == server => {}
@@ -706,18 +719,27 @@ impl World {
     fn churn(&mut self) {
         let server = self.rng.below(5) as usize;
         let up = ServerState::default();
-        self.states[server] = match self.rng.below(13) {
+        self.trials[server] = 0;
+        self.states[server] = match self.rng.below(16) {
             0 => ServerState { health: Health::Dead, ..up },
             1 => ServerState { health: Health::Resting, ..up },
             2 => ServerState { health: Health::Suspect, ..up },
             3 => ServerState { admin: Admin::Drain, ..up },
             4 => ServerState { admin: Admin::Maint, ..up },
             5 => ServerState { admin: Admin::Leaving, ..up },
+            6 => ServerState { breaker: Circuit::Open, ..up },
+            7 => ServerState { breaker: Circuit::HalfOpen, ..up },
             // Most of the time most of them are well.
             _ => up,
         };
         for node in &mut self.nodes {
-            node.states.insert(NameHash::of(&format!("b/s{server}")), self.states[server]);
+            let id = NameHash::of(&format!("b/s{server}"));
+            let live = &node.snapshot.servers[node.snapshot.server(id).unwrap()].live;
+            match self.states[server].breaker {
+                Circuit::HalfOpen => live.trials.begin(TRIALS),
+                Circuit::Open | Circuit::Closed => live.trials.end(),
+            }
+            node.states.insert(id, self.states[server]);
             node.renew();
         }
         if self.started < self.total {
@@ -764,14 +786,15 @@ fn run(algorithm: &str, calls: u32) {
     println!("TRUNKLINE_SEED={seed} TRUNKLINE_CALLS={calls} {algorithm}");
     let mut world = World::new(seed, calls, algorithm);
     world.run();
-    let Tally { completed, given_up, moved, spoofed, to_servers, to_clients, most } = world.tally;
+    let Tally { completed, given_up, moved, spoofed, to_servers, to_clients, most, trials } = world.tally;
     println!(
         "completed {completed}, given up {given_up}, moved {moved}, spoofed {spoofed}, {to_servers} messages to servers, {to_clients} to clients, \
-         at most {most} calls at a server"
+         {trials} trial calls, at most {most} calls at a server"
     );
     assert!(world.calls.values().all(|call| call.over || call.client_open.is_none()), "a call hangs");
     assert!(completed > calls / 10 * 8, "most calls complete although servers die: {completed} of {calls}");
     assert!(moved > calls / 2_000 && u64::from(spoofed) > u64::from(calls) / 50, "the network was rough enough");
+    assert!(trials >= calls / 20_000, "breakers were half-open");
     assert!(most > 1_000, "calls were counted");
     for node in &world.nodes {
         assert_eq!(node.memory.shared.workers.sum(|worker| &worker.pins_evicted), 0, "the model forgets nobody either");

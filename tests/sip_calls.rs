@@ -36,10 +36,10 @@ const URI: &str = "sip:100@sip.example.ng";
 const TOTAG: &str = "To: <sip:100@sip.example.ng>;tag=t1";
 
 fn drain() -> ServerState {
-    ServerState { admin: Admin::Drain, health: Health::Up, ..ServerState::default() }
+    ServerState { admin: Admin::Drain, ..ServerState::default() }
 }
 fn state(health: Health) -> ServerState {
-    ServerState { admin: Admin::Ready, health, ..ServerState::default() }
+    ServerState { health, ..ServerState::default() }
 }
 fn wait(node: &mut Node, seconds: u64) {
     node.now = node.now + Duration::from_secs(seconds);
@@ -184,7 +184,7 @@ fn what_follows_a_pinned_call_is_not_limited() {
 #[test]
 fn a_token_whose_server_is_in_maintenance_is_not_limited() {
     let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", LIMITED, 1));
-    node.set("pbx/k", ServerState { admin: Admin::Maint, health: Health::Up, ..ServerState::default() });
+    node.set("pbx/k", ServerState { admin: Admin::Maint, ..ServerState::default() });
     let d = token(&node.keys, CALL, &sealed(SealedIn::RecordRoute, "pbx/k", addr(OUTSIDE), addr(PHONE)));
     let bye = request("BYE", URI, &[TOTAG, &format!("Route: <sip:{d}@{OUTSIDE};lr>")]);
     phone(&mut node, &bye);

@@ -175,7 +175,7 @@ fn an_ack_is_never_answered_and_a_response_neither() {
     }
     let ack = with(&request("ACK", URI, &[]), "SIP/2.0", "SIP/3.0");
     assert!(matches!(from_phone(&mut node, &ack, "version"), Outcome::Dropped(_)));
-    node.set("pbx/k", ServerState { admin: Admin::Maint, health: Health::Up, ..ServerState::default() });
+    node.set("pbx/k", ServerState { admin: Admin::Maint, ..ServerState::default() });
     assert!(matches!(from_phone(&mut node, &request("ACK", URI, &[]), "no_server"), Outcome::Dropped(_)));
     let stray = response(&String::from_utf8(request("INVITE", URI, &[])).unwrap(), "200 OK", &[]);
     assert!(matches!(from_phone(&mut node, &stray, "foreign_response"), Outcome::Dropped(_)));
@@ -292,7 +292,7 @@ fn options_to_us_is_answered_while_a_server_is_usable() {
         from_phone(&mut node, &request("OPTIONS", uri, &[line]), "requests_to_servers");
     }
     from_phone(&mut node, &request("OPTIONS", "sip:203.0.113.10", &["Route: <sip:sip.example.ng;lr>"]), "answered");
-    node.set("pbx/k", ServerState { admin: Admin::Ready, health: Health::Down, ..ServerState::default() });
+    node.set("pbx/k", ServerState { health: Health::Down, ..ServerState::default() });
     for uri in ours {
         let text = from_phone(&mut node, &request("OPTIONS", uri, &[]), "no_server").text();
         assert!(text.starts_with("SIP/2.0 503 ") && headers(&text, "Retry-After").next().is_none(), "{uri}");
@@ -302,7 +302,7 @@ fn options_to_us_is_answered_while_a_server_is_usable() {
 #[test]
 fn where_nobody_is_usable_a_request_is_503_without_retry_after() {
     let mut node = Node::new(CONFIG);
-    node.set("pbx/k", ServerState { admin: Admin::Ready, health: Health::Down, ..ServerState::default() });
+    node.set("pbx/k", ServerState { health: Health::Down, ..ServerState::default() });
     for method in ["INVITE", "REGISTER", "BYE", "MESSAGE"] {
         let text = from_phone(&mut node, &request(method, URI, &[]), "no_server").text();
         assert!(text.starts_with("SIP/2.0 503 Service Unavailable\r\n"), "{method}");

@@ -65,7 +65,9 @@ impl Answerer {
             ("state", "maint") => self.set_admin(row.id, Admin::Maint, who).await,
             ("state", _) => Err("'set server <srv> state' expects 'ready', 'drain' and 'maint'.".to_owned()),
             ("weight", weight) => self.set_weight(name, weight, who).await,
-            _ => Err("usage: set server <backend>/<server> state | weight".to_owned()),
+            ("breaker", "closed") => self.wish(Wish::CloseBreaker { server: row.id }, who).await,
+            ("breaker", _) => Err("'set server <srv> breaker' expects 'closed'.".to_owned()),
+            _ => Err("usage: set server <backend>/<server> state | weight | breaker".to_owned()),
         }
     }
 

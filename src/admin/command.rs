@@ -51,7 +51,7 @@ pub enum Severity {
 }
 
 /// What `help` prints, and every line that is no command.
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 20] = [
     ("disable server <bk>/<srv>", "put a server into maintenance: no calls, not even its own"),
     ("enable server <bk>/<srv>", "make it ready again"),
     ("get weight <bk>/<srv>", "report a server's weight, and that of the file"),
@@ -59,6 +59,7 @@ const COMMANDS: [(&str, &str); 19] = [
     ("prompt", "toggle interactive mode with a prompt"),
     ("quit", "disconnect"),
     ("reload", "read the configuration again"),
+    ("set server <bk>/<srv> breaker closed", "let new calls go to it again"),
     ("set server <bk>/<srv> state <s>", "ready, drain or maint"),
     ("set server <bk>/<srv> weight <w>", "0 to 256, or a percentage of the file's"),
     ("set severity-output [none|number|string]", "set presence of a severity level in errors"),

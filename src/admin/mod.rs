@@ -49,6 +49,9 @@ pub enum Wish {
         /// `None`: as configured.
         weight: Option<u32>,
     },
+    CloseBreaker {
+        server: NameHash,
+    },
 }
 
 /// Who wishes: the log says it.

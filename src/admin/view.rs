@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
-use crate::state::server::{Admin, Health, ServerState};
+use crate::state::server::{Admin, Circuit, Health, ServerState};
 use crate::state::{Shared, Snapshot, Time};
 
 /// The door to what is shown.
@@ -50,12 +50,17 @@ pub struct ServerRow {
 }
 
 impl ServerRow {
-    /// How it is in words: `up`, or `up, drain`.
+    /// How it is in words: `up`, or `up, drain`, or `up, breaker open`.
     pub fn word(&self) -> String {
-        match self.state.admin {
-            Admin::Ready => self.state.health.word().to_owned(),
-            admin => format!("{}, {}", self.state.health.word(), admin.word()),
+        let ServerState { admin, health, breaker, .. } = self.state;
+        let mut word = health.word().to_owned();
+        if admin != Admin::Ready {
+            word += &format!(", {}", admin.word());
         }
+        if breaker != Circuit::Closed {
+            word += &format!(", breaker {}", breaker.word());
+        }
+        word
     }
 }
 
@@ -224,13 +229,14 @@ impl View {
         let row = |row: ServerRow| {
             format!(
                 "{{\"backend\":\"{}\",\"server\":\"{}\",\"region\":\"{}\",\"address\":\"{}\",\"health\":\"{}\",\
-                 \"admin\":\"{}\",\"since_seconds\":{},\"weight\":{},\"initial_weight\":{},\"calls\":{}}}",
+                 \"admin\":\"{}\",\"breaker\":\"{}\",\"since_seconds\":{},\"weight\":{},\"initial_weight\":{},\"calls\":{}}}",
                 row.backend,
                 row.name,
                 row.region,
                 row.address,
                 row.state.health.word(),
                 row.state.admin.word(),
+                row.state.breaker.word(),
                 row.since,
                 row.weight,
                 row.initial,

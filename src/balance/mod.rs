@@ -123,6 +123,11 @@ impl Balance {
         self.pool_for(key, prefer)?.table.pick(server_row(key))
     }
 
+    /// The algorithm's choice for a key, whether it has room or not.
+    pub fn first(&self, key: u64, prefer: Option<u32>, call: bool) -> Option<u32> {
+        self.pool_for(key, prefer)?.choose(server_row(key), call)
+    }
+
     /// The algorithm's server for a key that `takes` takes. `call`: it opens a call, so it is one that is counted. Where
     /// the first choice is refused others of the region are offered, then other regions by weight; `None` where nobody
     /// takes it.

@@ -138,6 +138,8 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
     lines.extend(gone.map(|(name, _)| format!("region {name} removed")));
     value(lines, "balance", &was.balance.word(), &is.balance.word());
     changed(lines, "check", &was.check, &is.check);
+    changed(lines, "suspect", &was.suspect, &is.suspect);
+    changed(lines, "breaker", &was.breaker, &is.breaker);
     changed(lines, "stick", &was.stick, &is.stick);
     changed(lines, "pin", &was.pin, &is.pin);
     let rest = |backend: &Backend| Backend {
@@ -145,6 +147,8 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
         servers: Vec::new(),
         balance: is.balance,
         check: None,
+        suspect: is.suspect,
+        breaker: None,
         stick: None,
         pin: is.pin,
         ..backend.clone()

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use super::fault::Faults;
 use super::read::{At, Section};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
-use super::{Bind, Check, ForceRport, Path, Pin, Stick, StickOn, WhenAllDown};
+use super::{Bind, Breaker, Check, ForceRport, Path, Pin, Stick, StickOn, Suspect, WhenAllDown};
 use crate::balance::Algorithm;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
@@ -32,6 +32,14 @@ const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
 const THRESHOLD: RangeInclusive<u64> = 1..=100;
 const STATUS: RangeInclusive<u64> = 200..=699;
+/// A 2xx is nobody's failure.
+const FAILURE: RangeInclusive<u64> = 300..=699;
+/// The trial calls of a half-open breaker: each has a place of its own that workers look through.
+pub const TRIALS: RangeInclusive<u64> = 1..=16;
+/// Silence shorter than a retransmission (RFC 3261's T1) is none; longer than a transaction's life, nobody waits for.
+const SILENCE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(32);
+/// Below a tenth of a second a breaker would flap faster than it is looked at; above a day it is maintenance.
+const OPEN_FOR: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
 const DEFAULT_CLUSTER_KEY_FILE: &str = "/etc/trunkline/cluster.key";
 /// Longer than nearly all calls, and each use begins it anew (a re-INVITE of the session timer, RFC 4028).
@@ -51,7 +59,7 @@ mod later {
     pub const GLOBAL: &[&str] = &["state_dir"];
     pub const FRONTEND: &[&str] = &["tls", "idle"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
-    pub const BACKEND: &[&str] = &["breaker", "timeout"];
+    pub const BACKEND: &[&str] = &["timeout"];
     pub const SERVER: &[&str] = &["ports"];
 }
 
@@ -111,6 +119,8 @@ pub struct BackendSection {
     pub pin: Pin,
     pub stick: Option<Stick>,
     pub check: Option<Check>,
+    pub suspect: Suspect,
+    pub breaker: Option<Breaker>,
     pub when_all_down: WhenAllDown,
     pub spill_below: u32,
     pub in_dialog_failover: bool,
@@ -261,6 +271,8 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         pin: pin(section.section("pin", "pin")),
         stick: section.section("stick", "stick").and_then(stick),
         check: check(section.section("check", "check")),
+        suspect: suspect(section.section("suspect", "suspect")),
+        breaker: section.section("breaker", "breaker").map(breaker),
         when_all_down: section.word(
             "when_all_down",
             WhenAllDown::Reject,
@@ -352,8 +364,8 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
         rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
         fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
         max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
-        down_codes: statuses(&section, "down_codes", default.down_codes),
-        resting_codes: statuses(&section, "resting_codes", default.resting_codes),
+        down_codes: statuses(&section, "down_codes", default.down_codes, STATUS),
+        resting_codes: statuses(&section, "resting_codes", default.resting_codes, STATUS),
     };
     if check.interval < Duration::from_millis(100) || check.fast_interval < Duration::from_millis(100) {
         section.fault(
@@ -376,15 +388,74 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     on.then_some(check)
 }
 
-fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>) -> Vec<u16> {
+/// Statuses that are written; the default where none is.
+fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>, range: RangeInclusive<u64>) -> Vec<u16> {
     let written = section.list::<u64>(key);
     if written.is_empty() {
         return default;
     }
-    for status in written.iter().filter(|status| !STATUS.contains(&status.value)) {
-        section.fault(status.at, format!("{} is no final status", status.value), "write statuses from 200 to 699");
+    for status in written.iter().filter(|status| !range.contains(&status.value)) {
+        let (low, high) = (range.start(), range.end());
+        let what = if status.value < *STATUS.start() { "is no final status" } else { "cannot stand here" };
+        section.fault(status.at, format!("{} {what}", status.value), format!("write statuses from {low} to {high}"));
     }
-    written.iter().filter(|status| STATUS.contains(&status.value)).map(|status| status.value as u16).collect()
+    written.iter().filter(|status| range.contains(&status.value)).map(|status| status.value as u16).collect()
+}
+
+/// A duration in a range.
+fn duration(
+    section: &Section<'_, '_>,
+    key: &'static str,
+    default: Duration,
+    range: &RangeInclusive<Duration>,
+) -> Duration {
+    let Some(At { value, at }) = section.optional::<Duration>(key) else { return default };
+    if range.contains(&value) {
+        return value;
+    }
+    section.fault(
+        at,
+        format!("`{key}` is {value:?}"),
+        format!("write a duration from {:?} to {:?}", range.start(), range.end()),
+    );
+    default
+}
+
+fn suspect(section: Option<Section<'_, '_>>) -> Suspect {
+    let default = Suspect { unanswered: 5, after: Duration::from_secs(2) };
+    let Some(section) = section else { return default };
+    let suspect = Suspect {
+        unanswered: section.number("unanswered", default.unanswered.into(), 1..=10_000) as u32,
+        after: duration(&section, "after", default.after, &SILENCE),
+    };
+    section.finish(&[]);
+    suspect
+}
+
+fn breaker(section: Section<'_, '_>) -> Breaker {
+    let half_open_max = section.number("half_open_max", 3, TRIALS) as u32;
+    let successes = section.optional::<u64>("successes");
+    let read = Breaker {
+        failures: section.number("failures", 5, 1..=1_000) as u32,
+        successes: section.number("successes", 2.min(half_open_max.into()), TRIALS) as u32,
+        open_for: duration(&section, "open_for", Duration::from_secs(30), &OPEN_FOR),
+        half_open_max,
+        answer_within: duration(&section, "answer_within", Duration::from_secs(5), &SILENCE),
+        codes: statuses(&section, "codes", Vec::new(), FAILURE),
+        max_open: section.or("max_open", Percent(50)).0,
+    };
+    if let Some(never) = section.optional::<Percent>("max_open").filter(|percent| percent.value.0 == 0) {
+        section.fault(never.at, "a breaker that may take away 0% never opens", "write \"50%\", or remove `breaker`");
+    }
+    if let Some(successes) = successes.filter(|successes| successes.value > half_open_max.into()) {
+        section.fault(
+            successes.at,
+            format!("{} successes cannot come from {half_open_max} trial calls", successes.value),
+            "write a `half_open_max` that is not less than `successes`",
+        );
+    }
+    section.finish(&[]);
+    read
 }
 
 fn region(section: Section<'_, '_>) -> Option<RegionSection> {

@@ -171,6 +171,9 @@ pub struct Backend {
     pub stick: Option<Stick>,
     /// `None`: not checked, always up.
     pub check: Option<Check>,
+    pub suspect: Suspect,
+    /// `None`: no breakers.
+    pub breaker: Option<Breaker>,
     pub when_all_down: WhenAllDown,
     /// In percent of a region's server weight.
     pub spill_below: u32,
@@ -225,6 +228,34 @@ pub struct Check {
     pub down_codes: Vec<u16>,
     /// Final statuses that mean "alive, but no new calls".
     pub resting_codes: Vec<u16>,
+}
+
+/// When a server's silence makes it suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// So many requests without an answer, and not a word from it.
+    pub unanswered: u32,
+    /// For so long.
+    pub after: Duration,
+}
+
+/// When new calls leave a server though its checks pass, and how they come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many failures in a row open it.
+    pub failures: u32,
+    /// So many good trial calls close it again.
+    pub successes: u32,
+    /// From opening to the first trial call.
+    pub open_for: Duration,
+    /// So many trial calls, and no more, until it is decided.
+    pub half_open_max: u32,
+    /// A new call without any answer, not even a 100, has failed after so long.
+    pub answer_within: Duration,
+    /// Final statuses that are failures of the server.
+    pub codes: Vec<u16>,
+    /// The most of a backend's weight that may be taken away by breakers, percent.
+    pub max_open: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

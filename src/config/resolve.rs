@@ -333,6 +333,8 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         pin: section.pin,
         stick: section.stick,
         check: section.check,
+        suspect: section.suspect,
+        breaker: section.breaker,
         when_all_down: section.when_all_down,
         spill_below: section.spill_below,
         in_dialog_failover: section.in_dialog_failover,

@@ -267,3 +267,64 @@ fn a_generated_key_file_reads_back_and_a_broken_one_says_why() {
         assert!(!shown.contains("0707") && !shown.contains("0909"), "a secret is shown: {shown}");
     }
 }
+
+/// A backend of two servers with these keys.
+fn backend(keys: &str) -> String {
+    format!(
+        "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n{keys}\n\
+         [[backend.server]]\nname = \"x\"\naddress = \"udp://1.1.1.2\"\n\
+         [[backend.server]]\nname = \"y\"\naddress = \"udp://1.1.1.3\"\n"
+    )
+}
+
+#[test]
+fn breakers_are_off_unless_asked_for_and_their_keys_have_defaults() {
+    let read = |keys: &str| Config::parse(&backend(keys)).unwrap().backends.remove(0);
+    let (two, half_a_minute) = (Duration::from_secs(2), Duration::from_secs(30));
+    let plain = read("");
+    assert_eq!((plain.suspect, plain.breaker), (Suspect { unanswered: 5, after: two }, None));
+    let usual = Breaker {
+        failures: 5,
+        successes: 2,
+        open_for: half_a_minute,
+        half_open_max: 3,
+        answer_within: Duration::from_secs(5),
+        codes: Vec::new(),
+        max_open: 50,
+    };
+    assert_eq!(read("breaker = {}").breaker, Some(usual.clone()));
+    let written = read("breaker = { half_open_max = 1, codes = [500, 503], max_open = \"100%\", open_for = \"1m\" }");
+    let expected = Breaker {
+        successes: 1,
+        half_open_max: 1,
+        codes: vec![500, 503],
+        max_open: 100,
+        open_for: Duration::from_secs(60),
+        ..usual
+    };
+    assert_eq!(written.breaker, Some(expected));
+    let suspect = Suspect { unanswered: 1, after: Duration::from_millis(500) };
+    assert_eq!(read("suspect = { unanswered = 1, after = \"500ms\" }").suspect, suspect);
+}
+
+#[test]
+fn faults_of_breakers_teach() {
+    let keys = "suspect = { unanswered = 0, after = \"1m\" }\n\
+        breaker = { failures = 0, successes = 4, half_open_max = 3, open_for = \"1ms\", answer_within = \"100ms\", \
+        codes = [200, 500, 700], max_open = \"0%\", succeses = 1 }";
+    let expected = [
+        "f:7:26: error: `unanswered` is 0",
+        "f:7:37: error: `after` is 60s",
+        "f:8:24: error: `failures` is 0",
+        "f:8:39: error: 4 successes cannot come from 3 trial calls",
+        "f:8:72: error: `open_for` is 1ms",
+        "f:8:95: error: `answer_within` is 100ms",
+        "f:8:113: error: 200 cannot stand here",
+        "f:8:123: error: 700 cannot stand here",
+        "f:8:140: error: a breaker that may take away 0% never opens",
+        "f:8:146: error: unknown key `succeses` in breaker",
+    ];
+    let found = faults(&backend(keys));
+    assert_eq!(found, expected);
+    assert!(faults(&backend("breaker = { codes = [100] }"))[0].contains("100 is no final status"));
+}

@@ -170,7 +170,7 @@ pub struct AnswerArgs {
     /// Most calls of one server, those of the last half minute included; and most registrations.
     #[arg(long, value_name = "CALLS", default_value_t = 200_000)]
     pub max_calls: usize,
-    /// Take orders from stdin, one a line: NAME normal, silent, closed, only100, a status, or call-back COUNT; `all` names every server.
+    /// Take orders from stdin, one a line: NAME normal, silent, closed, only100, no-calls, a status, or call-back COUNT; `all` names every server.
     #[arg(long)]
     pub control: bool,
     /// Print the result as one JSON object on stdout.

@@ -104,7 +104,8 @@ fn obey(lines: impl BufRead, servers: &[Arc<ServerView>]) {
 
 /// Carries out `NAME WHAT`.
 fn order(line: &str, servers: &[Arc<ServerView>]) -> Result<(), String> {
-    let wanted = || format!("`{line}`: write NAME normal|silent|closed|only100|STATUS, or NAME call-back COUNT");
+    let wanted =
+        || format!("`{line}`: write NAME normal|silent|closed|only100|no-calls|STATUS, or NAME call-back COUNT");
     let mut words = line.split_whitespace();
     let (name, what) = (words.next().ok_or_else(wanted)?, words.next().ok_or_else(wanted)?);
     let meant: Vec<_> = servers.iter().filter(|server| name == "all" || server.name == name).collect();
@@ -121,6 +122,7 @@ fn order(line: &str, servers: &[Arc<ServerView>]) -> Result<(), String> {
         "silent" => Behaviour::Silent,
         "closed" => Behaviour::Closed,
         "only100" => Behaviour::Only100,
+        "no-calls" => Behaviour::NoCalls,
         status => match status.parse() {
             Ok(status @ 300..=699) => Behaviour::Status(status),
             _ => return Err(wanted()),
@@ -162,6 +164,8 @@ mod tests {
         let servers = [view("a"), view("b")];
         obey("a silent\nb 503\n\nnonsense\n".as_bytes(), &servers);
         assert_eq!((servers[0].behaviour(), servers[1].behaviour()), (Behaviour::Silent, Behaviour::Status(503)));
+        obey("a no-calls\n".as_bytes(), &servers);
+        assert_eq!(servers[0].behaviour(), Behaviour::NoCalls);
         obey("all normal\nb call-back 3\n".as_bytes(), &servers);
         assert_eq!((servers[0].behaviour(), servers[1].behaviour()), (Behaviour::Normal, Behaviour::Normal));
         assert_eq!((servers[0].take_wanted(), servers[1].take_wanted()), (0, 3));

@@ -254,6 +254,9 @@ impl Server {
         if let Some(status) = self.asked_status() {
             return self.answer(status, asked, now);
         }
+        if self.view.behaviour() == Behaviour::NoCalls {
+            return;
+        }
         if self.calls.is_full() {
             return self.answer(503, asked, now);
         }

@@ -22,6 +22,8 @@ pub enum Behaviour {
     Status(u16),
     /// Answers a new INVITE with 100 and nothing else.
     Only100,
+    /// Ignores every INVITE that belongs to no call, and answers everything else, as a server whose database hangs.
+    NoCalls,
 }
 
 /// Numbers that the server's thread writes and any thread reads.
@@ -81,6 +83,7 @@ const NORMAL: u32 = 0;
 const SILENT: u32 = 1;
 const CLOSED: u32 = 2;
 const ONLY_100: u32 = 3;
+const NO_CALLS: u32 = 4;
 
 impl ServerView {
     /// A server that answers normally.
@@ -103,6 +106,7 @@ impl ServerView {
             Behaviour::Silent => SILENT,
             Behaviour::Closed => CLOSED,
             Behaviour::Only100 => ONLY_100,
+            Behaviour::NoCalls => NO_CALLS,
             Behaviour::Status(status) => u32::from(status.clamp(300, 699)),
         };
         self.behaviour.store(number, Ordering::Relaxed);
@@ -115,6 +119,7 @@ impl ServerView {
             SILENT => Behaviour::Silent,
             CLOSED => Behaviour::Closed,
             ONLY_100 => Behaviour::Only100,
+            NO_CALLS => Behaviour::NoCalls,
             status => Behaviour::Status(status as u16),
         }
     }

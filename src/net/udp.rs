@@ -361,7 +361,9 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
         let Some((remote, _)) = take_error(socket) else { return };
         memory.shared.workers.of(memory.worker).icmp.add(1);
         if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(&remote)) {
-            memory.sign(&snapshot.servers[server].live, Sign::Unreachable);
+            let live = &snapshot.servers[server].live;
+            live.counters.of(memory.worker).unreachable.add(1);
+            memory.sign(live, Sign::Unreachable);
         }
     }
 }

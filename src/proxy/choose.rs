@@ -1,11 +1,13 @@
 //! Which server a client's request goes to. The first that applies: the token in its Route, the pin of its call, the
 //! stick table of its backend, the balance.
 
+use crate::balance::Balance;
 use crate::config::StickOn;
 use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
+use crate::state::server::Circuit;
 use crate::state::snapshot::Backend;
 use crate::state::stick_table::{Marks, Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
@@ -29,7 +31,7 @@ pub(super) struct Choice {
     pub reserved: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// # Errors
     /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable,
     /// [`Reason::ServersFull`] where all who are have their limit.
@@ -71,7 +73,8 @@ impl Case<'_> {
         {
             return Ok(following(server, Some(seen)));
         }
-        let choice = Choice { pin: Some(seen), ..self.balance(other_call.unwrap_or(identity.call), failed)? };
+        let key = other_call.unwrap_or(identity.call);
+        let choice = Choice { pin: Some(seen), ..self.balance(key, identity.call, failed)? };
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
@@ -141,7 +144,7 @@ impl Case<'_> {
     }
 
     /// The backend by the frontend's rules. ACK and CANCEL count as the INVITE that they follow.
-    fn backend(&self) -> &Backend {
+    fn backend(&self) -> &'a Backend {
         let (bytes, message, frontend) = (self.received.bytes, self.received.message, &self.frontend.config);
         let position = match frontend.routes.is_empty() {
             true => frontend.backend,
@@ -167,14 +170,14 @@ impl Case<'_> {
     }
 
     /// The stick table's server, else the balance's.
-    fn balance(&self, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
+    fn balance(&mut self, key: u64, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
         let backend = self.backend();
         let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
-        let key = stick.map_or(call, |(_, key)| key);
+        let key = stick.map_or(key, |(_, key)| key);
         let stuck = stick.and_then(|(table, key)| self.stuck(table, key));
         let server = match stuck.filter(|server| failed != Some(*server) && self.takes(*server)) {
             Some(server) => server,
-            None => self.balanced(backend, key, failed)?,
+            None => self.balanced(backend, key, call, failed)?,
         };
         let chosen = &self.snapshot.servers[server];
         if let Some((table, key)) = stick.filter(|_| self.opens()) {
@@ -202,24 +205,69 @@ impl Case<'_> {
         (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
     }
 
-    /// What the balance says of a key, another server than the one that failed. What opens nothing and has lost its pin
-    /// goes where a hash says: there is no better guess, and it is the same each time.
-    fn balanced(&self, backend: &Backend, key: u64, failed: Option<usize>) -> Result<usize, Reason> {
+    /// What the balance says of a key; another server than the one that failed, that is full, or whose breaker has enough
+    /// trial calls. What opens nothing and has lost its pin goes where a hash says: there is no better guess, and it is
+    /// the same each time.
+    fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Result<usize, Reason> {
+        let snapshot = self.snapshot;
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let position = |id| self.snapshot.server(NameHash(id));
+        let position = |id| snapshot.server(NameHash(id));
         if !self.opens() {
             return backend.balance.pick(key, prefer).and_then(position).ok_or(Reason::NoServer);
         }
-        let (mut offered, call) = (None, self.opens_call());
+        let is_call = self.opens_call();
+        if let Some(settled) = &backend.settled
+            && let Some(first) = backend.balance.first(key, prefer, is_call).and_then(position)
+            && failed != Some(first)
+        {
+            if !self.lets_through(first, call) {
+                snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
+            } else if self.takes(first) {
+                return Ok(first);
+            }
+            self.take_trial_back();
+            return self.settled(settled, key, prefer, failed);
+        }
+        self.settled(backend.settled(), key, prefer, failed)
+    }
+
+    /// The same among those whose breakers are closed.
+    fn settled(
+        &self,
+        balance: &Balance,
+        key: u64,
+        prefer: Option<u32>,
+        failed: Option<usize>,
+    ) -> Result<usize, Reason> {
+        let (mut offered, is_call) = (None, self.opens_call());
         let takes = |id| {
-            offered = position(id);
-            offered.is_some_and(|server| failed != Some(server) && (!call || self.snapshot.take_call(server, self.now)))
+            offered = self.snapshot.server(NameHash(id));
+            let takes = |server| failed != Some(server) && (!is_call || self.snapshot.take_call(server, self.now));
+            offered.is_some_and(takes)
         };
-        match backend.balance.find(key, prefer, call, takes).and(offered) {
+        match balance.find(key, prefer, is_call, takes).and(offered) {
             Some(server) => Ok(server),
-            None if failed.is_none() && !backend.balance.is_empty() => Err(Reason::ServersFull),
+            None if failed.is_none() && !balance.is_empty() => Err(Reason::ServersFull),
             None => Err(Reason::NoServer),
         }
+    }
+
+    /// The request is no trial call after all.
+    pub(super) fn take_trial_back(&mut self) {
+        if let Some((server, place)) = self.trial.take() {
+            self.snapshot.servers[server].live.trials.take_back(place);
+        }
+    }
+
+    /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.
+    #[inline]
+    fn lets_through(&mut self, at: usize, call: u64) -> bool {
+        let server = &self.snapshot.servers[at];
+        if server.state.breaker != Circuit::HalfOpen || !self.opens() {
+            return true;
+        }
+        self.trial = server.live.trials.let_through(call, self.now).map(|place| (at, place));
+        self.trial.is_some()
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.

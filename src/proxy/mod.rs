@@ -82,6 +82,7 @@ pub enum Passage {
         server: usize,
         /// Whether it opened something and was balanced, rather than following a call.
         balanced: bool,
+        method: Method,
     },
     ResponseToClient {
         server: usize,
@@ -126,6 +127,8 @@ struct Case<'a> {
     edits: &'a mut Edits,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
+    /// It is a trial call of a half-open breaker: the server, and its place there.
+    trial: Option<(usize, usize)>,
 }
 
 impl<'a> Case<'a> {
@@ -139,7 +142,7 @@ impl<'a> Case<'a> {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
         let method = received.message.method();
-        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false }
+        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false, trial: None }
     }
 }
 
@@ -191,10 +194,12 @@ pub fn count(verdict: &Verdict, bind: usize, snapshot: &Snapshot, memory: &Memor
     match *verdict {
         Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } => counters.reasons.of(reason).add(1),
         Verdict::Answer { reason: None, .. } => counters.answered.add(1),
-        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced }, .. } => {
+        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced, method }, .. } => {
             counters.requests_to_servers.add(1);
             server(at).requests.add(1);
+            server(at).asked.add(u64::from(method != Method::Ack));
             server(at).balanced.add(u64::from(balanced));
+            server(at).calls.add(u64::from(balanced && method == Method::Invite));
         }
         Verdict::Forward { passage: Passage::ResponseToClient { server: at, status }, .. } => {
             counters.responses_to_clients.add(1);

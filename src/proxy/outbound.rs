@@ -8,7 +8,7 @@ use crate::sip::{Flow, Side, Transport, Uri};
 use crate::state::Reason;
 use crate::state::binds::Bind;
 
-use super::request::{Identity, send_time};
+use super::request::Identity;
 use super::route::Routed;
 use super::{Case, Hop, Passage, Verdict, may_send_to, stamp, unspecified};
 
@@ -44,7 +44,7 @@ impl Case<'_> {
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
             call: identity.call,
             way: Way { frontend: self.frontend.config.id, local: received.flow.local, remote: home, stick: None },
-            time: send_time(snapshot, self.now),
+            time: self.send_time(),
         };
         own_via.put(self.edits, &outside, &snapshot.keys);
         if frontend.config.record_route && self.wants_record_route() {

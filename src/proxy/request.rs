@@ -8,9 +8,9 @@ use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
 use crate::sip::{Fault, Method, Side, Uri, Via};
+use crate::state::Reason;
 use crate::state::snapshot::{Frontend, Snapshot};
 use crate::state::stick_table::Written;
-use crate::state::{Reason, Time};
 
 use super::choose::Choice;
 use super::route::{Routed, take_own};
@@ -89,6 +89,7 @@ impl Case<'_> {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
             Err(reason) => {
+                self.take_trial_back();
                 // We end a call that had a server and could not be sent to it: it is that one's no more.
                 if let Some(failed) = failed.filter(|_| self.opens()) {
                     self.end_call(identity.call, failed);
@@ -161,6 +162,10 @@ impl Case<'_> {
         !self.in_dialog && !matches!(self.method, Method::Ack | Method::Cancel)
     }
 
+    pub(super) fn send_time(&self) -> SendTime {
+        SendTime { node: self.snapshot.node, opens: self.opens(), micros: self.now.micros() }
+    }
+
     /// Whether a Record-Route goes on it (docs/rules.md 10): on what makes a dialog, and on NOTIFY (RFC 6665 §4.4.1).
     pub(super) fn wants_record_route(&self) -> bool {
         match self.method {
@@ -208,7 +213,7 @@ impl Case<'_> {
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             call: identity.call,
             way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
-            time: send_time(snapshot, self.now),
+            time: self.send_time(),
         };
         own_via.put(self.edits, &egress.side, &snapshot.keys);
         self.put_routes(identity, chosen.id, &egress.side);
@@ -225,7 +230,7 @@ impl Case<'_> {
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,
-            passage: Passage::RequestToServer { server, balanced },
+            passage: Passage::RequestToServer { server, balanced, method: self.method },
         })
     }
 
@@ -278,8 +283,4 @@ fn put_path(
     if !supported {
         edits.put(b"Supported: path\r\n");
     }
-}
-
-pub(super) fn send_time(snapshot: &Snapshot, now: Time) -> SendTime {
-    SendTime { node: snapshot.node, micros: now.micros() }
 }

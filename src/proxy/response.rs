@@ -2,14 +2,19 @@
 
 use std::net::SocketAddr;
 
+use crate::config::Breaker;
 use crate::sip::name::Name;
-use crate::sip::token::{Branch, Direction, TokenError, Way};
+use crate::sip::token::{Branch, Direction, SendTime, TokenError, Way};
 use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
-use crate::state::server::Sign;
+use crate::state::server::{Circuit, Sign};
+use crate::state::snapshot::Server;
 use crate::state::stick_table::{Marks, Written};
 
 use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
+
+/// Microseconds after which nobody waits for an answer any more, 64*T1 twice: what is older was not sent by this clock.
+const LONGEST_WAIT: u64 = 64_000_000;
 
 impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
@@ -50,7 +55,7 @@ impl Case<'_> {
         let end = message.end as usize;
         let passage = match branch.direction {
             Direction::ToServer => {
-                self.learn(server, way.as_ref(), status);
+                self.learn(server, way.as_ref(), via.time, call, status);
                 Passage::ResponseToClient { server, status }
             }
             Direction::ToClient => {
@@ -111,7 +116,7 @@ impl Case<'_> {
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
     /// reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7 item 6).
-    fn learn(&mut self, server: usize, way: Option<&Way>, status: u16) {
+    fn learn(&mut self, server: usize, way: Option<&Way>, time: Option<Span>, call: u64, status: u16) {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
         let backend = &snapshot.backends[server.backend as usize];
@@ -119,6 +124,7 @@ impl Case<'_> {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
             let _ = table.confirm(key, server.id, Marks::NONE, self.now, expire);
         }
+        self.judge(server, backend.config.breaker.as_ref(), time, call, status);
         if status != 503 {
             return;
         }
@@ -133,6 +139,69 @@ impl Case<'_> {
             for line in self.received.message.lines(Name::RetryAfter) {
                 self.edits.replace(line.span);
             }
+        }
+    }
+
+    /// What the time in our Via tells of its server: how quick it is, and what its breaker should know.
+    #[inline(always)]
+    fn judge(&mut self, server: &Server, breaker: Option<&Breaker>, time: Option<Span>, call: u64, status: u16) {
+        let now = self.now.micros();
+        let counters = server.live.counters.of(self.memory.worker);
+        let invite = self.method == Method::Invite;
+        // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it is the
+        // first answer of a server that says no 100.
+        let first = match status {
+            100 => true,
+            101..200 => counters.trying.get() == 0,
+            _ => !invite,
+        };
+        if !first && breaker.is_none() {
+            return;
+        }
+        counters.trying.add(u64::from(status == 100));
+        let sent = time.and_then(|time| SendTime::read(time.of(self.received.bytes)));
+        let age = sent.map_or(0, |sent| sent.age(now));
+        if sent.is_some_and(|sent| sent.node != self.snapshot.node) || age > LONGEST_WAIT {
+            return;
+        }
+        if first && sent.is_some() {
+            counters.response_times.add(age);
+        }
+        // Of a server that rebuilds Vias from the fields it knows, nobody can say to what it answers; but it answers.
+        if let Some(breaker) = breaker.filter(|_| sent.is_none_or(|sent| sent.opens)) {
+            let left = now.saturating_sub(age);
+            if invite && left > counters.answered.get() {
+                counters.answered.set(left);
+            }
+            self.feed(server, breaker, call, status);
+        }
+    }
+
+    /// An answer to what opens something, for a breaker.
+    #[inline(never)]
+    fn feed(&mut self, server: &Server, breaker: &Breaker, call: u64, status: u16) {
+        let counters = server.live.counters.of(self.memory.worker);
+        let is_trial = server.state.breaker == Circuit::HalfOpen && server.live.trials.answered(call, status);
+        if status < 200 {
+            return;
+        }
+        if !breaker.codes.contains(&status) {
+            return counters.failing_now.set(0);
+        }
+        // Until its ACK comes a failure is repeated.
+        if counters.failing_now.get() > 0 && counters.failing_call.get() == call {
+            return;
+        }
+        counters.failing.add(1);
+        counters.failing_now.add(1);
+        counters.failing_call.set(call);
+        let row = counters.failing_now.get() >= u64::from(breaker.failures);
+        if row {
+            counters.failing_now.set(0);
+            counters.failing_rows.add(1);
+        }
+        if row || is_trial {
+            self.memory.sign(&server.live, Sign::Failing);
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::state::{Reason, Shared, Snapshot, snapshot};
 /// How often the log says what was dropped and refused, where something was.
 const TELL: Duration = Duration::from_secs(60);
 
-/// How often old snapshots and silent servers are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often servers and old snapshots are looked at: a breaker's news should not wait for long.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How often it is looked whether what a reload removed can go: the pin table is walked for that.
 const LET_GO: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ impl Balancer {
                 _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
                 _ = look.tick() => {
                     self.drop_retired();
-                    self.suspect_silent();
+                    self.look();
                     self.keep_calls();
                 }
             }
@@ -81,7 +81,7 @@ impl Balancer {
         let snapshot = self.setup.snapshot.load();
         // A check may have found something before it heard that its server is gone.
         let Some(at) = snapshot.server(id) else { return };
-        let (name, backend) = (snapshot.servers[at].name.as_str(), snapshot.servers[at].backend as usize);
+        let name = snapshot.servers[at].name.as_str();
         let (from, to, reason) = (transition.from.word(), transition.to.word(), transition.why);
         match transition.to {
             Health::Down | Health::Dead => {
@@ -89,9 +89,17 @@ impl Balancer {
             }
             _ => tracing::info!(server = name, from, to, after_checks = transition.checks, %reason, "server state"),
         }
+        drop(snapshot);
+        self.note_state(id, |state| state.health = transition.to);
+    }
+
+    /// Changes what was found out about a server; where its backend has nobody left, or has somebody again, the log says so.
+    pub(super) fn note_state(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) {
+        let snapshot = self.setup.snapshot.load();
+        let Some(backend) = snapshot.server(id).map(|at| snapshot.servers[at].backend as usize) else { return };
         let was_empty = snapshot.backends[backend].balance.is_empty();
         drop(snapshot);
-        self.set_state(id, |state| state.health = transition.to);
+        self.set_state(id, change);
         let snapshot = self.setup.snapshot.load();
         let backend = &snapshot.backends[backend];
         let name = &backend.config.name;
@@ -139,6 +147,7 @@ impl Balancer {
             Wish::Reload => self.reload(&who).await,
             Wish::Admin { server, admin } => self.set_admin(&who, server, admin),
             Wish::Weight { server, weight } => self.set_weight(&who, server, weight),
+            Wish::CloseBreaker { server } => self.reset_breaker(&who, server),
         };
         // Whoever asked may have gone.
         let _ = answer.send(answered);
@@ -173,26 +182,21 @@ impl Balancer {
         Ok((snapshot.servers[at].name.clone(), snapshot.servers[at].state))
     }
 
-    /// Workers left signs at servers: their checks follow them up.
-    fn pass_signs_on(&self) {
-        let snapshot = self.setup.snapshot.load();
+    /// Workers left signs at servers: their checks follow them up, and breakers are looked at.
+    fn pass_signs_on(&mut self) {
+        let snapshot = self.setup.snapshot.load_full();
+        let mut failing = false;
         for server in &snapshot.servers {
-            server.live.take_signs().for_each(|sign| self.checks.sign(server.id, sign));
-        }
-    }
-
-    /// A server that answers nothing of what it gets is checked at once, whatever its interval.
-    fn suspect_silent(&mut self) {
-        let snapshot = self.setup.snapshot.load();
-        for server in &snapshot.servers {
-            let counters = &server.live.counters;
-            let answers: u64 = (0..6).map(|class| counters.sum(|of| &of.responses[class])).sum();
-            let said = answers + counters.sum(|of| &of.sent);
-            if self.silence.entry(server.id).or_default().look(counters.sum(|of| &of.requests), said) {
-                self.checks.sign(server.id, Sign::Silent);
+            for sign in server.live.take_signs() {
+                match sign {
+                    Sign::Failing => failing = true,
+                    sign => self.checks.sign(server.id, sign),
+                }
             }
         }
-        self.silence.retain(|id, _| snapshot.server(*id).is_some());
+        if failing {
+            self.look();
+        }
     }
 
     fn drop_retired(&mut self) {

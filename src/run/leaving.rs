@@ -105,7 +105,7 @@ impl Balancer {
         }
     }
 
-    fn name_of(&self, id: NameHash) -> String {
+    pub(super) fn name_of(&self, id: NameHash) -> String {
         let snapshot = self.setup.snapshot.load();
         snapshot.server(id).map_or_else(String::new, |at| snapshot.servers[at].name.clone())
     }

@@ -1,8 +1,10 @@
 //! The wiring: configuration and key to a snapshot, sockets, workers, checks; and the one who writes new snapshots.
 //!
-//! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `reload` takes a
-//! new configuration, `leaving` lets go what it removed; `checks` keeps the checks like the configuration.
+//! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
+//! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `checks` keeps the checks like
+//! the configuration.
 
+mod breakers;
 mod checks;
 mod control;
 mod leaving;
@@ -24,9 +26,9 @@ use crate::net::check::Changed;
 use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
-use crate::state::health::Silence;
 use crate::state::server::ServerState;
 use crate::state::slow_start::SlowStarts;
+use crate::state::watch::Watch;
 use crate::state::{Reason, Snapshot};
 use checks::Checks;
 use leaving::Leaving;
@@ -67,7 +69,7 @@ pub struct Balancer {
     changes: mpsc::Receiver<Changed>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
-    silence: HashMap<NameHash, Silence>,
+    watch: Watch,
     slow_starts: SlowStarts,
     /// What the log has said of each [`Reason`].
     told: [u64; Reason::ALL.len()],

@@ -20,6 +20,7 @@ use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::Keys;
 use crate::state::slow_start::SlowStarts;
+use crate::state::watch::Watch;
 use crate::state::{Reason, Shared};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
@@ -165,7 +166,7 @@ impl Balancer {
             changes,
             requests,
             door,
-            silence: HashMap::new(),
+            watch: Watch::default(),
             slow_starts: SlowStarts::default(),
             told: [0; Reason::ALL.len()],
         })

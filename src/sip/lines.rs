@@ -88,10 +88,12 @@ impl Lines {
         (from..self.count).map(|index| self.get(index)).filter(move |line| line.name == name)
     }
 
-    /// All header lines.
+    /// The header lines that begin with this byte; letters in lower case stand for both.
     #[inline]
-    pub fn all(&self) -> impl Iterator<Item = Line> + '_ {
-        (0..self.count).map(|index| self.get(index))
+    pub fn beginning_with<'l>(&'l self, bytes: &'l [u8], first: u8) -> impl Iterator<Item = Line> + use<'l> {
+        let starts = self.starts.iter().zip(0..self.count);
+        let so = starts.filter(move |(start, _)| bytes.get(**start as usize).is_some_and(|byte| byte | 0x20 == first));
+        so.map(|(_, index)| self.get(index))
     }
 
     #[inline(always)]

@@ -279,9 +279,8 @@ impl Message {
     /// The header lines whose name is `name`, compared without case; for names that only the configuration knows.
     pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Line> + use<'m> {
         let first = name.first().map_or(0, |b| b | 0x20);
-        self.lines.all().filter_map(move |line| {
-            let begins_so = bytes.get(line.span.start as usize).is_some_and(|byte| byte | 0x20 == first);
-            let colon_end = if begins_so { value_after(line.span.of(bytes), name)? } else { return None };
+        self.lines.beginning_with(bytes, first).filter_map(move |line| {
+            let colon_end = value_after(line.span.of(bytes), name)?;
             Some(Line { colon_end: line.span.start + colon_end as u16, ..line })
         })
     }

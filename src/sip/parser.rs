@@ -368,6 +368,9 @@ fn tag(bytes: &[u8], value: Span) -> Option<&[u8]> {
 #[inline]
 fn usual_tag(bytes: &[u8], value: Span) -> Option<Option<&[u8]>> {
     let (start, end) = (value.start as usize, value.end as usize);
+    if bytes[start] == b'<' && find(bytes, start, end, b'>')? + 1 == end {
+        return Some(None);
+    }
     let name = if bytes[start] == b'"' { skip_quoted(bytes, start, end)? } else { start };
     let open = find(bytes, name, end, b'<')?;
     let behind = find(bytes, open, end, b'>')? + 1;

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | branch of our Via | direction, server, transaction | key derived from the `route` secret, and the Call-ID |
 //! | `w` beside it | the way back of the response | the same, and the whole branch: who knows this one good needs no other |
-//! | `s` beside it | when the request left, by which node | nothing: a wrong one spoils a time sample |
+//! | `s` beside it | when the request left, by which node, whether it opened something | nothing: a wrong one spoils a time sample |
 //! | Record-Route | server and client flow of a dialog | a `seal` key, and the Call-ID |
 //! | Path | server and client flow of a registration | a `seal` key |
 //!
@@ -363,9 +363,15 @@ impl Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendTime {
     pub node: u16,
-    /// Microseconds on the node's clock, modulo 2^48 (nine years).
+    /// Whether the request opened something, rather than belonging to a dialog.
+    pub opens: bool,
+    /// Microseconds on the node's clock, modulo 2^47 (four years).
     pub micros: u64,
 }
+
+/// Where `opens` stands; the microseconds are below it.
+const TIME_OPENS: u32 = 47;
+const TIME_MICROS: u64 = (1 << TIME_OPENS) - 1;
 
 /// Length of a send time's text.
 pub const TIME_LEN: usize = text_len(8);
@@ -373,12 +379,20 @@ pub const TIME_LEN: usize = text_len(8);
 impl SendTime {
     #[inline(always)]
     pub fn write(self) -> [u8; TIME_LEN] {
-        tag_text(u64::from(self.node) << 48 | self.micros & ((1 << 48) - 1))
+        tag_text(u64::from(self.node) << 48 | u64::from(self.opens) << TIME_OPENS | self.micros & TIME_MICROS)
     }
 
+    /// Microseconds from then to `micros` on the same clock. One that lies ahead is years ago.
+    #[inline]
+    pub fn age(self, micros: u64) -> u64 {
+        micros.wrapping_sub(self.micros) & TIME_MICROS
+    }
+
+    /// Reads what [`SendTime::write`] wrote. Nothing seals it: it may be anybody's.
+    #[inline]
     pub fn read(text: &[u8]) -> Option<Self> {
         let ([value, _], _) = decode(text).filter(|_| text.len() == TIME_LEN)?;
-        Some(Self { node: (value >> 48) as u16, micros: value & ((1 << 48) - 1) })
+        Some(Self { node: (value >> 48) as u16, opens: value >> TIME_OPENS & 1 == 1, micros: value & TIME_MICROS })
     }
 }
 

@@ -143,8 +143,12 @@ impl Via {
     #[inline]
     pub fn branch_id<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let branch = self.branch?.of(bytes);
-        let (cookie, id) = branch.split_at_checked(COOKIE.len())?;
-        (cookie.eq_ignore_ascii_case(COOKIE) && !id.is_empty()).then_some(id)
+        let id = branch.get(COOKIE.len()..).filter(|id| !id.is_empty())?;
+        // As nearly everybody writes it, in one comparison.
+        let start = u64::from_le_bytes(*branch.first_chunk()?);
+        const USUAL: u64 = u64::from_le_bytes(*b"z9hG4bK\0");
+        let is_cookie = start & (u64::MAX >> 8) == USUAL || branch[..COOKIE.len()].eq_ignore_ascii_case(COOKIE);
+        is_cookie.then_some(id)
     }
 
     /// The port that sent-by means (RFC 3261 §18.2.2).

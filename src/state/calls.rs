@@ -91,7 +91,7 @@ impl Snapshot {
     fn tell_balance(&self, server: usize) {
         let server = &self.servers[server];
         let backend = &self.backends[server.backend as usize];
-        backend.balance.set(server.region as usize, server.seat as usize, load(server, backend));
+        backend.tell(server, load(server, backend));
     }
 
     /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody

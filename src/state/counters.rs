@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use super::response_times::Histogram;
+
 /// A number that one thread adds to and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -76,6 +78,11 @@ impl<T: Default> PerWorker<T> {
     #[inline]
     pub fn of(&self, worker: usize) -> &T {
         &self.cells[worker].0
+    }
+
+    /// What each worker writes to.
+    pub fn each(&self) -> impl Iterator<Item = &T> {
+        self.cells.iter().map(|cell| &cell.0)
     }
 
     /// The sum of one counter over all workers.
@@ -211,12 +218,30 @@ pub struct ServerCounters {
     /// Requests that were sent to it, and those of them that opened something and were balanced.
     pub requests: Counter,
     pub balanced: Counter,
-    /// Final responses by first digit, 1xx first.
+    /// Requests that want an answer: all but ACK.
+    pub asked: Counter,
+    /// INVITEs among the balanced ones: new calls.
+    pub calls: Counter,
+    /// Responses by first digit, 1xx first.
     pub responses: [Counter; 6],
+    /// 100s among them.
+    pub trying: Counter,
     /// Requests that it sent through us.
     pub sent: Counter,
-    /// Requests to it that the kernel could not send.
+    /// Requests to it that the kernel could not send, and ICMP errors about it.
     pub failed: Counter,
+    pub unreachable: Counter,
+    /// When the newest INVITE without To tag left that it has answered in any way; microseconds.
+    pub answered: Counter,
+    /// Answers to what opens something: those with one of the breaker's `codes`.
+    pub failing: Counter,
+    /// Those of them since the last other one, and the call of the newest; and how often that made `failures` in a row.
+    pub failing_now: Counter,
+    pub failing_call: Counter,
+    pub failing_rows: Counter,
+    /// New requests that went elsewhere because its breaker is half-open and has its trial calls.
+    pub rejected: Counter,
+    pub response_times: Histogram,
 }
 
 /// What one worker counts for itself.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Time;
 use super::server::{Health, Sign};
-use crate::config::Check;
+use crate::config::{Check, Suspect};
 
 /// Failed checks that make a suspect dead: the sign was the first warning, so `fall` would be too patient.
 const SUSPECT_FALL: u32 = 2;
@@ -19,34 +19,38 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// A fast check waits no longer than this, whatever `timeout` says.
 const FAST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// So many requests without an answer are no accident.
-const SILENT_REQUESTS: u64 = 3;
-/// So many looks in a row: with one a second, a server that falls silent under load is suspected within three seconds.
-const SILENT_LOOKS: u32 = 2;
-
-/// Whether a server answers what it is sent. Its counters are looked at once a second; the message path does nothing.
+/// Whether a server answers what it is sent. Its counters are looked at every now and then; the message path does
+/// nothing for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silence {
-    /// As it was when it last said something.
-    requests: u64,
+    /// What it had been asked, and had said, when it last said something.
+    asked: u64,
     said: u64,
-    looks: u32,
+    /// When it was first seen to owe an answer.
+    since: Option<Time>,
 }
 
 impl Silence {
-    /// Takes how many requests were sent to it and how many messages came from it, ever. True where it has been silent
-    /// for too long; then the count begins anew.
-    pub fn look(&mut self, requests: u64, said: u64) -> bool {
+    /// From now on.
+    pub fn new(asked: u64, said: u64) -> Self {
+        Self { asked, said, since: None }
+    }
+
+    /// Takes how many requests that want an answer were sent to it and how many messages came from it, ever. True where
+    /// it owes `unanswered` answers and has said nothing for `after`; then the count begins anew.
+    ///
+    /// A request that is sent again is counted again: who is answered does not repeat.
+    pub fn look(&mut self, asked: u64, said: u64, suspect: &Suspect, now: Time) -> bool {
         if said != self.said {
-            *self = Self { requests, said, looks: 0 };
-        } else if requests >= self.requests + SILENT_REQUESTS {
-            self.looks += 1;
+            *self = Self::new(asked, said);
+        } else if asked > self.asked {
+            let since = *self.since.get_or_insert(now);
+            if asked - self.asked >= suspect.unanswered.into() && now.since(since) >= suspect.after {
+                *self = Self::new(asked, said);
+                return true;
+            }
         }
-        let silent = self.looks >= SILENT_LOOKS;
-        if silent {
-            *self = Self { requests, said, looks: 0 };
-        }
-        silent
+        false
     }
 }
 
@@ -77,6 +81,7 @@ impl fmt::Display for Why {
             Self::Sign(Sign::Unreachable) => write!(f, "a request found nobody there (ICMP)"),
             Self::Sign(Sign::Said503) => write!(f, "answered a request with 503"),
             Self::Sign(Sign::Silent) => write!(f, "answers none of the requests that it gets"),
+            Self::Sign(Sign::Failing) => write!(f, "answers with failures"),
         }
     }
 }
@@ -147,9 +152,10 @@ impl Monitor {
                 self.failures = 0;
                 Health::Suspect
             }
-            (Sign::Said503, Health::Up | Health::Resting) => {
+            (Sign::Said503, Health::Up | Health::Resting | Health::Suspect) => {
                 self.rests_until = self.rests_until.max(now + LIVE_REST);
-                Health::Resting
+                // It lives, but the check that is on its way says so for sure.
+                if self.health == Health::Suspect { Health::Suspect } else { Health::Resting }
             }
             _ => self.health,
         };
@@ -172,8 +178,8 @@ impl Monitor {
     /// How long after a sign the first check starts: at once, but after a live 503 the server has its rest first.
     pub fn first_check_after(&self, sign: Sign) -> Duration {
         match sign {
-            Sign::Unreachable | Sign::Silent => Duration::ZERO,
             Sign::Said503 => LIVE_REST,
+            Sign::Unreachable | Sign::Silent | Sign::Failing => Duration::ZERO,
         }
     }
 
@@ -182,7 +188,8 @@ impl Monitor {
         self.successes = self.successes.saturating_add(1);
         match self.health {
             Health::Down | Health::Dead if self.successes < check.rise => self.health,
-            Health::Resting if now < self.rests_until => Health::Resting,
+            // A rest that was asked for outlasts a suspicion in between.
+            _ if now < self.rests_until => Health::Resting,
             _ => Health::Up,
         }
     }
@@ -259,12 +266,30 @@ mod tests {
 
     #[test]
     fn who_answers_nothing_is_silent_and_who_is_asked_nothing_is_not() {
+        let suspect = Suspect { unanswered: 5, after: Duration::from_secs(2) };
         let mut silence = Silence::default();
-        assert!(![(100, 90), (200, 190), (300, 190)].into_iter().any(|(sent, said)| silence.look(sent, said)));
-        assert!(silence.look(310, 190), "two looks without a word");
-        assert!(!silence.look(311, 190) && !silence.look(312, 190), "the count begins anew, and two requests are few");
-        assert!(!(0..60).any(|_| silence.look(312, 190)), "nobody asked");
-        assert!(!silence.look(400, 190) && !silence.look(500, 191), "it said something");
+        let mut look = |second, asked, said| silence.look(asked, said, &suspect, at(second));
+        assert!(!look(1, 100, 90) && !look(2, 200, 190), "it answers");
+        assert!(!look(3, 300, 190) && !look(4, 301, 190), "for two seconds nobody can say");
+        assert!(look(5, 302, 190), "two seconds without a word");
+        assert!(!look(6, 303, 190) && !look(10, 306, 190), "the count begins anew, and four requests are few");
+        assert!(look(11, 307, 190), "the fifth is one too many");
+        assert!(!(12..70).any(|second| look(second, 307, 190)), "nobody asked");
+        assert!(!look(70, 400, 190) && !look(71, 500, 191), "it said something");
+        assert!(!look(72, 600, 191) && !look(73, 700, 191) && look(74, 700, 191));
+    }
+
+    #[test]
+    fn a_rest_outlasts_a_suspicion_and_a_503_does_not_end_one() {
+        let busy = Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(30)) };
+        let mut monitor = Monitor::default();
+        monitor.observe(busy, &check(), at(10));
+        assert_eq!(monitor.sign(Sign::Unreachable, at(11)).map(|t| t.to), Some(Health::Suspect));
+        assert_eq!(monitor.sign(Sign::Said503, at(11)), None);
+        assert_eq!(monitor.observe(answered(200), &check(), at(12)).map(|t| t.to), Some(Health::Resting));
+        assert_eq!(monitor.observe(answered(200), &check(), at(39)), None);
+        assert_eq!(monitor.observe(answered(200), &check(), at(40)).map(|t| t.to), Some(Health::Up));
+        assert_eq!(monitor.sign(Sign::Failing, at(41)), None, "the breaker's business");
     }
 
     #[test]

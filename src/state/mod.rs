@@ -12,18 +12,22 @@
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
 pub mod binds;
+pub mod breaker;
 pub mod calls;
 pub mod counters;
 pub mod health;
 pub mod limits;
 pub mod lookup;
 pub mod pins;
+pub mod response_times;
 pub mod server;
 pub mod shared;
 pub mod slow_start;
 pub mod snapshot;
 pub mod stick_table;
 mod table;
+pub mod trials;
+pub mod watch;
 
 pub use counters::Reason;
 pub use shared::Shared;

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::Time;
-use super::counters::{Gauge, PerWorker, ServerCounters};
+use super::counters::{Counter, Gauge, PerWorker, ServerCounters};
+use super::response_times::ResponseTimes;
+use super::trials::Trials;
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,11 +59,33 @@ impl Health {
     }
 }
 
-/// Both together: what routing asks.
+/// How its breaker is: [`super::breaker`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Circuit {
+    #[default]
+    Closed,
+    /// No new calls.
+    Open,
+    /// A few trial calls.
+    HalfOpen,
+}
+
+impl Circuit {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// All three together: what routing asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerState {
     pub admin: Admin,
     pub health: Health,
+    pub breaker: Circuit,
     /// A weight that was asked for at run time, instead of the configured one.
     pub weight: Option<u32>,
     /// How much of its weight `slow_start` holds back, percent.
@@ -73,6 +97,16 @@ pub struct ServerState {
 impl ServerState {
     /// Whether it takes new calls.
     pub fn takes_new(self) -> bool {
+        self.is_well() && self.breaker == Circuit::Closed
+    }
+
+    /// Whether it takes trial calls, and those only.
+    pub fn takes_trials(self) -> bool {
+        self.is_well() && self.breaker == Circuit::HalfOpen
+    }
+
+    /// Whether it would take new calls but for its breaker.
+    pub fn is_well(self) -> bool {
         self.admin == Admin::Ready && self.health == Health::Up
     }
 
@@ -97,6 +131,8 @@ pub enum Sign {
     Said503 = 2,
     /// It was sent requests for seconds and answered none.
     Silent = 4,
+    /// So many answers in a row had one of its breaker's codes that the breaker should look at once.
+    Failing = 8,
 }
 
 /// What `max_rate` lets through at once, in nanoseconds of the rate.
@@ -106,6 +142,9 @@ const RATE_BURST: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct ServerLive {
     pub counters: PerWorker<ServerCounters>,
+    /// New calls that the breaker found unanswered. Whoever keeps the breaker writes it.
+    pub unanswered: Counter,
+    pub trials: Trials,
     signs: AtomicU8,
     /// Its calls: live pins that an INVITE opened. [`super::calls`] keeps it.
     pub calls: Gauge,
@@ -115,14 +154,43 @@ pub struct ServerLive {
     rate: AtomicU64,
 }
 
+/// What is known of a server at one moment, summed over the workers. All of it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests to it that want an answer.
+    pub asked: u64,
+    /// Whatever came from it.
+    pub said: u64,
+    /// New calls that went to it.
+    pub calls: u64,
+    /// When the newest of them left that it answered in any way.
+    pub answered: Time,
+    /// Requests that could not be sent, and ICMP errors.
+    pub errors: u64,
+    /// How often a worker saw as many failing answers in a row as open a breaker.
+    pub failing_rows: u64,
+}
+
+/// What a breaker counts, for whoever shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerCounts {
+    /// Requests that opened something here.
+    pub total: u64,
+    /// Those that failed, as far as anybody saw: errors, `codes`, and new calls that its breaker found unanswered.
+    pub failed: u64,
+    /// Those that went elsewhere because it was half-open.
+    pub rejected: u64,
+}
+
 impl ServerLive {
     pub fn new(workers: usize) -> Self {
-        let (calls, transactions) = (Gauge::default(), Gauge::default());
         Self {
             counters: PerWorker::new(workers),
+            unanswered: Counter::default(),
+            trials: Trials::default(),
             signs: AtomicU8::new(0),
-            calls,
-            transactions,
+            calls: Gauge::default(),
+            transactions: Gauge::default(),
             rate: AtomicU64::new(0),
         }
     }
@@ -137,6 +205,34 @@ impl ServerLive {
         self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for of in self.counters.each() {
+            totals.asked += of.asked.get();
+            totals.said += of.sent.get() + of.responses.iter().map(Counter::get).sum::<u64>();
+            totals.calls += of.calls.get();
+            totals.answered = totals.answered.max(Time(of.answered.get() * 1000));
+            totals.errors += of.failed.get() + of.unreachable.get();
+            totals.failing_rows += of.failing_rows.get();
+        }
+        totals
+    }
+
+    pub fn breaker_counts(&self) -> BreakerCounts {
+        let sum = |counter: fn(&ServerCounters) -> &Counter| self.counters.sum(counter);
+        let errors = sum(|of| &of.failed) + sum(|of| &of.unreachable);
+        BreakerCounts {
+            total: sum(|of| &of.balanced),
+            failed: errors + sum(|of| &of.failing) + self.unanswered.get(),
+            rejected: sum(|of| &of.rejected),
+        }
+    }
+
+    /// How long it takes from a request to the first answer: 100, or the final answer of anything but INVITE.
+    pub fn response_times(&self) -> ResponseTimes {
+        ResponseTimes::sum(self.counters.each().map(|of| &of.response_times))
+    }
+
     /// Leaves a sign for the one who keeps the health. True if it was not there yet: then that one should be woken.
     pub fn sign(&self, sign: Sign) -> bool {
         // A plain load first: under a storm of errors the cache line stays shared.
@@ -147,7 +243,8 @@ impl ServerLive {
     /// Takes all signs that were left.
     pub fn take_signs(&self) -> impl Iterator<Item = Sign> {
         let signs = self.signs.swap(0, Ordering::Relaxed);
-        [Sign::Unreachable, Sign::Said503, Sign::Silent].into_iter().filter(move |&sign| signs & sign as u8 != 0)
+        let all = [Sign::Unreachable, Sign::Said503, Sign::Silent, Sign::Failing];
+        all.into_iter().filter(move |&sign| signs & sign as u8 != 0)
     }
 }
 
@@ -159,6 +256,7 @@ mod tests {
     #[test]
     fn who_takes_what() {
         let with = |admin, health| ServerState { admin, health, ..ServerState::default() };
+        let breaker = |breaker| ServerState { breaker, ..ServerState::default() };
         for (state, new, confirmed, unconfirmed) in [
             (with(Admin::Ready, Health::Up), true, true, true),
             (with(Admin::Drain, Health::Up), false, true, true),
@@ -168,6 +266,8 @@ mod tests {
             (with(Admin::Ready, Health::Dead), false, true, false),
             (with(Admin::Drain, Health::Dead), false, true, false),
             (with(Admin::Maint, Health::Up), false, false, false),
+            (breaker(Circuit::Open), false, true, true),
+            (breaker(Circuit::HalfOpen), false, true, true),
             (with(Admin::Leaving, Health::Up), false, true, true),
             (with(Admin::Leaving, Health::Dead), false, true, false),
         ] {
@@ -178,6 +278,8 @@ mod tests {
             );
         }
         assert!(!with(Admin::Ready, Health::Dead).keeps(true, true), "servers that share dialogs take over");
+        assert!(breaker(Circuit::HalfOpen).takes_trials() && !breaker(Circuit::Open).takes_trials());
+        assert!(!ServerState { health: Health::Suspect, ..breaker(Circuit::HalfOpen) }.takes_trials());
     }
 
     #[test]

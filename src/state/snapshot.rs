@@ -13,7 +13,7 @@ use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
-use super::server::{Admin, ServerLive, ServerState};
+use super::server::{Admin, Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Source, WhenAllDown};
@@ -71,6 +71,8 @@ impl Frontend {
 pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
+    /// The balance without those that take trial calls only, where there are such.
+    pub settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -82,6 +84,19 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// The balance of those that take every new call.
+    #[inline]
+    pub fn settled(&self) -> &Balance {
+        self.settled.as_ref().unwrap_or(&self.balance)
+    }
+
+    /// Tells the balance how busy a server is; `None`: it is full.
+    pub(super) fn tell(&self, server: &Server, load: Option<u32>) {
+        for balance in [Some(&self.balance), self.settled.as_ref()].into_iter().flatten() {
+            balance.set(server.region.into(), server.seat.into(), load);
+        }
     }
 
     pub fn pin_expire(&self) -> Duration {
@@ -339,9 +354,7 @@ fn backend(
     previous: Option<&Snapshot>,
 ) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
-    let regions = candidates(backend, |id| {
-        servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default()
-    });
+    let state = |id| servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default();
     let stick = backend.stick.as_ref().map(|stick| {
         // The table keeps its size, for it holds what is wanted; other keys would mean nothing in it.
         let same = |b: &&Backend| b.config.stick.as_ref().is_some_and(|before| before.on == stick.on);
@@ -351,12 +364,20 @@ fn backend(
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    let spill = SpillBelow(backend.spill_below);
-    let balance =
-        Balance::build(keys.rendezvous(), backend.balance, &regions, spill, before.map(|before| &before.balance));
-    let built = Backend { config: backend.clone(), balance, stick, clients };
+    let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
+        let (regions, spill) = (candidates(backend, state), SpillBelow(backend.spill_below));
+        Balance::build(keys.rendezvous(), backend.balance, &regions, spill, like)
+    };
+    let balance = build(&state, before.map(|b| &b.balance));
+    let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
+    let without_trials = |id| match state(id) {
+        state if state.takes_trials() => ServerState { breaker: Circuit::Open, ..state },
+        state => state,
+    };
+    let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients };
     for server in servers.iter().filter(|server| server.backend == at && server.tells_load) {
-        built.balance.set(server.region as usize, server.seat as usize, load(server, &built));
+        built.tell(server, load(server, &built));
     }
     built
 }
@@ -379,15 +400,17 @@ fn weight(backend: &config::Backend, server: &config::Server, state: ServerState
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance.
+/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance. Beside
+/// them stands who wants trial calls.
 fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
-    let regions = |backup: bool, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
+    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
-            let members = backend.servers.iter().filter(|server| server.region == at && server.backup == backup);
+            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
             let total = members.map(|server| weight(backend, server, ServerState::default())).sum();
             let candidate = |server: &config::Server| {
                 let state = state(server.id);
-                let usable = server.backup == backup && wanted(state);
+                let usable = among(server) && wanted(state);
                 Candidate { id: server.id.0, weight: if usable { weight(backend, server, state) } else { 0 } }
             };
             let here = backend.servers.iter().filter(|server| server.region == at);
@@ -398,15 +421,17 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    let usable = regions(false, &ServerState::takes_new);
-    if anybody(&usable) {
-        return usable;
+    let primary: Who<'_> = &|server| !server.backup;
+    let new_or_trials = |state: ServerState| state.takes_new() || state.takes_trials();
+    if anybody(&regions(primary, &ServerState::takes_new)) {
+        return regions(primary, &new_or_trials);
     }
-    let backups = regions(true, &ServerState::takes_new);
-    if anybody(&backups) || backend.when_all_down == WhenAllDown::Reject {
-        return backups;
+    if anybody(&regions(&|server| server.backup, &ServerState::takes_new))
+        || backend.when_all_down == WhenAllDown::Reject
+    {
+        return regions(&|server| server.backup || state(server.id).takes_trials(), &new_or_trials);
     }
-    regions(false, &|state| state.admin == Admin::Ready)
+    regions(primary, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.

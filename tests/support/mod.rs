@@ -14,6 +14,8 @@ pub mod process;
 #[cfg(feature = "io")]
 pub mod regions;
 #[cfg(feature = "io")]
+pub mod tap;
+#[cfg(feature = "io")]
 pub mod wire;
 #[cfg(feature = "io")]
 pub mod workers;

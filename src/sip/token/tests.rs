@@ -194,3 +194,16 @@ proptest! {
         prop_assert_eq!(of(left, right) == of(&branch, &tag), left == branch);
     }
 }
+
+proptest! {
+    #[test]
+    fn a_send_time_reads_back_in_either_case(node: u16, opens: bool, micros in 0u64..1 << 47, passed in 0u64..1 << 40) {
+        let time = SendTime { node, opens, micros };
+        let text = time.write();
+        prop_assert_eq!(SendTime::read(&text), Some(time));
+        prop_assert_eq!(SendTime::read(&text.to_ascii_uppercase()), Some(time));
+        prop_assert_eq!(SendTime::read(&text[1..]), None);
+        prop_assert_eq!(time.age(micros + passed), passed);
+        prop_assert!(passed == 0 || time.age(micros.wrapping_sub(passed)) > 1 << 46, "what lies ahead is no age");
+    }
+}

@@ -89,6 +89,22 @@ fn new_calls_reach_whom_the_states_allow() {
 }
 
 #[test]
+fn who_is_no_trial_call_goes_where_it_went_while_the_breaker_was_open() {
+    let state = |breaker| [("l1", ServerState { breaker, ..ServerState::default() })];
+    let closed = build(TEXT, &[], None);
+    let open = build(TEXT, &state(Circuit::Open), Some(&closed));
+    let half_open = build(TEXT, &state(Circuit::HalfOpen), Some(&open));
+    assert_eq!(reached(&open), ["b/a1", "b/l2"]);
+    let keys: Vec<u64> = (0..2000u32).map(|n| closed.keys.call(&n.to_be_bytes())).collect();
+    let picks = |balance: &Balance| -> Vec<_> { keys.iter().map(|key| balance.pick(*key, None)).collect() };
+    let [closed, open, half_open] = [&closed, &open, &half_open].map(|snapshot| &snapshot.backends[0]);
+    assert_eq!(picks(&half_open.balance), picks(&closed.balance), "its own keys find it");
+    assert_eq!(picks(half_open.settled()), picks(&open.balance));
+    assert_eq!(half_open.settled().shared_tables(&open.balance), 3, "nothing is computed anew");
+    assert_eq!(picks(open.settled()), picks(&open.balance), "where nobody tries there is one balance");
+}
+
+#[test]
 fn live_sides_survive_a_new_generation_in_another_order() {
     let before = build(TEXT, &[], None);
     before.servers[0].live.counters.of(1).requests.add(7);

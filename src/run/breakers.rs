@@ -1,0 +1,45 @@
+//! What control does about what it sees of servers: silent ones are checked, breakers move.
+
+use super::Balancer;
+use crate::admin::Who;
+use crate::net::udp::clock;
+use crate::sip::token::NameHash;
+use crate::state::breaker::{Step, Transition};
+use crate::state::server::{Circuit, Sign};
+use crate::state::watch::News;
+
+impl Balancer {
+    /// A server that answers nothing of what it gets is checked at once, whatever its interval; breakers move.
+    pub(super) fn look(&mut self) {
+        let snapshot = self.setup.snapshot.load_full();
+        for (id, news) in self.watch.look(&snapshot, clock()) {
+            match news {
+                News::Silent => self.checks.sign(id, Sign::Silent),
+                News::Breaker(Step::Moved(transition)) => self.change_breaker(id, transition),
+                News::Breaker(Step::Held(why)) => {
+                    let server = self.name_of(id);
+                    tracing::warn!(server, reason = %why, "breaker stays closed: others took max_open of the weight");
+                }
+            }
+        }
+    }
+
+    /// A server's breaker moved: a new snapshot, and a line in the log.
+    fn change_breaker(&mut self, id: NameHash, Transition { from, to, why }: Transition) {
+        let (server, from, to_word) = (self.name_of(id), from.word(), to.word());
+        match to {
+            Circuit::Open => tracing::warn!(server, from, to = to_word, reason = %why, "breaker"),
+            _ => tracing::info!(server, from, to = to_word, reason = %why, "breaker"),
+        }
+        self.note_state(id, |state| state.breaker = to);
+    }
+
+    /// Closes a server's breaker by hand.
+    pub(super) fn reset_breaker(&mut self, who: &Who, id: NameHash) -> Result<String, String> {
+        let snapshot = self.setup.snapshot.load_full();
+        let transition = self.watch.reset(id, &snapshot, clock()).ok_or("This server's breaker is closed.")?;
+        tracing::info!(%who, server = self.name_of(id), "breaker closed by hand");
+        self.change_breaker(id, transition);
+        Ok(String::new())
+    }
+}

@@ -1,0 +1,173 @@
+//! What can be seen of servers by looking at their counters a few times a second: silence, and what breakers count. The
+//! message path does nothing for it but count.
+
+use std::collections::HashMap;
+
+use super::breaker::{Breaker, Leave, Step, Transition, Why};
+use super::health::Silence;
+use super::server::{Circuit, ServerLive, Totals};
+use super::snapshot::Server;
+use super::{Snapshot, Time};
+use crate::config::Backend;
+use crate::sip::token::NameHash;
+
+/// What was seen of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It answers nothing of what it gets: it should be checked at once.
+    Silent,
+    /// Its breaker moved, or was kept from it. A move belongs into the next snapshot.
+    Breaker(Step),
+}
+
+/// The silence and the breaker of every server. One owner looks.
+#[derive(Debug, Default)]
+pub struct Watch {
+    servers: HashMap<NameHash, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    silence: Silence,
+    breaker: Breaker,
+}
+
+impl Watched {
+    /// From now on: what a server did before says nothing.
+    fn new(seen: &Totals) -> Self {
+        Self { silence: Silence::new(seen.asked, seen.said), breaker: Breaker::new(seen) }
+    }
+}
+
+impl Watch {
+    /// Looks at every server of a snapshot.
+    pub fn look(&mut self, snapshot: &Snapshot, now: Time) -> Vec<(NameHash, News)> {
+        self.servers.retain(|id, _| snapshot.server(*id).is_some());
+        let mut news = Vec::new();
+        for config in snapshot.backends.iter().map(|backend| &backend.config) {
+            for (at, server) in config.servers.iter().enumerate() {
+                let Some(position) = snapshot.server(server.id) else { continue };
+                let known = &snapshot.servers[position];
+                let seen = known.live.totals();
+                // Out of the map, so that the others' breakers can be asked.
+                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(&seen));
+                if watched.silence.look(seen.asked, seen.said, &config.suspect, now) {
+                    news.push((server.id, News::Silent));
+                }
+                if let Some(step) = self.look_at_breaker(&mut watched.breaker, (config, at), known, &seen, now) {
+                    news.push((server.id, News::Breaker(step)));
+                }
+                self.servers.insert(server.id, watched);
+            }
+        }
+        news
+    }
+
+    fn look_at_breaker(
+        &self,
+        breaker: &mut Breaker,
+        (backend, at): (&Backend, usize),
+        server: &Server,
+        seen: &Totals,
+        now: Time,
+    ) -> Option<Step> {
+        let live = &server.live;
+        let step = match &backend.breaker {
+            None => breaker.close(Why::Removed, seen, now),
+            Some(config) => {
+                let room = || {
+                    let most = WHOLE * u64::from(config.max_open) / 100;
+                    self.open_share(backend, backend.servers[at].backup) + share(backend, at) <= most
+                };
+                let leave = Leave { open: &room, half_open: server.state.is_well() };
+                breaker.look(seen, live.trials.calls(), config, leave, now)
+            }
+        };
+        step.inspect(|step| note(live, *step, backend))
+    }
+
+    /// Closes a server's breaker by hand. `None` where it is closed already, or there is no such server.
+    pub fn reset(&mut self, id: NameHash, snapshot: &Snapshot, now: Time) -> Option<Transition> {
+        let server = &snapshot.servers[snapshot.server(id)?];
+        let step = self.servers.get_mut(&id)?.breaker.close(Why::Reset, &server.live.totals(), now)?;
+        note(&server.live, step, &snapshot.backends[server.backend as usize].config);
+        match step {
+            Step::Moved(transition) => Some(transition),
+            Step::Held(_) => None,
+        }
+    }
+
+    /// The part of a backend's weight that its breakers take away.
+    fn open_share(&self, backend: &Backend, backup: bool) -> u64 {
+        let is_open = |id: &NameHash| self.servers.get(id).is_some_and(|w| w.breaker.circuit() != Circuit::Closed);
+        let of_kind = backend.servers.iter().enumerate().filter(|(_, server)| server.backup == backup);
+        of_kind.filter(|(_, server)| is_open(&server.id)).map(|(at, _)| share(backend, at)).sum()
+    }
+}
+
+/// Everything, in the unit of [`share`].
+const WHOLE: u64 = 1_000_000;
+
+/// A server's part of the new calls while everybody is up: of its region's share the part that its weight gives it.
+/// Backups share what backups get.
+fn share(backend: &Backend, at: usize) -> u64 {
+    let server = &backend.servers[at];
+    let alike = || backend.servers.iter().filter(|other| other.backup == server.backup && other.weight > 0);
+    let serves = |region: usize| alike().any(|other| other.region == region);
+    let regions = backend.regions.iter().enumerate().filter(|(region, _)| serves(*region));
+    let all_regions: u64 = regions.map(|(_, region)| u64::from(region.weight)).sum();
+    let in_region = alike().filter(|other| other.region == server.region).map(|other| u64::from(other.weight)).sum();
+    let part = |of: u32, all: u64| (WHOLE * u64::from(of)).checked_div(all).unwrap_or_default();
+    part(backend.regions[server.region].weight, all_regions) * part(server.weight, in_region) / WHOLE
+}
+
+/// Opens or closes the places of trial calls before a snapshot speaks of them, and counts who got no answer.
+fn note(live: &ServerLive, step: Step, backend: &Backend) {
+    let Step::Moved(Transition { to, why, .. }) = step else { return };
+    match (to, &backend.breaker) {
+        (Circuit::HalfOpen, Some(breaker)) => live.trials.begin(breaker.half_open_max),
+        _ => live.trials.end(),
+    }
+    if let Why::Unanswered(calls) | Why::TrialsUnanswered(calls) = why {
+        live.unanswered.add(calls);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Three regions of 70, 15 and 15 with two servers in the first, and a backup.
+    fn backend() -> Backend {
+        let mut text =
+            "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n"
+                .to_owned();
+        for (region, weight) in [("lagos", 70), ("abuja", 15), ("asaba", 15)] {
+            text += &format!("[[backend.region]]\nname = \"{region}\"\nweight = {weight}\n");
+        }
+        for (n, (region, weight, backup)) in [
+            ("lagos", 100, false),
+            ("lagos", 50, false),
+            ("abuja", 0, false),
+            ("abuja", 7, false),
+            ("asaba", 1, false),
+            ("asaba", 9, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            text += &format!(
+                "[[backend.server]]\nname = \"s{n}\"\nregion = \"{region}\"\naddress = \"udp://1.1.2.{n}\"\nweight = {weight}\nbackup = {backup}\n"
+            );
+        }
+        Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("test", &text))).backends.remove(0)
+    }
+
+    #[test]
+    fn a_server_s_share_is_its_part_of_its_region_s_part() {
+        let backend = backend();
+        let shares: Vec<_> = (0..6).map(|at| share(&backend, at)).collect();
+        assert_eq!(shares, [466_666, 233_333, 0, 150_000, 150_000, 1_000_000], "a backup is all that backups have");
+    }
+}
