@@ -3,7 +3,7 @@
 mod door;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::runtime_socket::RuntimeSocket;
 use crate::admin::{Request, Who, Wish};
 use crate::balance::Algorithm;
-use crate::config::{self, Config, RUNTIME_SOCKET};
+use crate::config::{self, Config, OpenFiles, RUNTIME_SOCKET};
 use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::proxy::explain;
-use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys};
+use crate::proxy::relay::source_key;
+use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, too_few_files};
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::snapshot::Ingredients;
@@ -78,16 +79,19 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Say which server a new call would go to, and why.
+    /// Say which server a new call or a relay's new flow would go to, and why.
     Route {
         #[command(flatten)]
         config: ConfigFile,
-        /// The Call-ID, or whatever the backend sticks by.
-        #[arg(long)]
-        call_id: String,
+        /// The Call-ID, or whatever the backend sticks by. A relay goes by the source instead.
+        #[arg(long, required_unless_present_any = ["source", "port"])]
+        call_id: Option<String>,
         /// The client's address.
         #[arg(long)]
         source: Option<IpAddr>,
+        /// The port of a relay's range that a datagram comes to.
+        #[arg(long)]
+        port: Option<u16>,
         /// The backend, where it is not the first frontend's.
         #[arg(long)]
         backend: Option<String>,
@@ -126,8 +130,8 @@ pub fn main() -> ExitCode {
         Command::Ready(server) => door::set(&server, "ready"),
         Command::Maint(server) => door::set(&server, "maint"),
         Command::Check { config } => check(&config.file),
-        Command::Route { config, call_id, source, backend } => {
-            route(&config.file, &call_id, source, backend.as_deref())
+        Command::Route { config, call_id, source, port, backend } => {
+            route(&config.file, &Asked { call_id, source, port, backend })
         }
         Command::Demo(args) => finish(crate::demo::run(args)),
         Command::Load(command) => finish(load::command::run(&command)),
@@ -263,11 +267,28 @@ fn check(file: &Path) -> ExitCode {
     let text = format_args!("configuration {:016x}", source.text);
     let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s)");
     eprintln!("{}: good ({counts}; {text}; {key})", file.display());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = if config.workers == 0 { workers } else { config.workers };
+    match config.open_files(workers) {
+        Some(files) if files.all > host::most_open_files() => eprintln!("{}", too_few_files(files)),
+        Some(OpenFiles { all, ports, flows }) => eprintln!(
+            "relays may have {all} files open ({ports} ports, {flows} flows): LimitNOFILE= of the unit must allow it"
+        ),
+        None => {}
+    }
     ExitCode::SUCCESS
 }
 
-fn route(file: &Path, call_id: &str, source: Option<IpAddr>, backend: Option<&str>) -> ExitCode {
-    match find_route(file, call_id, source, backend) {
+/// What `route` is asked about.
+struct Asked {
+    call_id: Option<String>,
+    source: Option<IpAddr>,
+    port: Option<u16>,
+    backend: Option<String>,
+}
+
+fn route(file: &Path, asked: &Asked) -> ExitCode {
+    match find_route(file, asked) {
         Ok((server, why)) => {
             eprint!("{why}");
             println!("{server}");
@@ -281,12 +302,8 @@ fn route(file: &Path, call_id: &str, source: Option<IpAddr>, backend: Option<&st
 }
 
 /// The server's name, and the reasons as lines.
-fn find_route(
-    file: &Path,
-    call_id: &str,
-    source: Option<IpAddr>,
-    backend: Option<&str>,
-) -> Result<(String, String), StartError> {
+fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError> {
+    let source = asked.source;
     let config = read_config(file)?;
     let Some(keys) = read_keys(&config.cluster_key_file)? else {
         let path = config.cluster_key_file.display();
@@ -294,9 +311,9 @@ fn find_route(
             "{path}: there is no cluster key, and without it no call has a server; `trunkline run` makes one\n"
         )));
     };
-    let position = match backend {
+    let position = match &asked.backend {
         None => config.frontends[0].backend,
-        Some(name) => config.backends.iter().position(|backend| backend.name == name).ok_or_else(|| {
+        Some(name) => config.backends.iter().position(|backend| backend.name == *name).ok_or_else(|| {
             let names: Vec<_> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
             StartError::Config(format!("there is no backend \"{name}\"; the backends are {}\n", names.join(", ")))
         })?,
@@ -304,13 +321,24 @@ fn find_route(
     let (host, states) = (host::ask(&config, 0), std::collections::HashMap::new());
     let snapshot =
         Snapshot::build(&Ingredients { config: &config, keys, host: &host, states: &states, workers: 1 }, None);
-    let key = snapshot.keys.call(call_id.as_bytes());
+    if snapshot.backends[position].has_parts() {
+        return find_owner(&snapshot, position, asked.port);
+    }
+    let (key, of) = match (&asked.call_id, source) {
+        (Some(call_id), _) => (snapshot.keys.call(call_id.as_bytes()), format!("\"{call_id}\"")),
+        (None, Some(ip)) => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
+        (None, None) => {
+            let name = &config.backends[position].name;
+            let error = format!("no server of \"{name}\" has `ports`: give --call-id, or --source for a relay\n");
+            return Err(StartError::Config(error));
+        }
+    };
     let found = explain(&snapshot, position, key, source)
         .ok_or_else(|| StartError::Config("no server of this backend has a weight\n".into()))?;
     let (server, backend) = (&snapshot.servers[found.server], &config.backends[position]);
     let region_name =
         |id: u32| backend.regions.iter().find(|region| region.id.0 == id).map_or("?", |region| region.name.as_str());
-    let mut why = format!("key {key:016x} of \"{call_id}\", with every server up\n");
+    let mut why = format!("key {key:016x} of {of}, with every server up\n");
     if let Some(id) = found.preferred {
         why += &format!(
             "region {} because it prefers clients from {}\n",
@@ -347,6 +375,20 @@ fn explain_algorithm(backend: &config::Backend, snapshot: &Snapshot, candidates:
         Algorithm::First => "the first that has less than its max_calls of",
     };
     format!("balance {}: {rule} {among}; below, where the first call of all goes\n", backend.balance.word())
+}
+
+/// The server whose a relay's port is.
+fn find_owner(snapshot: &Snapshot, backend: usize, port: Option<u16>) -> Result<(String, String), StartError> {
+    let backend = &snapshot.backends[backend];
+    let name = &backend.config.name;
+    let error = |text: String| StartError::Config(text + "\n");
+    let port = port.ok_or_else(|| error(format!("a port decides in backend \"{name}\": give --port")))?;
+    let owner =
+        backend.owner(port).ok_or_else(|| error(format!("port {port} is no server's in backend \"{name}\"")))?;
+    let server = &snapshot.servers[owner];
+    let part = server.ports.map_or(String::new(), |ports| ports.to_string());
+    let (name, to) = (&server.name, SocketAddr::new(server.address.ip(), port));
+    Ok((name.clone(), format!("port {port} is in {part}, the part of {name}\nserver {name} at {to}\n")))
 }
 
 /// Ends a command that either succeeded, failed, or could not be tried.

@@ -8,10 +8,14 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use support::media::free_range;
 use support::workers::{bound, free_port, prepare};
+use trunkline::net::socket::open_relay;
 use trunkline::net::worker::Workers;
+use trunkline::state::counters::{Counter, FrontendCounters};
 
 const WORKERS: usize = 2;
 const CALLS: u64 = 1_000_000;
@@ -124,8 +128,66 @@ fn response(request: &[u8], answer: &mut Vec<u8>) {
     answer.extend_from_slice(b"Content-Length: 0\r\n\r\n");
 }
 
+/// Worker threads are found by their names: two tests at once would count each other's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Streams of media through a relay; its books balance, to the byte.
+#[test]
+fn a_relay_allocates_nothing_for_a_datagram() {
+    const PORTS: u16 = 16;
+    const DATAGRAMS: u64 = 200_000;
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (front, back) = ("127.0.2.43", "127.0.3.43");
+    let first = free_range(&[front, back], PORTS);
+    let last = first + PORTS - 1;
+    let text = format!(
+        "[[frontend]]\nname = \"f\"\nmode = \"relay\"\nbind = \"udp://{front}:{first}-{last}\"\nbackend = \"b\"\n\
+         [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://{back}\"\nports = \"{first}-{last}\"\n"
+    );
+    let (setup, sockets) = prepare(&support::core::config(&text), WORKERS, 1_000);
+    let snapshot = setup.snapshot.load_full();
+    let workers = Workers::start(&setup, sockets).unwrap();
+    workers.give(open_relay(&snapshot.relays[0], WORKERS, |_| false).unwrap());
+    let servers: Vec<_> = (first..=last).map(|port| bound(&format!("{back}:{port}"))).collect();
+    let clients: Vec<_> = (first..=last).map(|_| bound("127.0.1.43:0")).collect();
+    find_workers();
+    let mut datagram = [7; 200];
+    let mut pass = |rounds: u64| {
+        for _ in 0..rounds {
+            for (client, port) in clients.iter().zip(first..) {
+                client.send_to(&datagram[..172], (front, port)).unwrap();
+            }
+            for server in &servers {
+                let (length, flow) = server.recv_from(&mut datagram).expect("it reached the server");
+                server.send_to(&datagram[..length / 2], flow).unwrap();
+            }
+            clients.iter().for_each(|client| assert_eq!(client.recv(&mut datagram).expect("it came home"), 86));
+        }
+    };
+    pass(100);
+    let (allocations, memory) = (ALLOCATIONS.load(Ordering::Relaxed), resident());
+    pass(DATAGRAMS / u64::from(PORTS));
+    let (allocated, grown) = (ALLOCATIONS.load(Ordering::Relaxed) - allocations, resident() as i64 - memory as i64);
+    workers.stop();
+    WORKER_THREADS.iter().for_each(|worker| worker.store(0, Ordering::Relaxed));
+    println!("{DATAGRAMS} datagrams each way: {allocated} allocations on the workers, {grown} bytes more resident");
+    assert_eq!(allocated, 0);
+    assert!(grown < 1 << 20, "{grown} bytes more resident");
+    let all = DATAGRAMS + 100 * u64::from(PORTS);
+    let count = |counter: fn(&FrontendCounters) -> &Counter| snapshot.frontends[0].live.sum(counter);
+    assert_eq!((count(|c| &c.received), count(|c| &c.flows_opened)), (2 * all, u64::from(PORTS)));
+    assert_eq!((count(|c| &c.relayed_to_servers), count(|c| &c.bytes_to_servers)), (all, 172 * all));
+    assert_eq!((count(|c| &c.relayed_to_clients), count(|c| &c.bytes_to_clients)), (all, 86 * all));
+    let live = &snapshot.servers[0].live.counters;
+    assert_eq!((live.sum(|c| &c.relayed_to), live.sum(|c| &c.relayed_from)), (all, all));
+    // RTP and RTCP of a stream are on one worker, streams on all.
+    let by_worker: Vec<_> = (0..WORKERS).map(|worker| snapshot.frontends[0].live.of(worker).received.get()).collect();
+    assert_eq!(by_worker, [all; WORKERS], "half of the ports each");
+}
+
 #[test]
 fn a_million_calls_past_the_tables_allocate_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let server = bound("127.0.3.41:0");
     let clients: Vec<_> = (0..32).map(|_| bound("127.0.1.41:0")).collect();
     let (outside, inside) = ("127.0.2.41", "127.0.2.42");
@@ -147,6 +209,7 @@ fn a_million_calls_past_the_tables_allocate_nothing() {
     drive(&clients, &server, balancer, WARM_UP, WARM_UP + CALLS);
     let (allocated, grown) = (ALLOCATIONS.load(Ordering::Relaxed) - allocations, resident() as i64 - memory as i64);
     workers.stop();
+    WORKER_THREADS.iter().for_each(|worker| worker.store(0, Ordering::Relaxed));
     println!("{CALLS} calls: {allocated} allocations on the workers, {grown} bytes more resident");
     assert_eq!(allocated, 0);
     assert!(grown < 1 << 20, "{grown} bytes more resident after {CALLS} calls");

@@ -41,7 +41,7 @@ fn folder(config: &str) -> (TempDir, String) {
 
 #[test]
 fn the_shipped_configurations_are_good() {
-    for name in ["trunkline.toml", "minimal.toml", "single-site.toml", "loopback.toml"] {
+    for name in ["trunkline.toml", "minimal.toml", "single-site.toml", "loopback.toml", "media.toml"] {
         let output = run(&["check", "-c", &conf(name)]);
         assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()), "{name}: {}", stderr(&output));
         assert!(stderr(&output).contains("good"), "{}", stderr(&output));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use support::process::{Balancer, program, wait_for};
+use support::process::{Balancer, has_stopped, program, wait_for};
 use support::workers::{bound, free_port};
 
 const DATAGRAMS: usize = 640;
@@ -23,15 +23,6 @@ fn options(number: usize) -> String {
 fn traced(strace: u32) -> Option<i32> {
     let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
     children.split_whitespace().next()?.parse().ok()
-}
-
-/// Whether a process has stopped, all of its threads.
-fn has_stopped(pid: i32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    tasks.filter_map(Result::ok).all(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| matches!(rest.trim_start().chars().next(), Some('T' | 't')))
-    })
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub fn measure(
 }
 
 /// The number of a member in an object on one line.
-fn number(json: &str, name: &str) -> Option<f64> {
+pub fn number(json: &str, name: &str) -> Option<f64> {
     let rest = json.split_once(&format!("\"{name}\":"))?.1;
     rest[..rest.find([',', '}'])?].parse().ok()
 }

@@ -6,7 +6,9 @@
 mod contestant;
 mod forwarder;
 mod load;
+mod media;
 mod process;
+mod relay;
 mod table;
 
 use std::error::Error;
@@ -57,11 +59,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         [forwarder::WORD, ..] => forwarder::run(&arguments[1..]).map(|()| true),
-        [] => run(&FULL),
-        ["--quick"] => run(&QUICK),
+        [media::WORD, ..] => media::run(&arguments[1..]).map(|()| true),
+        [] => run(&FULL, true),
+        ["--quick"] => run(&QUICK, true),
+        ["relay"] => run(&FULL, false),
+        ["relay", "--quick"] => run(&QUICK, false),
         _ => {
             eprintln!(
-                "usage: benches/run [--quick]\n  --quick  within a minute, and docs/performance.md stays as it is"
+                "usage: benches/run [relay] [--quick]\n  relay    only media\n  --quick  within a minute, and docs/performance.md stays as it is"
             );
             return ExitCode::from(2);
         }
@@ -77,15 +82,25 @@ fn main() -> ExitCode {
 }
 
 /// Measures and shows; true where the bars are met.
-fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
+fn run(plan: &Plan, calls: bool) -> Result<bool, Box<dyn Error>> {
     watch_signals()?;
     pin(LOAD_CORE)?;
     let folder = TempDir::new()?;
+    let mut missed = if calls { side_by_side(plan, folder.path())? } else { Vec::new() };
+    missed.extend(relay::run(plan, folder.path())?);
+    for bar in &missed {
+        eprintln!("bar missed, closed loop: {bar}");
+    }
+    Ok(missed.is_empty())
+}
+
+/// Calls: says which bars were missed.
+fn side_by_side(plan: &Plan, folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut rounds = Vec::new();
     for number in 0..plan.rounds {
         let what = if number == 0 { "to warm up" } else { "counts" };
         eprintln!("round {} of {}, {what}", number + 1, plan.rounds);
-        let round = round(plan, number % 2 == 1, folder.path())?;
+        let round = round(plan, number % 2 == 1, folder)?;
         if number > 0 {
             rounds.push(round);
         }
@@ -93,12 +108,9 @@ fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
     let (text, missed) = table::write(&rounds)?;
     println!("{text}");
     if plan.keep {
-        table::keep(&text)?;
+        table::MARK.keep(&text)?;
     }
-    for bar in &missed {
-        eprintln!("bar missed, closed loop: a transaction costs {bar}");
-    }
-    Ok(missed.is_empty())
+    Ok(missed)
 }
 
 /// Everybody is started anew, and under each load they have their turns close to each other; every other round in the

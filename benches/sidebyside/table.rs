@@ -15,18 +15,20 @@ const BARS: [(Contestant, f64); 2] = [(Contestant::Bare, 1.3), (Contestant::Kama
 /// In the closed loop the balancer is the limit; where it had less of its core, something else was.
 const LEAST_BUSY: f64 = 0.9;
 
-const BEGIN: &str = "<!-- side by side: written by benches/run, from here -->\n";
-const END: &str = "<!-- side by side: to here -->\n";
+/// A part of docs/performance.md that a measurement writes, by its name.
+pub struct Mark(pub &'static str);
+
+pub const MARK: Mark = Mark("side by side");
 
 /// The middle of several values, and the least and the most of them.
-struct Spread {
-    median: f64,
+pub struct Spread {
+    pub median: f64,
     least: f64,
     most: f64,
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -34,7 +36,7 @@ impl Spread {
         Self { median, least: values[0], most: values[values.len() - 1] }
     }
 
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         format!("{:.2} ({:.2}–{:.2})", self.median, self.least, self.most)
     }
 }
@@ -134,7 +136,9 @@ pub fn write(rounds: &[Round]) -> Result<(String, Vec<String>), Box<dyn Error>> 
                 let percent = (ratio / bar - 1.0) * 100.0;
                 writeln!(text, "- bar of {bar} × {name}: {verdict}, {ratio:.3} ({percent:+.0} %)")?;
                 if ratio > bar {
-                    missed.push(format!("{ratio:.3} × {name} instead of at most {bar}, {percent:.0} % too much"));
+                    missed.push(format!(
+                        "a transaction costs {ratio:.3} × {name} instead of at most {bar}, {percent:.0} % too much"
+                    ));
                 }
             }
         }
@@ -167,12 +171,17 @@ fn version(program: &str) -> Result<String, Box<dyn Error>> {
     Ok(version.split(" (").next().unwrap_or_default().trim().replace('/', " "))
 }
 
-/// Puts the result between its marks in docs/performance.md.
-pub fn keep(result: &str) -> Result<(), Box<dyn Error>> {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
-    let text = fs::read_to_string(file)?;
-    let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or_else(|| format!("docs/performance.md has lost its marks: {BEGIN}{END}"))?;
-    fs::write(file, format!("{before}{BEGIN}\n{result}\n{END}{after}"))?;
-    Ok(())
+impl Mark {
+    /// Puts a result between its marks in docs/performance.md.
+    pub fn keep(&self, result: &str) -> Result<(), Box<dyn Error>> {
+        let Self(name) = self;
+        let begin = format!("<!-- {name}: written by benches/run, from here -->\n");
+        let end = format!("<!-- {name}: to here -->\n");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+        let text = fs::read_to_string(file)?;
+        let parts = text.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+        let (before, after) = parts.ok_or_else(|| format!("docs/performance.md has lost its marks: {begin}{end}"))?;
+        fs::write(file, format!("{before}{begin}\n{result}\n{end}{after}"))?;
+        Ok(())
+    }
 }

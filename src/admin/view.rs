@@ -127,13 +127,14 @@ impl View {
         rows
     }
 
-    /// The same with their calls. Walks the pin table, which may take a tenth of a second where it holds millions.
+    /// The same with their calls, and the flows of relays. Walks the pin table, which may take a tenth of a second where it holds millions.
     pub async fn rows_with_calls(&self) -> Vec<ServerRow> {
         let shared = Arc::clone(&self.shared);
         let held = tokio::task::spawn_blocking(move || shared.pins.by_server(clock())).await.unwrap_or_default();
-        let mut rows = self.rows();
+        let (mut rows, snapshot) = (self.rows(), self.snapshot.load());
         for row in &mut rows {
-            row.calls = held.get(&row.id).map_or(0, |held| held.calls);
+            let flows = snapshot.server(row.id).map_or(0, |at| snapshot.servers[at].live.flows());
+            row.calls = held.get(&row.id).map_or(0, |held| held.calls) + flows as usize;
         }
         rows
     }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use super::{Backend, Config, Frontend, Server};
+use super::{Backend, Bind, Config, Frontend, Server};
 
 /// One line for each thing that differs, in the order of the configurations: what is new or changed, then what is gone.
 pub fn difference(before: &Config, after: &Config) -> Vec<String> {
@@ -106,7 +106,7 @@ fn frontend(was: &Frontend, is: &Frontend, (before, after): (&Config, &Config), 
             |route: &super::Route| (super::Route { backend: 0, ..route.clone() }, backend(config, route.backend));
         frontend.routes.iter().map(name).collect::<Vec<_>>()
     };
-    members(lines, "bind", &was.binds, &is.binds, |bind| format!("{}://{}", bind.transport.name(), bind.address));
+    members(lines, "bind", &was.binds, &is.binds, Bind::to_string);
     value(lines, "backend", &backend(before, was.backend), &backend(after, is.backend));
     changed(lines, "routes", &routes(before, was), &routes(after, is));
     changed(lines, "limits", &was.limits, &is.limits);

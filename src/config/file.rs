@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use super::fault::Faults;
 use super::read::{At, Section};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
-use super::{Bind, Breaker, Check, ForceRport, Path, Pin, Stick, StickOn, Suspect, WhenAllDown};
+use super::{Bind, Breaker, Check, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay};
 use crate::balance::Algorithm;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
@@ -57,10 +57,9 @@ const DEFAULT_IPV6_PREFIX: u64 = 128;
 mod later {
     pub const TOP: &[&str] = &["admin", "peers"];
     pub const GLOBAL: &[&str] = &["state_dir"];
-    pub const FRONTEND: &[&str] = &["tls", "idle"];
+    pub const FRONTEND: &[&str] = &["tls"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
     pub const BACKEND: &[&str] = &["timeout"];
-    pub const SERVER: &[&str] = &["ports"];
 }
 
 /// Everything that one file says.
@@ -77,6 +76,7 @@ pub struct File {
 pub struct FrontendSection {
     pub at: usize,
     pub name: At<String>,
+    pub mode: Mode,
     pub binds: Vec<At<Bind>>,
     pub advertise: Vec<At<IpAddr>>,
     pub inside: Vec<At<IpAddr>>,
@@ -141,6 +141,7 @@ pub struct ServerSection {
     pub name: At<String>,
     pub region: Option<At<String>>,
     pub address: At<ServerAddress>,
+    pub ports: Option<At<Ports>>,
     pub sources: Vec<At<Source>>,
     pub weight: u32,
     pub max_calls: u32,
@@ -174,28 +175,21 @@ impl File {
     }
 }
 
-/// A key that can only be one word so far; others that are no mistakes come with later versions.
-fn later_word(section: &Section<'_, '_>, key: &'static str, now: &str, later: &[&str]) {
-    let Some(At { value, at }) = section.optional::<String>(key).filter(|word| word.value != now) else { return };
-    let what = match later.contains(&value.as_str()) {
-        true => format!("this version has no {key} \"{value}\" yet"),
-        false => format!("`{key}` cannot be \"{value}\""),
-    };
-    section.fault(at, what, format!("write \"{now}\""));
-}
-
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
     let name = section.required("name", "\"sip\"");
-    later_word(&section, "mode", "proxy", &["relay"]);
-    let routes = section.sections("route", "[[frontend.route]]").into_iter().map(route).collect();
+    let limits_section = section.section("limits", "[frontend.limits]");
+    let mode = relay::mode(&section, limits_section.as_ref());
+    let is_relay = mode != Mode::Proxy;
+    let routes = section.sections("route", "[[frontend.route]]").into_iter();
     let read = FrontendSection {
         at: section.at(),
+        mode,
         binds: section.list("bind"),
         advertise: section.list("advertise"),
         inside: section.list("inside"),
         aliases: section.list("aliases"),
         backend: section.required("backend", "\"opensips\""),
-        routes,
+        routes: routes.map(|section| route(section, is_relay)).collect(),
         record_route: section.or("record_route", true),
         path: section.word(
             "path",
@@ -210,14 +204,17 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
         send_to: section.values("send_to"),
         source_header: section.optional("source_header"),
         dscp: section.optional::<Dscp>("dscp").map(|dscp| dscp.value.0),
-        limits: section.section("limits", "[frontend.limits]").map_or_else(LimitsSection::new, limits),
+        limits: limits_section.map_or_else(LimitsSection::new, limits),
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
     };
     section.finish(later::FRONTEND);
     Some(read)
 }
 
-fn route(section: Section<'_, '_>) -> RouteSection {
+fn route(section: Section<'_, '_>, is_relay: bool) -> RouteSection {
+    if is_relay {
+        relay::refuse(&section, relay::ROUTE_KEYS);
+    }
     let read = RouteSection {
         at: section.at(),
         methods: section.values("methods"),
@@ -265,12 +262,15 @@ fn limits(section: Section<'_, '_>) -> LimitsSection {
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let name = section.required("name", "\"opensips\"");
+    let servers: Vec<_> = section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect();
+    let checks = section.section("check", "check");
+    let has_parts = servers.iter().any(|server| server.ports.is_some());
     let read = BackendSection {
         at: section.at(),
         balance: section.word("balance", Algorithm::Hash, &Algorithm::ALL),
         pin: pin(section.section("pin", "pin")),
         stick: section.section("stick", "stick").and_then(stick),
-        check: check(section.section("check", "check")),
+        check: if has_parts { relay::no_check(checks) } else { check(checks) },
         suspect: suspect(section.section("suspect", "suspect")),
         breaker: section.section("breaker", "breaker").map(breaker),
         when_all_down: section.word(
@@ -282,7 +282,7 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         in_dialog_failover: section.or("in_dialog_failover", false),
         pass_503: section.or("pass_503", false),
         regions: section.sections("region", "[[backend.region]]").into_iter().filter_map(region).collect(),
-        servers: section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect(),
+        servers,
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
     };
     section.finish(later::BACKEND);
@@ -472,7 +472,7 @@ fn region(section: Section<'_, '_>) -> Option<RegionSection> {
 fn server(section: Section<'_, '_>) -> Option<ServerSection> {
     let (name, address) =
         (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
-    let (region, sources) = (section.optional("region"), section.list("sources"));
+    let (region, sources, ports) = (section.optional("region"), section.list("sources"), section.optional("ports"));
     let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;
     let max_calls = section.number("max_calls", 0, MAX_CALLS) as u32;
     let max_rate = section.optional::<Rate>("max_rate").map(|rate| rate.value);
@@ -482,7 +482,7 @@ fn server(section: Section<'_, '_>) -> Option<ServerSection> {
     }
     let slow_start = slow_start.map_or(Duration::ZERO, |written| written.value);
     let backup = section.or("backup", false);
-    section.finish(later::SERVER);
+    section.finish(&[]);
     let (name, address) = (name?, address?);
-    Some(ServerSection { name, address, region, sources, weight, max_calls, max_rate, slow_start, backup })
+    Some(ServerSection { name, address, ports, region, sources, weight, max_calls, max_rate, slow_start, backup })
 }

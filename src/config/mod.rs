@@ -10,9 +10,11 @@ pub mod file;
 pub mod key;
 pub mod leaving;
 mod read;
+mod relay;
 mod resolve;
 mod value;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +55,34 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How many files a process with so many workers has open at most, where it relays: a socket for each port of a range
+    /// and for each flow. `None` where nothing is relayed.
+    pub fn open_files(&self, workers: usize) -> Option<OpenFiles> {
+        /// The standard streams, checks, and what each worker waits with.
+        const BASE: usize = 64;
+        let relays = || self.frontends.iter().filter_map(|frontend| Some((frontend, frontend.relay()?)));
+        let sockets = |ports: Ports| if ports.count() == 1 { workers } else { ports.count() };
+        let ports = relays().flat_map(|(frontend, _)| &frontend.binds).map(|bind| sockets(bind.ports)).sum();
+        let flows = relays().map(|(_, relay)| relay.max_flows).sum();
+        // A proxy's socket is watched by a second descriptor; `inside` may be two addresses more.
+        let proxies = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
+        let proxies: usize = proxies.map(|frontend| (frontend.binds.len() + 2) * workers * 2).sum();
+        let servers = self.backends.iter().map(|backend| backend.servers.len()).sum::<usize>();
+        let all = BASE + 8 * workers + servers + proxies + ports + flows;
+        relays().next().is_some().then_some(OpenFiles { all, ports, flows })
+    }
+}
+
+/// What a relay needs of the host ([`Config::open_files`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    pub all: usize,
+    /// Of these for ports and for flows.
+    pub ports: usize,
+    pub flows: usize,
+}
+
 /// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs.
 pub fn fingerprint(text: &str) -> u64 {
     use std::hash::Hasher;
@@ -85,6 +115,7 @@ impl Addresses {
 pub struct Frontend {
     pub name: String,
     pub id: NameHash,
+    pub mode: Mode,
     pub binds: Vec<Bind>,
     /// What clients are told: Via and Record-Route towards them.
     pub advertise: Addresses,
@@ -106,11 +137,92 @@ pub struct Frontend {
     pub limits: Limits,
 }
 
-/// One listening address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Frontend {
+    /// What `relay` needs to know; `None` in mode `proxy`.
+    pub fn relay(&self) -> Option<&Relay> {
+        match &self.mode {
+            Mode::Relay(relay) => Some(relay),
+            Mode::Proxy => None,
+        }
+    }
+
+    /// The backends that it may choose: the default, then those of its routes.
+    pub fn backends(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.backend).chain(self.routes.iter().map(|route| route.backend))
+    }
+}
+
+/// What a frontend does with what comes to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A stateless SIP proxy.
+    Proxy,
+    /// Datagrams go through unread and unchanged, each client's by a flow of its own.
+    Relay(Relay),
+}
+
+/// The bounds of a relay's flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// A flow ends when neither side has sent for this long.
+    pub idle: Duration,
+    /// Flows that may be open at once.
+    pub max_flows: usize,
+}
+
+/// One listening address, or one for each port of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bind {
     pub transport: Transport,
+    /// With its first port.
     pub address: SocketAddr,
+    pub ports: Ports,
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, address, ports } = self;
+        write!(f, "{}://{address}", transport.name())?;
+        if ports.count() > 1 { write!(f, "-{}", ports.last) } else { Ok(()) }
+    }
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl Ports {
+    pub fn one(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    pub fn count(self) -> usize {
+        usize::from(self.last - self.first) + 1
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        self.first..=self.last
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
 }
 
 /// When REGISTER gets a Path (RFC 3327 §5.2).
@@ -285,7 +397,10 @@ pub struct Server {
     /// Position of its region.
     pub region: usize,
     pub transport: Transport,
+    /// Where there are `ports`, with the first of them.
     pub address: SocketAddr,
+    /// Its part of a relay's range: what comes to one of these ports goes to the same port of this server.
+    pub ports: Option<Ports>,
     pub sources: Vec<Source>,
     pub weight: u32,
     /// The most calls at once; 0 is no limit.

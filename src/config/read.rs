@@ -68,6 +68,11 @@ impl<'r, 't> Section<'r, 't> {
         self.at
     }
 
+    /// Where the value of a key stands, if it is there.
+    pub fn place(&self, key: &str) -> Option<usize> {
+        self.table.get(key).map(|value| value.span().start)
+    }
+
     pub fn fault(&self, at: usize, what: impl Into<String>, remedy: impl Into<String>) {
         self.faults.borrow_mut().push(at, what, remedy);
     }

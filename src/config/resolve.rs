@@ -2,13 +2,13 @@
 //! together is judged here.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::fault::{Faults, suggestion};
 use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
 use super::read::At;
 use super::value::Source;
-use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server};
+use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, relay};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 
@@ -45,8 +45,8 @@ const OWN_HEADERS: &[&str] = &[
 pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
     distinct("backend", &backend_names, faults);
-    let server_places: Vec<_> =
-        file.backends.iter().flat_map(|backend| &backend.servers).map(|server| server.name.at).collect();
+    let places_of = |backend: &BackendSection| backend.servers.iter().map(|server| server.name.at).collect();
+    let server_places: Vec<Vec<usize>> = file.backends.iter().map(places_of).collect();
     let backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
@@ -67,9 +67,13 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         let what = format!("`runtime_socket` cannot be \"{}\"", path.value);
         faults.push(path.at, what, format!("write a path from / on of at most {LONGEST_SOCKET} octets"));
     }
-    distinct_sources(&backends, &server_places, faults);
-    let frontends =
-        file.frontends.into_iter().map(|section| frontend(section, &backend_names, &backends, faults)).collect();
+    distinct_sources(&backends, &server_places.concat(), faults);
+    relay::judge_count(&file.frontends, faults);
+    let frontends = file
+        .frontends
+        .into_iter()
+        .map(|section| frontend(section, &backend_names, (&backends, &server_places), faults))
+        .collect();
     Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
@@ -105,24 +109,22 @@ fn distinct(what: &str, names: &[At<String>], faults: &mut Faults) {
 }
 
 fn distinct_binds(frontends: &[FrontendSection], faults: &mut Faults) {
-    let mut owners: HashMap<Bind, &str> = HashMap::new();
-    for frontend in frontends {
-        for bind in &frontend.binds {
-            if let Some(owner) = owners.insert(bind.value, &frontend.name.value) {
-                let address = bind.value.address;
-                faults.push(
-                    bind.at,
-                    format!("{address} is bound twice, by \"{owner}\" before"),
-                    "give each bind an address or a port of its own",
-                );
-            }
+    let binds: Vec<_> = frontends.iter().flat_map(|of| of.binds.iter().map(move |bind| (of, bind))).collect();
+    for (at, (_, bind)) in binds.iter().enumerate() {
+        let same = |other: &Bind| {
+            other.transport == bind.value.transport
+                && other.address.ip() == bind.value.address.ip()
+                && other.ports.overlaps(bind.value.ports)
+        };
+        if let Some((owner, other)) = binds[..at].iter().find(|(_, other)| same(&other.value)) {
+            let first = bind.value.ports.first.max(other.value.ports.first);
+            let address = SocketAddr::new(bind.value.address.ip(), first);
+            faults.push(
+                bind.at,
+                format!("{address} is bound twice, by \"{}\" before", owner.name.value),
+                "give each bind an address or a port of its own",
+            );
         }
-    }
-}
-
-impl std::hash::Hash for Bind {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.transport, self.address).hash(state);
     }
 }
 
@@ -190,7 +192,12 @@ fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresse
     addresses
 }
 
-fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend], faults: &mut Faults) -> Frontend {
+fn frontend(
+    section: FrontendSection,
+    names: &[At<String>],
+    (backends, places): (&[Backend], &[Vec<usize>]),
+    faults: &mut Faults,
+) -> Frontend {
     if section.binds.is_empty() {
         faults.push(
             section.at,
@@ -226,6 +233,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         .collect();
     let frontend = Frontend {
         id: NameHash::of(&section.name.value),
+        mode: section.mode.clone(),
         advertise: addresses("advertise", &section.advertise, faults),
         inside: addresses("inside", &section.inside, faults),
         aliases: section.aliases.iter().map(|alias| alias.value.clone()).collect(),
@@ -235,13 +243,16 @@ fn frontend(section: FrontendSection, names: &[At<String>], backends: &[Backend]
         record_route: section.record_route,
         path: section.path,
         force_rport: section.force_rport,
-        send_to: section.send_to,
-        source_header: section.source_header.map(|header| header.value),
+        send_to: section.send_to.clone(),
+        source_header: section.source_header.as_ref().map(|header| header.value.clone()),
         dscp: section.dscp,
-        limits: limits(section.limits),
-        name: section.name.value,
+        limits: limits(&section.limits),
+        name: section.name.value.clone(),
     };
-    reachable(&frontend, section.at, backends, faults);
+    relay::judge(&section, &frontend, backends, places, faults);
+    if frontend.relay().is_none() {
+        reachable(&frontend, section.at, backends, faults);
+    }
     for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
         let what = format!("`aliases` cannot hold \"{}\"", alias.value);
         faults.push(alias.at, what, "write a host name or an address, without scheme, port or `*`");
@@ -258,8 +269,7 @@ fn is_host(text: &str) -> bool {
 
 /// Every server needs an address of ours of its own family to be reached from.
 fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut Faults) {
-    let used = std::iter::once(frontend.backend).chain(frontend.routes.iter().map(|route| route.backend));
-    let mut used: Vec<_> = used.collect();
+    let mut used: Vec<_> = frontend.backends().collect();
     used.sort_unstable();
     used.dedup();
     for backend in used.into_iter().filter_map(|at| backends.get(at)) {
@@ -287,18 +297,18 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
     }
 }
 
-fn limits(section: LimitsSection) -> Limits {
+fn limits(section: &LimitsSection) -> Limits {
     let per_source = section.rate.map(|rate| PerSource {
         rate,
-        burst: match section.burst {
+        burst: match &section.burst {
             Some(burst) => burst.value.clamp(1, u64::from(u32::MAX)) as u32,
             None => rate.events.saturating_mul(DEFAULT_BURST_SECONDS),
         },
     });
     Limits {
         per_source,
-        trusted: section.trusted,
-        deny: section.deny,
+        trusted: section.trusted.clone(),
+        deny: section.deny.clone(),
         deny_user_agent: section.deny_user_agent.iter().map(|part| part.to_ascii_lowercase()).collect(),
         max_message: section.max_message,
     }
@@ -324,9 +334,11 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         names.clear();
     }
     distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
+    let places: Vec<_> = section.servers.iter().map(|server| server.name.at).collect();
     let servers: Vec<_> =
         section.servers.into_iter().map(|server| self::server(server, name, &names, faults)).collect();
     judge_backend(name, section.at, &regions, &servers, faults);
+    relay::judge_backend(name, &servers, &places, faults);
     Backend {
         name: section.name.value,
         balance: section.balance,
@@ -365,9 +377,14 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
             "write udp://",
         );
     }
+    let ports = section.ports.as_ref().map(|ports| ports.value);
+    if let Some(part) = section.ports.as_ref().filter(|_| address.has_port) {
+        let what = format!("server \"{}\" has `ports` and a port in its address", section.name.value);
+        faults.push(part.at, what, "write the address without a port: each datagram keeps the port it came to");
+    }
     let port = (address.transport == Transport::Udp).then_some(address.address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
-    if sources.is_empty() {
+    if sources.is_empty() && ports.is_none() {
         sources.push(Source { net: address.address.ip().into(), port });
     }
     Server {
@@ -375,7 +392,8 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
         name: section.name.value,
         region,
         transport: address.transport,
-        address: address.address,
+        address: SocketAddr::new(address.address.ip(), ports.map_or(address.address.port(), |ports| ports.first)),
+        ports,
         sources,
         weight: section.weight,
         max_calls: section.max_calls,

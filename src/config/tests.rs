@@ -127,7 +127,7 @@ fn all_faults_come_in_one_run_with_their_places() {
         "f:10:8: error: `path` cannot be \"allways\"",
         "f:13:20: error: `per_source_burst` without `per_source_rate`",
         "f:16:8: error: there are two frontends \"sip\"",
-        "f:17:8: error: this version has no mode \"relay\" yet",
+        "f:17:8: error: `mode` cannot be \"relais\"",
         "f:20:17: error: `source_header` cannot be \"Via\"",
         "f:22:1: error: this route has no condition",
         "f:27:18: error: `expire` is not a duration such as \"500ms\", \"10s\", \"2m\" or \"2h\"",

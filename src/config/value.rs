@@ -6,8 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::Bind;
 use super::read::Read;
+use super::{Bind, Ports};
 use crate::sip::Transport;
 
 impl Read for Duration {
@@ -92,11 +92,26 @@ impl Read for Bind {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let wanted = "an address such as \"udp://0.0.0.0:5060\"";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
-        let address: SocketAddr = rest.parse().map_err(|_| wanted)?;
+        let (first, last) = rest.rsplit_once('-').map_or((rest, None), |(first, last)| (first, Some(last)));
+        let address: SocketAddr = first.parse().map_err(|_| wanted)?;
+        let last = last.map_or(Ok(address.port()), |last| last.parse()).map_err(|_| wanted)?;
         if address.port() == 0 {
             return Err(format!("{wanted} with a port of its own"));
         }
-        Ok(Self { transport, address })
+        if last < address.port() {
+            return Err(format!("{wanted}, or a range such as \"udp://0.0.0.0:10000-10199\", the lower port first"));
+        }
+        Ok(Self { transport, address, ports: Ports { first: address.port(), last } })
+    }
+}
+
+impl Read for Ports {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "ports such as \"10000-10099\", the lower one first";
+        let text = value.as_str().ok_or(wanted)?;
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else { return Err(wanted.into()) };
+        if first == 0 || last < first { Err(wanted.into()) } else { Ok(Self { first, last }) }
     }
 }
 
@@ -105,13 +120,17 @@ impl Read for Bind {
 pub struct ServerAddress {
     pub transport: Transport,
     pub address: SocketAddr,
+    /// Whether the port was written, not supplied.
+    pub has_port: bool,
 }
 
 impl Read for ServerAddress {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let wanted = "an address such as \"udp://10.0.10.11:5060\" (names come with a later version)";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
-        let parsed = rest.parse().or_else(|_| {
+        let parsed = rest.parse();
+        let has_port = parsed.is_ok();
+        let parsed = parsed.or_else(|_| {
             let host = rest.trim_start_matches('[').trim_end_matches(']');
             host.parse().map(|ip: IpAddr| SocketAddr::new(ip, crate::sip::DEFAULT_PORT))
         });
@@ -119,7 +138,7 @@ impl Read for ServerAddress {
         if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             return Err(format!("{wanted} of one host, with a port"));
         }
-        Ok(Self { transport, address })
+        Ok(Self { transport, address, has_port })
     }
 }
 

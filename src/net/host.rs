@@ -1,8 +1,10 @@
 //! What only this host can tell: its addresses, and which of them it uses towards whom.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use nix::ifaddrs::getifaddrs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Addresses, Config};
 use crate::state::binds::Host;
@@ -43,4 +45,19 @@ fn towards(ip: IpAddr) -> Option<IpAddr> {
 /// Whether an address is one of this node's now: a VIP may be elsewhere.
 pub fn has(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// How many files this process may have open at most.
+pub fn most_open_files() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(_, hard)| hard as usize)
+}
+
+/// Lets this process have so many files open.
+///
+/// # Errors
+/// Where that is more than the host allows.
+pub fn allow_open_files(needed: usize) -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = soft.max(needed as u64);
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).map_err(io::Error::from)
 }

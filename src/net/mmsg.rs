@@ -13,10 +13,9 @@ use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -79,7 +78,25 @@ impl Inbox {
         memory: &mut [u8],
         slots: impl Fn(usize) -> Range<usize>,
     ) -> io::Result<usize> {
-        for n in 0..BATCH {
+        self.receive_some(socket, pktinfo, memory, BATCH, slots)
+    }
+
+    /// The same for at most `most` datagrams: where few are expected, fewer headers are primed.
+    ///
+    /// # Errors
+    /// As [`Inbox::receive`].
+    ///
+    /// # Panics
+    /// If a slot does not lie in `memory`, or `most` is more than [`BATCH`].
+    pub fn receive_some(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        pktinfo: bool,
+        memory: &mut [u8],
+        most: usize,
+        slots: impl Fn(usize) -> Range<usize>,
+    ) -> io::Result<usize> {
+        for n in 0..most {
             let slot = &mut memory[slots(n)];
             self.iovecs[n] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
             let header = &mut self.headers[n].msg_hdr;
@@ -94,8 +111,8 @@ impl Inbox {
         // SAFETY: every header points to a name, an iovec and a control buffer of this struct, which outlive the call,
         // and every iovec to a slice of `memory`, borrowed mutably for the call; the slots were bounds-checked above.
         let received = unsafe {
-            let headers = self.headers.as_mut_ptr();
-            libc::recvmmsg(socket.as_raw_fd(), headers, BATCH as libc::c_uint, libc::MSG_DONTWAIT, ptr::null_mut())
+            let headers = self.headers[..most].as_mut_ptr();
+            libc::recvmmsg(socket.as_raw_fd(), headers, most as libc::c_uint, libc::MSG_DONTWAIT, ptr::null_mut())
         };
         if received < 0 { Err(io::Error::last_os_error()) } else { Ok(received as usize) }
     }
@@ -163,6 +180,21 @@ impl Outbox {
             Some(source) => write_pktinfo(&mut self.controls[n], source),
         };
         self.datagrams.push(datagram);
+    }
+
+    /// Queues a datagram for the peer of a connected socket: the kernel has its route already.
+    ///
+    /// # Panics
+    /// As [`Outbox::push`].
+    pub fn push_connected(&mut self, datagram: Range<usize>) {
+        let header = &mut self.headers[self.datagrams.len()].msg_hdr;
+        (header.msg_namelen, header.msg_controllen) = (0, 0);
+        self.datagrams.push(datagram);
+    }
+
+    /// How long some of the queued datagrams are together, in bytes.
+    pub fn bytes(&self, which: Range<usize>) -> usize {
+        self.datagrams[which].iter().map(ExactSizeIterator::len).sum()
     }
 
     /// Sends the queued datagrams from the n-th on, as many as the kernel takes, and says how many those were.
@@ -261,14 +293,14 @@ pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Registers a socket with the runtime for what can be read, errors included. Not for room to write: every datagram
+/// Registers a socket, or an epoll instance of sockets, with the runtime for what can be read, errors included. Not for room to write: every datagram
 /// that leaves would make the kernel report room, and wake us for nothing.
 ///
 /// # Errors
 /// Where the runtime's poller refuses the descriptor.
-pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a `Socket` owns its descriptor, keeps it open until it is dropped, and always names the same one; the
-    // `AsyncFd` owns the `Socket`.
+pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` keeps its descriptor open until it is dropped, and always names the same one; the `AsyncFd`
+    // owns it.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR).map_err(io::Error::from) }
 }
 

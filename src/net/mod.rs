@@ -13,12 +13,13 @@
 //!      ▼
 //!  on the wire, and counted
 //! ```
-//! [`worker`] holds the threads, [`udp`] the trip above, [`socket`] opens what they use, [`check`] asks servers whether
+//! [`worker`] holds the threads, [`udp`] the trip above, [`relay`] the shorter one of mode `relay`, [`socket`] opens what they use, [`check`] asks servers whether
 //! they are alive, [`host`] asks this machine for its addresses. `unsafe` is in [`mmsg`] alone.
 
 pub mod check;
 pub mod host;
 pub mod mmsg;
+pub mod relay;
 pub mod socket;
 pub mod udp;
 pub mod worker;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
@@ -14,12 +14,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::mmsg;
-use crate::state::binds::Bind;
+use crate::state::binds::{Bind, RelayBind};
 
 /// What is asked for as receive buffer. At full rate it holds some milliseconds: long enough for a worker that was
 /// descheduled once.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
+/// The same for sockets that carry one stream: several hundred datagrams of voice, seconds of it. There are thousands of
+/// these sockets, and what they all may hold is memory.
+const FLOW_BUFFER: usize = 512 * 1024;
 
 /// A socket that could not be opened.
 #[derive(Debug)]
@@ -99,37 +102,104 @@ fn bare(address: SocketAddr) -> io::Result<Socket> {
 
 fn one(bind: &Bind) -> Result<Socket, OpenError> {
     let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
-    let socket = bare(bind.address).map_err(at("socket"))?;
-    socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
+    let socket = prepared(bind.address, bind.dscp, RECEIVE_BUFFER)?;
     socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
-    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        // Without CAP_NET_ADMIN net.core.rmem_max is the limit.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(at("SO_RCVBUF"))?;
-    }
     socket.set_send_buffer_size(SEND_BUFFER).map_err(at("SO_SNDBUF"))?;
-    mmsg::allow_fragments(socket.as_fd(), bind.address.is_ipv6()).map_err(at("IP_MTU_DISCOVER"))?;
     match bind.address {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
+    }
+    .map_err(io::Error::from)
+    .map_err(at("IP_RECVERR"))?;
+    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    Ok(socket)
+}
+
+/// What every socket for messages has: a buffer, fragments, a traffic class, and on a wildcard the address a datagram
+/// came to.
+fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Result<Socket, OpenError> {
+    let at = |step| move |error: io::Error| OpenError { address, step, error };
+    let socket = bare(address).map_err(at("socket"))?;
+    socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).is_err() {
+        // Without CAP_NET_ADMIN net.core.rmem_max is the limit.
+        socket.set_recv_buffer_size(receive_buffer).map_err(at("SO_RCVBUF"))?;
+    }
+    mmsg::allow_fragments(socket.as_fd(), address.is_ipv6()).map_err(at("IP_MTU_DISCOVER"))?;
+    let is_wildcard = address.ip().is_unspecified();
+    match address {
         SocketAddr::V4(_) => {
-            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).map_err(io::Error::from).map_err(at("IP_RECVERR"))?;
-            if bind.is_wildcard() {
+            if is_wildcard {
                 setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
                     .map_err(io::Error::from)
                     .map_err(at("IP_PKTINFO"))?;
             }
         }
         SocketAddr::V6(_) => {
-            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).map_err(io::Error::from).map_err(at("IPV6_RECVERR"))?;
-            if bind.is_wildcard() {
+            if is_wildcard {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
                     .map_err(io::Error::from)
                     .map_err(at("IPV6_RECVPKTINFO"))?;
             }
         }
     }
-    if bind.dscp.is_some() {
-        mark(&socket, bind).map_err(at("IP_TOS"))?;
+    if let Some(dscp) = dscp {
+        mark_as(&socket, address, dscp).map_err(at("IP_TOS"))?;
     }
-    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    Ok(socket)
+}
+
+/// One socket of a relay and the address that it is bound to.
+#[derive(Debug)]
+pub struct Port {
+    pub socket: Socket,
+    pub bound: SocketAddr,
+}
+
+/// Opens the sockets of a relay, for each worker a list. A single port has a socket on every worker, and the kernel's
+/// hash gives each client to one of them. Of a range each port has one socket: a thousand ports on eight workers would
+/// else be eight thousand. Two neighbours, RTP and its RTCP, are on one worker.
+///
+/// IP_RECVERR is off: without it an ICMP error that a client causes is nobody's.
+///
+/// `is_open` says which addresses have their sockets already.
+///
+/// # Errors
+/// Where an option or an address is refused, or another process has it.
+pub fn open_relay(
+    relay: &RelayBind,
+    workers: usize,
+    is_open: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<Vec<Port>>, OpenError> {
+    let mut all: Vec<Vec<Port>> = (0..workers).map(|_| Vec::new()).collect();
+    let shared = relay.ports.count() == 1;
+    for bound in relay.ports.iter().map(|port| SocketAddr::new(relay.ip, port)).filter(|bound| !is_open(*bound)) {
+        let at = |step| move |error: io::Error| OpenError { address: bound, step, error };
+        if shared {
+            bare(bound).and_then(|socket| socket.bind(&bound.into())).map_err(at("bind"))?;
+        }
+        let turn = usize::from(bound.port() / 2) % workers;
+        for (_, ports) in all.iter_mut().enumerate().filter(|(worker, _)| shared || *worker == turn) {
+            let socket = prepared(bound, relay.dscp, if shared { RECEIVE_BUFFER } else { FLOW_BUFFER })?;
+            socket.set_reuse_port(shared).map_err(at("SO_REUSEPORT"))?;
+            socket.bind(&bound.into()).map_err(at("bind"))?;
+            ports.push(Port { socket, bound });
+        }
+    }
+    Ok(all)
+}
+
+/// Opens the socket of a relay's flow: towards one server, from `inside` or what the host's route says, from a port of
+/// its own. Connected: the kernel lets nobody else's datagrams in.
+///
+/// # Errors
+/// Where no open file or port is left, or there is no route.
+pub fn open_flow(inside: Option<IpAddr>, server: SocketAddr, dscp: Option<u8>) -> io::Result<Socket> {
+    let socket = prepared(server, dscp, FLOW_BUFFER).map_err(|refused| refused.error)?;
+    if let Some(inside) = inside {
+        socket.bind(&SocketAddr::new(inside, 0).into())?;
+    }
+    socket.connect(&server.into())?;
     Ok(socket)
 }
 
@@ -154,8 +224,12 @@ pub fn shut(socket: &Socket, bind: &Bind) -> io::Result<()> {
 /// # Errors
 /// Those of setsockopt(2).
 pub fn mark(socket: &Socket, bind: &Bind) -> io::Result<()> {
-    let class = u32::from(bind.dscp.unwrap_or_default()) << 2;
-    match bind.address {
+    mark_as(socket, bind.address, bind.dscp.unwrap_or_default())
+}
+
+fn mark_as(socket: &Socket, address: SocketAddr, dscp: u8) -> io::Result<()> {
+    let class = u32::from(dscp) << 2;
+    match address {
         SocketAddr::V4(_) => socket.set_tos_v4(class),
         SocketAddr::V6(_) => socket.set_tclass_v6(class),
     }

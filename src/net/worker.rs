@@ -15,6 +15,8 @@ use tokio::io::Interest;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
+use super::relay::Relay;
+use super::socket::Port;
 use super::udp::{Engine, clock};
 use super::{mmsg, socket};
 use crate::state::binds::Bind;
@@ -53,6 +55,15 @@ pub enum Order {
     Close(Bind),
     /// The traffic class of the bind changed.
     Mark(Bind),
+    /// Serve these sockets of relays too, and close those that no relay of the snapshot names.
+    Relay(Vec<Port>),
+}
+
+/// What a worker works with. It outlives a panic.
+#[derive(Clone)]
+struct Rooms {
+    engine: Rc<RefCell<Engine>>,
+    relay: Rc<RefCell<Relay>>,
 }
 
 /// Orders, and whom to tell that they are carried out.
@@ -101,6 +112,14 @@ impl Workers {
         }
     }
 
+    /// Gives each worker its sockets of relays, without waiting: for the start.
+    pub fn give(&self, ports: Vec<Vec<Port>>) {
+        for (sender, ports) in self.orders.iter().zip(ports) {
+            // A worker that is gone already relays nothing.
+            let _ = sender.send(Orders { orders: vec![Order::Relay(ports)], done: oneshot::channel().0 });
+        }
+    }
+
     /// Tells the workers to finish what is in flight, and waits until they have.
     pub fn stop(self) {
         // A worker that is gone already has nobody listening.
@@ -122,11 +141,16 @@ fn run(
     orders: &mut mpsc::UnboundedReceiver<Orders>,
 ) {
     let Setup { snapshot, shared, woken } = setup.clone();
+    let relay = match Relay::new(Arc::clone(&snapshot), Arc::clone(&shared), worker, Arc::clone(&woken)) {
+        Ok(relay) => Rc::new(RefCell::new(relay)),
+        Err(error) => return tracing::error!(worker, %error, "worker cannot start"),
+    };
     let engine = Rc::new(RefCell::new(Engine::new(snapshot, shared, worker, sockets, woken)));
+    let rooms = Rooms { engine, relay };
     loop {
         let served = catch_unwind(AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            LocalSet::new().block_on(&runtime, serve(Rc::clone(&engine), stopped.clone(), orders))
+            LocalSet::new().block_on(&runtime, serve(rooms.clone(), stopped.clone(), orders))
         }));
         match served {
             Ok(Ok(())) => return,
@@ -136,7 +160,8 @@ fn run(
             }
             Err(_) => {
                 tracing::error!(worker, "a message made the worker panic; its batch is lost, the worker goes on");
-                engine.borrow_mut().recover();
+                rooms.engine.borrow_mut().recover();
+                rooms.relay.borrow_mut().recover();
             }
         }
     }
@@ -144,17 +169,22 @@ fn run(
 
 /// Serves all sockets until told to stop and nothing is in flight any more.
 async fn serve(
-    engine: Rc<RefCell<Engine>>,
+    rooms: Rooms,
     mut stopped: watch::Receiver<bool>,
     orders: &mut mpsc::UnboundedReceiver<Orders>,
 ) -> io::Result<()> {
-    let mut served = Served { engine: Rc::clone(&engine), tasks: JoinSet::new(), by_lane: HashMap::new() };
+    let Rooms { engine, relay } = rooms.clone();
+    let mut served = Served { rooms, tasks: JoinSet::new(), by_lane: HashMap::new() };
+    served.tasks.spawn_local(serve_relay(Rc::clone(&relay)));
     let lanes = engine.borrow_mut().lanes();
     lanes.into_iter().for_each(|lane| served.serve(lane));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
-            _ = tick.tick() => engine.borrow_mut().tick(),
+            _ = tick.tick() => {
+                engine.borrow_mut().tick();
+                relay.borrow_mut().tick();
+            }
             Some(Orders { orders, done }) = orders.recv() => {
                 orders.into_iter().for_each(|order| served.carry_out(order));
                 // Whoever waits may have gone.
@@ -172,8 +202,9 @@ async fn serve(
     }
     let until = clock() + LONGEST_STOP;
     let mut before = None;
-    while clock() < until && before != Some(engine.borrow().received()) {
-        before = Some(engine.borrow().received());
+    let received = || engine.borrow().received() + relay.borrow().received();
+    while clock() < until && before != Some(received()) {
+        before = Some(received());
         tokio::time::sleep(QUIET).await;
     }
     Ok(())
@@ -181,26 +212,27 @@ async fn serve(
 
 /// The sockets that are being read, each by a task.
 struct Served {
-    engine: Rc<RefCell<Engine>>,
+    rooms: Rooms,
     tasks: JoinSet<io::Result<()>>,
     by_lane: HashMap<usize, AbortHandle>,
 }
 
 impl Served {
     fn serve(&mut self, lane: usize) {
-        let task = self.tasks.spawn_local(serve_socket(Rc::clone(&self.engine), lane));
+        let task = self.tasks.spawn_local(serve_socket(Rc::clone(&self.rooms.engine), lane));
         if let Some(before) = self.by_lane.insert(lane, task) {
             before.abort();
         }
     }
 
     fn carry_out(&mut self, order: Order) {
-        let lane = |bind: &Bind| usize::from(bind.lane);
+        let (lane, engine) = (|bind: &Bind| usize::from(bind.lane), Rc::clone(&self.rooms.engine));
         match order {
-            Order::Open(bind, socket) => self.engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
+            Order::Relay(ports) => self.rooms.relay.borrow_mut().take(ports),
+            Order::Open(bind, socket) => engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
             Order::Serve(bind) => self.serve(lane(&bind)),
             Order::Shut(bind) => {
-                if let Err(error) = self.engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
+                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
                     tracing::warn!(address = %bind.address, %error, "what comes before it is closed may be lost");
                 }
             }
@@ -208,11 +240,11 @@ impl Served {
                 if let Some(task) = self.by_lane.remove(&lane(&bind)) {
                     task.abort();
                 }
-                self.engine.borrow_mut().drain(lane(&bind));
+                engine.borrow_mut().drain(lane(&bind));
             }
-            Order::Close(bind) => self.engine.borrow_mut().close(lane(&bind)),
+            Order::Close(bind) => engine.borrow_mut().close(lane(&bind)),
             Order::Mark(bind) => {
-                if let Err(error) = self.engine.borrow().socket(lane(&bind)).and_then(|s| socket::mark(&s, &bind)) {
+                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::mark(&s, &bind)) {
                     tracing::warn!(address = %bind.address, %error, "the traffic class could not be changed");
                 }
             }
@@ -222,12 +254,25 @@ impl Served {
 
 /// Serves one socket for ever. Never waits for room to send: a datagram that does not leave is dropped by name.
 async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> {
-    let socket = mmsg::watch(engine.borrow().socket(lane)?)?;
+    let socket = mmsg::watch(engine.borrow().socket(lane)?.into())?;
     loop {
         let mut ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
         // The readiness is edge-triggered: it may be forgotten only when the queue was found empty. Nothing can have
         // come in between unseen, for this thread also runs the driver that would have noted it.
         if (0..BATCHES_IN_A_ROW).any(|_| engine.borrow_mut().batch(lane)) {
+            ready.clear_ready();
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Serves the sockets of relays for ever, all of them by one epoll instance, which is watched like a socket.
+async fn serve_relay(relay: Rc<RefCell<Relay>>) -> io::Result<()> {
+    let watched = mmsg::watch(relay.borrow().watched()?)?;
+    loop {
+        let mut ready = watched.readable().await?;
+        if relay.borrow_mut().turn() {
             ready.clear_ready();
         } else {
             tokio::task::yield_now().await;

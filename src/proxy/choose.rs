@@ -293,7 +293,7 @@ impl<'a> Case<'a> {
 }
 
 /// An IPv6 address without what is behind the prefix; IPv4 as it is.
-fn masked(ip: IpAddr, v6_prefix: u8) -> IpAddr {
+pub(super) fn masked(ip: IpAddr, v6_prefix: u8) -> IpAddr {
     match ip {
         IpAddr::V6(ip) if v6_prefix < 128 => IpAddr::from((u128::from(ip) & !(u128::MAX >> v6_prefix)).to_be_bytes()),
         ip => ip,

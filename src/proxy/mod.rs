@@ -12,12 +12,14 @@
 //!                   ├─ outbound.rs   from a server: to the client
 //!                   └─ refuse.rs     answers of our own
 //! ```
-//! [`stamp`] writes what all of them add: Via, Record-Route, `received` and `rport`.
+//! [`stamp`] writes what all of them add: Via, Record-Route, `received` and `rport`. [`relay`] is the other mode: it reads
+//! nothing.
 
 mod admit;
 mod choose;
 mod outbound;
 mod refuse;
+pub mod relay;
 mod request;
 mod response;
 mod route;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
 use crate::sip::{Flow, Message, Method, StartLine};
+use crate::state::flows::FlowTable;
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -50,13 +53,15 @@ pub struct Received<'a> {
 pub struct Memory {
     pub shared: Arc<Shared>,
     pub worker: usize,
+    /// The flows of relays; of no size where there are none.
+    pub flows: FlowTable,
     /// A sign was left that nobody has seen yet: whoever keeps the health should be woken.
     pub sign_left: bool,
 }
 
 impl Memory {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        Self { shared, worker, sign_left: false }
+        Self { shared, worker, flows: FlowTable::default(), sign_left: false }
     }
 
     /// Leaves a sign for whoever keeps the health of this server.

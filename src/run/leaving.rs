@@ -10,7 +10,6 @@ use crate::config::{Bind, Config};
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::state::Time;
-use crate::state::pins::Held;
 use crate::state::server::{Admin, ServerState};
 
 /// An address is served so much longer than it is configured: 64*T1, as long as a transaction may be retransmitted
@@ -45,7 +44,8 @@ impl Leaving {
                 self.servers.entry(server.id).or_insert(now);
             }
         }
-        for bind in before.frontends.iter().flat_map(|frontend| &frontend.binds) {
+        let proxies = before.frontends.iter().filter(|frontend| frontend.relay().is_none());
+        for bind in proxies.flat_map(|frontend| &frontend.binds) {
             if !has_bind(wanted, bind) {
                 self.binds.entry(*bind).or_insert(now);
             }
@@ -58,20 +58,20 @@ impl Leaving {
         with_leaving(wanted, before, &Stays { server: &server, bind: &bind })
     }
 
-    /// Forgets what can go: servers without calls, in maintenance, or removed longer ago than a pin lives; addresses
+    /// Forgets what can go: servers without calls and flows, in maintenance, or removed longer ago than a pin lives; addresses
     /// whose time is over.
     fn let_go(
         &mut self,
         config: &Config,
         states: &HashMap<NameHash, ServerState>,
-        held: &HashMap<NameHash, Held>,
+        is_held: impl Fn(NameHash) -> bool,
         now: Time,
     ) {
         self.servers.retain(|id, since| {
             let backend = config.backends.iter().find(|b| b.servers.iter().any(|server| server.id == *id));
             let expire = backend.map_or(Duration::ZERO, |backend| backend.pin.expire);
             let maint = states.get(id).is_some_and(|state| state.admin == Admin::Maint);
-            held.contains_key(id) && now.since(*since) < expire && !maint
+            is_held(*id) && now.since(*since) < expire && !maint
         });
         self.binds.retain(|_, since| now.since(*since) < FLIGHT);
     }
@@ -87,7 +87,10 @@ impl Balancer {
         // Millions of pins take a while to walk, and checks must not wait for that.
         let Ok(held) = tokio::task::spawn_blocking(move || shared.pins.by_server(now)).await else { return };
         let mut leaving = self.basis.leaving.clone();
-        leaving.let_go(&self.basis.config, &self.basis.states, &held, now);
+        let snapshot = self.setup.snapshot.load_full();
+        let has_flows = |id| snapshot.server(id).is_some_and(|at| snapshot.servers[at].live.flows() > 0);
+        let is_held = |id| held.contains_key(&id) || has_flows(id);
+        leaving.let_go(&self.basis.config, &self.basis.states, is_held, now);
         let gone = |id: &&NameHash| !leaving.servers.contains_key(id);
         let names: Vec<_> = self.basis.leaving.servers.keys().filter(gone).map(|id| self.name_of(*id)).collect();
         let binds = self.basis.leaving.binds.keys().filter(|bind| !leaving.binds.contains_key(bind));

@@ -11,7 +11,7 @@ mod leaving;
 mod reload;
 mod start;
 
-pub use start::{Source, read_config, read_keys, read_or_make_keys};
+pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files};
 
 use std::collections::HashMap;
 use std::fmt;

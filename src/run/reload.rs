@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::start::Source;
+use super::start::{Source, allow_open_files, open_relays};
 use super::{Balancer, Basis, read_keys};
 use crate::admin::Who;
 use crate::config::difference::{difference, needs_restart};
@@ -87,6 +87,9 @@ impl Balancer {
         }
         let (opened, closed) = (only_in(&next, &previous), only_in(&previous, &next));
         let marked = marked(&previous, &next);
+        let unchanged = |error: &dyn std::fmt::Display| format!("{error}; nothing was changed\n");
+        allow_open_files(&basis.config, self.worker_count).map_err(|error| unchanged(&error))?;
+        let mut ports = open_relays(&next, Some(&previous), self.worker_count).map_err(|error| unchanged(&error))?;
         let mut sockets = self.open(&opened, &next)?;
         self.workers
             .tell(|worker| {
@@ -104,10 +107,11 @@ impl Balancer {
         self.basis = basis;
         self.publish(next);
         self.workers
-            .tell(|_| {
+            .tell(|worker| {
                 let served = opened.iter().cloned().map(Order::Serve);
                 let closed = closed.iter().cloned().map(Order::Close);
-                served.chain(closed).chain(marked.iter().cloned().map(Order::Mark)).collect()
+                let relayed = std::iter::once(Order::Relay(std::mem::take(&mut ports[worker])));
+                served.chain(closed).chain(marked.iter().cloned().map(Order::Mark)).chain(relayed).collect()
             })
             .await;
         self.checks.end_others(&self.basis.config);

@@ -15,13 +15,13 @@ use tokio::sync::{Notify, mpsc};
 use super::checks::Checks;
 use super::leaving::Leaving;
 use super::{Balancer, Basis, StartError};
-use crate::config::{Config, fingerprint, key};
+use crate::config::{Config, OpenFiles, fingerprint, key};
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::Keys;
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
-use crate::state::{Reason, Shared};
+use crate::state::{Reason, Shared, Snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
 const CHANGES: usize = 1024;
@@ -110,6 +110,46 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     getrandom::fill(&mut bytes).map(|()| bytes)
 }
 
+/// Each port of a relay's range, and each flow, is an open file: too few would be found out under load.
+///
+/// # Errors
+/// What to do where the host does not allow so many.
+pub(super) fn allow_open_files(config: &Config, workers: usize) -> Result<(), String> {
+    let Some(files) = config.open_files(workers) else { return Ok(()) };
+    host::allow_open_files(files.all).map_err(|_| too_few_files(files))
+}
+
+/// What to do where a process may not open so many files.
+pub fn too_few_files(files: OpenFiles) -> String {
+    let (OpenFiles { all, ports, flows }, most) = (files, host::most_open_files());
+    format!(
+        "relays may have {all} files open ({ports} ports, {flows} flows), and this process may have {most}: \
+         raise LimitNOFILE= in the unit (`ulimit -Hn` in a shell), or lower `max_flows` in [frontend.limits]"
+    )
+}
+
+/// Opens the sockets of relays that the generation before had not, for each worker a list.
+///
+/// # Errors
+/// Where one is refused.
+pub(super) fn open_relays(
+    snapshot: &Snapshot,
+    before: Option<&Snapshot>,
+    workers: usize,
+) -> Result<Vec<Vec<socket::Port>>, socket::OpenError> {
+    let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    let is_open = |bound| before.is_some_and(|before| before.relay_at(bound).is_some());
+    for relay in &snapshot.relays {
+        let opened = socket::open_relay(relay, workers, is_open)?;
+        if opened.iter().any(|ports| !ports.is_empty()) {
+            let frontend = &snapshot.frontends[relay.frontend as usize].config.name;
+            tracing::info!(frontend, ip = %relay.ip, ports = %relay.ports, "relaying UDP");
+        }
+        all.iter_mut().zip(opened).for_each(|(ports, opened)| ports.extend(opened));
+    }
+    Ok(all)
+}
+
 impl Balancer {
     /// Opens the sockets and starts workers and checks. Call it inside a tokio runtime.
     ///
@@ -121,6 +161,7 @@ impl Balancer {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
+        allow_open_files(&config, worker_count).map_err(|e| refused(&e))?;
         let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
         let basis = Basis {
             host: host::ask(&config, node),
@@ -140,6 +181,7 @@ impl Balancer {
                 worker.push(socket);
             }
         }
+        let ports = open_relays(&snapshot, None, worker_count).map_err(|e| refused(&e))?;
         let pins = basis.config.backends.iter().map(|backend| backend.pin.size).sum();
         let setup = Setup {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -147,6 +189,7 @@ impl Balancer {
             woken: Arc::new(Notify::new()),
         };
         let workers = Workers::start(&setup, sockets).map_err(|e| refused(&e))?;
+        workers.give(ports);
         let (sender, changes) = mpsc::channel(CHANGES);
         let (door, requests) = mpsc::channel(REQUESTS);
         let mut checks = Checks::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?), sender);

@@ -17,6 +17,8 @@
 //! a branch (§16.6 step 8). The MAC is SipHash-1-3 with 64 bits, and stands at the end. It is that of what stands before
 //! it and, behind that, of what the token is bound to (its length is known from its first byte).
 
+mod raw;
+
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,6 +28,7 @@ use siphasher::sip128;
 use super::base32::{decode, encode, room_len, text_len};
 use super::siphash::SipHash;
 use super::{Flow, Transport};
+use raw::Raw;
 
 /// A stable 32-bit name of a server ("backend/server"), region or frontend. The configuration refuses two names with
 /// one hash. Unkeyed on purpose: it is no secret, and it must not change with the cluster key.
@@ -208,7 +211,7 @@ impl RawBranch {
     /// Whether the branch's own MAC is right.
     #[inline]
     pub fn is_sealed(&self, keys: &Keys) -> bool {
-        Raw { words: self.raw, len: BRANCH_BODY }.is_sealed(&keys.branch, |bound| bound.put(self.call, 8))
+        Raw { words: self.raw, len: BRANCH_BODY }.check_seal(&keys.branch, |bound| bound.put(self.call, 8))
     }
 }
 
@@ -311,7 +314,7 @@ impl Way {
         if STICK {
             raw.put(self.stick.unwrap_or_default(), 8);
         }
-        raw.seal(&keys.way, |bound| bound.put_branch(branch));
+        raw.seal(&keys.way, |bound| put_branch(bound, branch));
         let len = way_raw(V6, STICK);
         encode(&raw.words, &mut text[..room_len(len)]);
         text_len(len)
@@ -351,7 +354,7 @@ impl Way {
         let frontend = NameHash(raw.take(4) as u32);
         let (local, remote) = (raw.take_address::<V6>(), raw.take_address::<V6>());
         let stick = STICK.then(|| raw.take(8));
-        if raw.is_sealed(&keys.way, |bound| bound.put_branch(branch)) {
+        if raw.check_seal(&keys.way, |bound| put_branch(bound, branch)) {
             Ok(Self { frontend, local, remote, stick })
         } else {
             Err(TokenError::Forged)
@@ -497,7 +500,7 @@ impl Sealed {
         let (_, key) = keys.seals.iter().find(|(other, _)| *other == id).ok_or(TokenError::UnknownKey)?;
         let (server, frontend) = (NameHash(raw.take(4) as u32), NameHash(raw.take(4) as u32));
         let flow = Flow { transport, local: raw.take_address::<V6>(), remote: raw.take_address::<V6>() };
-        if !raw.is_sealed(key, |bound| bound.put(bound_to(stands_in, call), 8)) {
+        if !raw.check_seal(key, |bound| bound.put(bound_to(stands_in, call), 8)) {
             return Err(TokenError::Forged);
         }
         Ok(Self { stands_in, server, frontend, flow, nat: flags & SEAL_NAT != 0 })
@@ -509,106 +512,15 @@ fn bound_to(stands_in: SealedIn, call: u64) -> u64 {
     if stands_in == SealedIn::Path { 0 } else { call }
 }
 
-/// A token before it is text: bytes as words, the first byte on top, written and read from the front. Where the compiler
-/// knows what stands where, all of it lives in registers.
-#[derive(Clone, Copy)]
-struct Raw<const N: usize> {
-    words: [u64; N],
-    /// How many bytes were written or read.
-    len: usize,
-}
-
-impl<const N: usize> Raw<N> {
-    #[inline(always)]
-    fn new() -> Self {
-        Self { words: [0; N], len: 0 }
-    }
-
-    /// Appends the lowest `bytes` bytes of a value that has no others.
-    #[inline(always)]
-    fn put(&mut self, value: u64, bytes: usize) {
-        let (at, used) = (self.len / 8, 8 * (self.len % 8));
-        let value = value << (64 - 8 * bytes);
-        self.words[at] |= value >> used;
-        if used + 8 * bytes > 64 {
-            self.words[at + 1] |= value << (64 - used);
-        }
-        self.len += bytes;
-    }
-
-    #[inline(always)]
-    fn put_address<const V6: bool>(&mut self, address: SocketAddr) {
-        match (V6, address.ip()) {
-            (false, IpAddr::V4(ip)) => self.put(ip.to_bits().into(), 4),
-            (true, IpAddr::V6(ip)) => self.put_v6(ip.to_bits()),
-            (true, IpAddr::V4(ip)) => self.put_v6(ip.to_ipv6_mapped().to_bits()),
-            // A flow has two ends of one family.
-            (false, IpAddr::V6(_)) => self.put(0, 4),
-        }
-        self.put(address.port().into(), 2);
-    }
-
-    #[inline(always)]
-    fn put_v6(&mut self, ip: u128) {
-        self.put((ip >> 64) as u64, 8);
-        self.put(ip as u64, 8);
-    }
-
-    /// What a way is bound to.
-    #[inline(always)]
-    fn put_branch(&mut self, branch: &RawBranch) {
-        const REST: usize = BRANCH_RAW - 16;
-        let [first, second, rest] = branch.raw;
-        self.put(first, 8);
-        self.put(second, 8);
-        self.put(rest >> (64 - 8 * REST), REST);
-        self.put(branch.call, 8);
-    }
-
-    /// The next `bytes` bytes.
-    #[inline(always)]
-    fn take(&mut self, bytes: usize) -> u64 {
-        let (at, used) = (self.len / 8, 8 * (self.len % 8));
-        let mut value = self.words[at] << used;
-        if used + 8 * bytes > 64 {
-            value |= self.words[at + 1] >> (64 - used);
-        }
-        self.len += bytes;
-        value >> (64 - 8 * bytes)
-    }
-
-    #[inline(always)]
-    fn take_address<const V6: bool>(&mut self) -> SocketAddr {
-        let ip = match V6 {
-            false => IpAddr::from((self.take(4) as u32).to_be_bytes()),
-            true => IpAddr::from((u128::from(self.take(8)) << 64 | u128::from(self.take(8))).to_be_bytes()),
-        };
-        SocketAddr::new(ip, self.take(2) as u16)
-    }
-
-    /// The MAC of what was written and of what `bind` writes behind it.
-    #[inline(always)]
-    fn mac(mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) -> u64 {
-        bind(&mut self);
-        key.hash_words(&self.words, self.len)
-    }
-
-    /// Puts the MAC behind what was written.
-    #[inline(always)]
-    fn seal(&mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) {
-        self.put(self.mac(key, bind), MAC_LEN);
-    }
-
-    /// Whether the MAC that stands behind what was read is the right one.
-    #[inline(always)]
-    fn is_sealed(mut self, key: &SipHash, bind: impl FnOnce(&mut Self)) -> bool {
-        let body = self.len;
-        let mac = self.take(MAC_LEN);
-        self.words[body / 8] &= !(u64::MAX >> (8 * (body % 8)));
-        self.words[body / 8 + 1..].fill(0);
-        self.len = body;
-        self.mac(key, bind) == mac
-    }
+/// What a way is bound to.
+#[inline(always)]
+fn put_branch<const N: usize>(raw: &mut Raw<N>, branch: &RawBranch) {
+    const REST: usize = BRANCH_RAW - 16;
+    let [first, second, rest] = branch.raw;
+    raw.put(first, 8);
+    raw.put(second, 8);
+    raw.put(rest >> (64 - 8 * REST), REST);
+    raw.put(branch.call, 8);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Addresses, Config, Frontend};
+use crate::config::{Addresses, Config, Frontend, Ports};
 use crate::sip::{Side, Transport};
 
 /// What only the host that runs us can tell.
@@ -55,6 +55,23 @@ impl Bind {
     }
 }
 
+/// The addresses that a relay listens on: one for each port of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayBind {
+    pub frontend: u16,
+    pub ip: IpAddr,
+    pub ports: Ports,
+    pub dscp: Option<u8>,
+}
+
+impl RelayBind {
+    /// Whether a datagram to this address comes here.
+    pub fn serves(&self, local: SocketAddr) -> bool {
+        let ip = self.ip == local.ip() || self.ip.is_unspecified() && self.ip.is_ipv4() == local.is_ipv4();
+        ip && self.ports.contains(local.port())
+    }
+}
+
 /// How a frontend reaches a server: from this bind, with this source address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
@@ -68,6 +85,8 @@ pub struct Egress {
 /// The binds of a configuration, and for each frontend and each server (all backends in order) its egress.
 pub struct Plan {
     pub binds: Vec<Bind>,
+    /// In order of address and port.
+    pub relays: Vec<RelayBind>,
     pub egresses: Vec<Vec<Egress>>,
     /// By frontend, then by server: position in `egresses`, or [`UNREACHABLE`].
     pub egress_of: Vec<Vec<u16>>,
@@ -79,13 +98,16 @@ pub const UNREACHABLE: u16 = u16::MAX;
 impl Plan {
     /// `before` are the binds of the generation before: an address that was bound keeps its lane.
     pub fn new(config: &Config, host: &Host, before: &[Bind]) -> Self {
-        let mut plan = Self { binds: Vec::new(), egresses: Vec::new(), egress_of: Vec::new() };
-        for (position, frontend) in config.frontends.iter().enumerate() {
+        let mut plan = Self { binds: Vec::new(), relays: relays(config), egresses: Vec::new(), egress_of: Vec::new() };
+        let proxies = || config.frontends.iter().enumerate().filter(|(_, frontend)| frontend.relay().is_none());
+        for (position, frontend) in proxies() {
             for bind in &frontend.binds {
                 plan.bind(host, position, frontend, bind.address);
             }
         }
-        for (position, frontend) in config.frontends.iter().enumerate() {
+        plan.egresses.resize(config.frontends.len(), Vec::new());
+        plan.egress_of.resize(config.frontends.len(), Vec::new());
+        for (position, frontend) in proxies() {
             for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
                 if let Some(port) = port_for(config, frontend, inside) {
                     plan.bind(host, position, frontend, SocketAddr::new(inside, port));
@@ -95,8 +117,7 @@ impl Plan {
             let servers = config.backends.iter().flat_map(|backend| &backend.servers);
             let of =
                 servers.map(|server| plan.reach(config, host, position, server.address.ip(), &mut egresses)).collect();
-            plan.egresses.push(egresses);
-            plan.egress_of.push(of);
+            (plan.egresses[position], plan.egress_of[position]) = (egresses, of);
         }
         plan.number_lanes(before);
         plan
@@ -177,7 +198,20 @@ impl Plan {
 fn port_for(config: &Config, frontend: &Frontend, ip: IpAddr) -> Option<u16> {
     let like = |bind: &&crate::config::Bind| bind.address.is_ipv4() == ip.is_ipv4();
     let bind = frontend.binds.iter().find(like).or(frontend.binds.first());
-    bind.or_else(|| config.frontends.first()?.binds.first()).map(|bind| bind.address.port())
+    let first = || config.frontends.iter().find(|frontend| frontend.relay().is_none())?.binds.first();
+    bind.or_else(first).map(|bind| bind.address.port())
+}
+
+fn relays(config: &Config) -> Vec<RelayBind> {
+    let of = |(frontend, at): (&Frontend, u16)| {
+        let bind = move |bind: &crate::config::Bind| (at, bind.address.ip(), bind.ports);
+        let dscp = frontend.dscp;
+        let binds: Vec<_> = frontend.relay().map_or(Vec::new(), |_| frontend.binds.iter().map(bind).collect());
+        binds.into_iter().map(move |(frontend, ip, ports)| RelayBind { frontend, ip, ports, dscp })
+    };
+    let mut relays: Vec<_> = config.frontends.iter().zip(0..).flat_map(of).collect();
+    relays.sort_by_key(|relay| (relay.ip, relay.ports));
+    relays
 }
 
 #[cfg(test)]

@@ -168,6 +168,10 @@ reasons! {
     // Sending.
     /// To broadcast, multicast, nowhere, or ourselves.
     BadDestination = "bad_destination";
+    /// A relay's client would be one more than `max_flows`.
+    FlowsFull = "flows_full";
+    /// The host gave no socket for a relay's new flow: no open file or no port was left, or no route.
+    FlowRefused = "flow_refused";
     /// No socket of ours has the address that it must leave from.
     NoSocket = "no_socket";
     /// The kernel had no room for it.
@@ -179,7 +183,7 @@ reasons! {
 /// What one worker counts for one frontend.
 #[derive(Debug, Default)]
 pub struct FrontendCounters {
-    /// Datagrams that came in; each ends as exactly one of the following nine.
+    /// Datagrams that came in; each ends as exactly one of the following eleven.
     pub received: Counter,
     pub keepalives: Counter,
     pub stun: Counter,
@@ -191,8 +195,20 @@ pub struct FrontendCounters {
     pub responses_to_servers: Counter,
     /// Answers of our own that are no refusal: 200 to OPTIONS.
     pub answered: Counter,
+    /// Datagrams of a relay that left, and their bytes.
+    pub relayed_to_servers: Counter,
+    pub relayed_to_clients: Counter,
     /// Dropped or refused, by [`Reason`].
     pub reasons: ReasonCounters,
+
+    pub bytes_to_servers: Counter,
+    pub bytes_to_clients: Counter,
+    /// A relay's flows: the difference is open now.
+    pub flows_opened: Counter,
+    pub flows_closed: Counter,
+    /// Of those closed: idle, and made to give way.
+    pub flows_expired: Counter,
+    pub flows_evicted: Counter,
 }
 
 /// One counter per [`Reason`].
@@ -228,6 +244,12 @@ pub struct ServerCounters {
     pub trying: Counter,
     /// Requests that it sent through us.
     pub sent: Counter,
+    /// Datagrams that a relay sent to it and had from it.
+    pub relayed_to: Counter,
+    pub relayed_from: Counter,
+    /// A relay's flows that it got: the difference is open now.
+    pub flows_opened: Counter,
+    pub flows_closed: Counter,
     /// Requests to it that the kernel could not send, and ICMP errors about it.
     pub failed: Counter,
     pub unreachable: Counter,

@@ -15,6 +15,7 @@ pub mod binds;
 pub mod breaker;
 pub mod calls;
 pub mod counters;
+pub mod flows;
 pub mod health;
 pub mod limits;
 pub mod lookup;

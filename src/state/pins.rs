@@ -127,6 +127,7 @@ impl Pins {
 
     /// An INVITE was refused. A challenge leaves the pin as it is, for the INVITE comes again; but until it does it is no
     /// call, else whoever sends INVITEs without a password could fill a server.
+    #[cold]
     fn ended(&self, call: u64, server: NameHash, status: u16, now: Time) -> Written {
         let (keep, life) = match status {
             401 | 407 => (Marks::OPEN.and(Marks::OWN), RINGING),
@@ -156,15 +157,17 @@ impl Pins {
     /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1). What rings is a
     /// call, even if a late copy of a challenge said otherwise.
     fn rings(&self, call: u64, server: NameHash, now: Time) -> Written {
-        let (pin, seen) = self.table.look(call, now);
-        match pin.filter(|pin| pin.server == server && !pin.confirmed && pin.is(Marks::OPEN)) {
-            Some(pin) if pin.is(Marks::CALL) => {
-                self.table.touch(pin, now, RINGING);
-                Written::default()
-            }
-            Some(_) => self.table.write_seen(call, seen, server, NEW_CALL, now, RINGING),
-            None => Written::default(),
+        match self.table.find(call, now).filter(|pin| pin.server == server && !pin.confirmed) {
+            Some(pin) if pin.is(NEW_CALL) => self.table.touch(pin, now, RINGING),
+            Some(pin) if pin.is(Marks::OPEN) => return self.rings_again(call, server, now),
+            _ => {}
         }
+        Written::default()
+    }
+
+    #[cold]
+    fn rings_again(&self, call: u64, server: NameHash, now: Time) -> Written {
+        self.table.write(call, server, NEW_CALL, now, RINGING)
     }
 
     fn give_back(

@@ -233,6 +233,12 @@ impl ServerLive {
         ResponseTimes::sum(self.counters.each().map(|of| &of.response_times))
     }
 
+    /// How many flows of relays it has.
+    pub fn flows(&self) -> u64 {
+        let opened = self.counters.sum(|counters| &counters.flows_opened);
+        opened.saturating_sub(self.counters.sum(|counters| &counters.flows_closed))
+    }
+
     /// Leaves a sign for the one who keeps the health. True if it was not there yet: then that one should be woken.
     pub fn sign(&self, sign: Sign) -> bool {
         // A plain load first: under a storm of errors the cache line stays shared.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::binds::{Bind, Egress, Host, Plan, UNREACHABLE};
+use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
@@ -16,7 +16,7 @@ use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{Admin, Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
-use crate::config::{self, Config, Source, WhenAllDown};
+use crate::config::{self, Config, Ports, Source, WhenAllDown};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
 use crate::sip::{Side, Transport};
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub node: u16,
     pub frontends: Vec<Frontend>,
     pub binds: Vec<Bind>,
+    /// In order of address and port.
+    pub relays: Vec<RelayBind>,
     /// By lane: position in `binds`, or [`NO_BIND`].
     bind_of_lane: Vec<u16>,
     pub backends: Vec<Backend>,
@@ -77,6 +79,8 @@ pub struct Backend {
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
     clients: Vec<(IpNet, u32)>,
+    /// Whose each port of a relay's range is, in order of ports.
+    parts: Vec<(Ports, u16)>,
 }
 
 impl Backend {
@@ -97,6 +101,19 @@ impl Backend {
         for balance in [Some(&self.balance), self.settled.as_ref()].into_iter().flatten() {
             balance.set(server.region.into(), server.seat.into(), load);
         }
+    }
+
+    /// Whether each port that comes in belongs to one server.
+    pub fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// The position of the server whose a port is.
+    #[inline]
+    pub fn owner(&self, port: u16) -> Option<usize> {
+        let behind = self.parts.partition_point(|(ports, _)| ports.first <= port);
+        let (ports, server) = self.parts.get(behind.checked_sub(1)?)?;
+        ports.contains(port).then_some(*server as usize)
     }
 
     pub fn pin_expire(&self) -> Duration {
@@ -123,6 +140,7 @@ pub struct Server {
     /// Nanoseconds between two new calls; 0 is no limit.
     pub rate_interval: u64,
     pub address: SocketAddr,
+    pub ports: Option<Ports>,
     pub transport: Transport,
     pub state: ServerState,
     pub live: Arc<ServerLive>,
@@ -185,6 +203,7 @@ impl Snapshot {
                     max_calls: server.max_calls,
                     rate_interval: server.max_rate.map_or(0, |rate| rate.interval()),
                     address: server.address,
+                    ports: server.ports,
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
                     live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
@@ -222,6 +241,7 @@ impl Snapshot {
             frontends: frontends(config, &plan, *workers, previous),
             bind_of_lane: by_lane(&plan.binds),
             binds: plan.binds,
+            relays: plan.relays,
             keys: keys.clone(),
             servers,
         }
@@ -264,7 +284,7 @@ impl Snapshot {
     /// Whether an address and port are ours.
     #[inline]
     pub fn is_own(&self, address: &SocketAddr) -> bool {
-        self.own.addresses.get(address).is_some()
+        self.own.addresses.get(address).is_some() || self.own.is_relay(*address)
     }
 
     /// Whether an address is ours, on any port.
@@ -286,6 +306,15 @@ impl Snapshot {
                     && self.own.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
             }
         }
+    }
+
+    /// The position of the relay that has a socket on this address, as it is bound.
+    #[inline]
+    pub fn relay_at(&self, bound: SocketAddr) -> Option<usize> {
+        let behind = self.relays.partition_point(|relay| (relay.ip, relay.ports.first) <= (bound.ip(), bound.port()));
+        let at = behind.checked_sub(1)?;
+        let relay = &self.relays[at];
+        (relay.ip == bound.ip() && relay.ports.contains(bound.port())).then_some(at)
     }
 
     /// What clients are told of us on a bind; `local` is the address that the message came to or leaves from.
@@ -375,7 +404,14 @@ fn backend(
         state => state,
     };
     let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
-    let built = Backend { config: backend.clone(), balance, settled, stick, clients };
+    // The part of one that leaves is another's now, or nobody's.
+    let is_ours = |server: &Server| {
+        server.state.admin != Admin::Leaving && backend.servers.iter().any(|other| other.id == server.id)
+    };
+    let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
+    let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
+    parts.sort_unstable();
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts };
     for server in servers.iter().filter(|server| server.backend == at && server.tells_load) {
         built.tell(server, load(server, &built));
     }
@@ -440,6 +476,7 @@ struct OwnAddresses {
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
+    relays: Vec<RelayBind>,
 }
 
 impl OwnAddresses {
@@ -449,7 +486,12 @@ impl OwnAddresses {
             ips: Set::with_hasher(hasher()),
             ports: Set::with_hasher(hasher()),
             aliases: Vec::new(),
+            relays: plan.relays.clone(),
         };
+        for relay in &plan.relays {
+            own.ips.extend(Some(relay.ip).filter(|ip| !ip.is_unspecified()));
+            own.ips.extend(host.interfaces.iter().filter(|_| relay.ip.is_unspecified()));
+        }
         for bind in &plan.binds {
             own.ports.insert(bind.address.port());
             own.extend(bind.outer.as_ref().map(|outer| outer.address));
@@ -463,6 +505,11 @@ impl OwnAddresses {
         own.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
         own.aliases.extend(config.frontends.iter().flat_map(|f| &f.aliases).map(|alias| alias.as_bytes().into()));
         own
+    }
+
+    /// Whether it is a port of a relay. There are few relays, and none of their ports is written down one by one.
+    fn is_relay(&self, address: SocketAddr) -> bool {
+        self.relays.iter().any(|relay| relay.serves(address)) && self.ips.contains(&address.ip())
     }
 
     fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {

@@ -6,6 +6,8 @@ pub mod calls;
 pub mod core;
 pub mod generate;
 pub mod lines;
+#[cfg(feature = "io")]
+pub mod media;
 pub mod model;
 pub mod netns;
 #[cfg(feature = "io")]

@@ -36,6 +36,15 @@ pub fn is_bound(address: SocketAddr) -> bool {
     sockets.lines().any(|line| line.split_whitespace().nth(1) == Some(&address))
 }
 
+/// Whether a process has stopped, all of its threads.
+pub fn has_stopped(pid: i32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.filter_map(Result::ok).all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| matches!(rest.trim_start().chars().next(), Some('T' | 't')))
+    })
+}
+
 /// A child that ends with the test.
 pub struct Process {
     pub child: Child,

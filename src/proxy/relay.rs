@@ -1,0 +1,268 @@
+//! Mode `relay`: datagrams go through unread and unchanged. A client's flow is its address and the address of ours that
+//! it talks to; each has a server and, towards it, a socket of its own, so what comes back by that socket is for that
+//! client. A stranger who sends to the same port has a flow of his own: there is nothing that he could take over.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::choose::masked;
+use super::{Memory, may_send_to};
+use crate::config::{Stick, StickOn};
+use crate::sip::Flow;
+use crate::sip::token::NameHash;
+use crate::state::binds::RelayBind;
+use crate::state::flows::Entry;
+use crate::state::snapshot::{Backend, Frontend};
+use crate::state::stick_table::Marks;
+use crate::state::stick_table::StickTable;
+use crate::state::{Reason, Snapshot, Time};
+
+/// What to do with one datagram of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it by the socket of this flow.
+    Relay {
+        flow: usize,
+        server: usize,
+    },
+    /// The same; the flow is new or has a new server, and needs a socket first.
+    Open {
+        flow: usize,
+        server: usize,
+    },
+    Drop(Reason),
+}
+
+/// Decides about a datagram that came from a client to a relay (its position). A flow keeps its server unless that one is
+/// dead or in maintenance: there are no dialogs, so the next one takes over.
+pub fn relay(flow: &Flow, relay: usize, now: Time, snapshot: &Snapshot, memory: &mut Memory) -> Verdict {
+    let frontend = &snapshot.frontends[snapshot.relays[relay].frontend as usize];
+    let hash = hash_of(flow, snapshot);
+    let found = memory.flows.find(hash, flow);
+    if let Some((at, entry)) = found.and_then(|at| Some((at, memory.flows.get_mut(at)?))) {
+        entry.used = now;
+        if let Some(server) = keeping(entry.server, snapshot) {
+            return Verdict::Relay { flow: at, server };
+        }
+    }
+    match found {
+        Some(at) => move_flow(at, flow, frontend, now, snapshot, memory),
+        None => open(hash, flow, frontend, now, snapshot, memory),
+    }
+    .unwrap_or_else(Verdict::Drop)
+}
+
+/// A datagram came from the server of a flow: whom it is for, from which address of ours, and which server it was.
+/// `None` where the flow is closed.
+pub fn relay_back(flow: usize, now: Time, snapshot: &Snapshot, memory: &mut Memory) -> Option<(Flow, Option<usize>)> {
+    let entry = memory.flows.get_mut(flow)?;
+    entry.used = now;
+    let first = !std::mem::replace(&mut entry.answered, true);
+    let entry = *entry;
+    if first && let Some((table, key, stick)) = stick_of(&entry, snapshot) {
+        let _ = table.confirm(key, entry.server, Marks::NONE, now, stick.expire);
+    }
+    Some((entry.flow, snapshot.server(entry.server)))
+}
+
+/// Where a flow's datagrams go: its server, at the port that they came to where the server has a part of the range.
+pub fn destination(flow: usize, server: usize, snapshot: &Snapshot, memory: &Memory) -> Option<SocketAddr> {
+    let (entry, server) = (memory.flows.get(flow)?, &snapshot.servers[server]);
+    let port = server.ports.map_or(server.address.port(), |_| entry.flow.local.port());
+    Some(SocketAddr::new(server.address.ip(), port))
+}
+
+/// Ends a flow for which the host has no socket.
+pub fn refused(flow: usize, snapshot: &Snapshot, memory: &mut Memory) {
+    end(flow, snapshot, memory);
+}
+
+/// Ends the flows that are idle, denied, or not this snapshot's any more, and says which those were. Once a second: what
+/// else a flow in use keeps alive is touched here, not for each datagram.
+pub fn sweep(now: Time, snapshot: &Snapshot, memory: &mut Memory, mut closed: impl FnMut(usize)) {
+    for at in memory.flows.positions() {
+        let Some(entry) = memory.flows.get(at).copied() else { continue };
+        let frontend = snapshot.frontend(entry.frontend).filter(|at| {
+            let is_bound = |relay: &RelayBind| relay.frontend as usize == *at && relay.serves(entry.flow.local);
+            snapshot.relays.iter().any(is_bound)
+        });
+        let frontend = frontend.map(|at| &snapshot.frontends[at]);
+        let relay = frontend.and_then(|frontend| Some((frontend, frontend.config.relay()?)));
+        let idle = relay.is_some_and(|(_, relay)| now.since(entry.used) >= relay.idle);
+        if let Some((frontend, _)) = relay
+            && idle
+        {
+            frontend.live.of(memory.worker).flows_expired.add(1);
+        }
+        let denied = relay.is_some_and(|(frontend, _)| frontend.deny.contains(entry.flow.remote.ip()));
+        if idle || denied || relay.is_none() {
+            end(at, snapshot, memory);
+            closed(at);
+        } else if let Some((table, key, stick)) = stick_of(&entry, snapshot)
+            && let Some(stuck) = table.find(key, now).filter(|stuck| stuck.server == entry.server)
+        {
+            table.touch(stuck, now, stick.expire);
+        }
+    }
+}
+
+/// The position of a server that keeps its flows.
+#[inline]
+fn keeping(id: NameHash, snapshot: &Snapshot) -> Option<usize> {
+    snapshot.server(id).filter(|at| snapshot.servers[*at].state.keeps(false, false))
+}
+
+/// The flow's server is dead: another one takes over, and it is answered when that one has answered.
+#[cold]
+fn move_flow(
+    at: usize,
+    flow: &Flow,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+) -> Result<Verdict, Reason> {
+    let server = choose(flow, frontend, now, snapshot)?;
+    if let Some(entry) = memory.flows.get_mut(at) {
+        let before = std::mem::replace(&mut entry.server, snapshot.servers[server].id);
+        entry.answered = false;
+        count_closed(before, snapshot, memory);
+        snapshot.servers[server].live.counters.of(memory.worker).flows_opened.add(1);
+    }
+    Ok(Verdict::Open { flow: at, server })
+}
+
+#[cold]
+fn open(
+    hash: u64,
+    flow: &Flow,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+) -> Result<Verdict, Reason> {
+    let ip = flow.remote.ip();
+    if !may_send_to(&flow.remote, snapshot) {
+        return Err(Reason::BadSource);
+    }
+    if frontend.deny.contains(ip) {
+        return Err(Reason::Denied);
+    }
+    if let Some(pace) = frontend.pace
+        && !frontend.trusted.contains(ip)
+        && !memory.shared.sources.admit(snapshot.keys.source(ip), now, pace)
+    {
+        return Err(Reason::RateLimited);
+    }
+    let server = choose(flow, frontend, now, snapshot)?;
+    let to = &snapshot.servers[server];
+    if to.address.ip() == ip && to.ports.map_or(to.address.port(), |_| flow.local.port()) == flow.remote.port() {
+        // It would answer itself for ever.
+        return Err(Reason::BadSource);
+    }
+    make_room(frontend, now, snapshot, memory)?;
+    let (id, server_id) = (frontend.config.id, to.id);
+    let at = memory.flows.open(hash, *flow, id, server_id, now).ok_or(Reason::FlowsFull)?;
+    frontend.live.of(memory.worker).flows_opened.add(1);
+    to.live.counters.of(memory.worker).flows_opened.add(1);
+    Ok(Verdict::Open { flow: at, server })
+}
+
+/// Room for one more flow of a frontend, of all workers together. Two workers that look at once may both take the last.
+fn make_room(frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &mut Memory) -> Result<(), Reason> {
+    let most = frontend.config.relay().map_or(0, |relay| relay.max_flows as u64);
+    let opened = frontend.live.sum(|counters| &counters.flows_opened);
+    let closed = frontend.live.sum(|counters| &counters.flows_closed);
+    let (size, open) = memory.flows.size();
+    if opened.saturating_sub(closed) < most && open < size {
+        return Ok(());
+    }
+    let at = memory.flows.give_way(frontend.config.id, now).ok_or(Reason::FlowsFull)?;
+    frontend.live.of(memory.worker).flows_evicted.add(1);
+    end(at, snapshot, memory);
+    Ok(())
+}
+
+fn end(at: usize, snapshot: &Snapshot, memory: &mut Memory) {
+    let Some(entry) = memory.flows.get(at) else { return };
+    if let Some(frontend) = snapshot.frontend(entry.frontend) {
+        snapshot.frontends[frontend].live.of(memory.worker).flows_closed.add(1);
+    }
+    count_closed(entry.server, snapshot, memory);
+    memory.flows.close(at);
+}
+
+/// A server has one flow less.
+fn count_closed(server: NameHash, snapshot: &Snapshot, memory: &Memory) {
+    if let Some(server) = snapshot.server(server) {
+        snapshot.servers[server].live.counters.of(memory.worker).flows_closed.add(1);
+    }
+}
+
+/// The server whose port it is; else the one that the source sticks to; else the balance's, by source.
+fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> Result<usize, Reason> {
+    let ip = flow.remote.ip();
+    let backend = backend(frontend, ip, snapshot);
+    let takes_new = |at: &usize| snapshot.servers[*at].state.takes_new();
+    if backend.has_parts() {
+        return backend.owner(flow.local.port()).filter(takes_new).ok_or(Reason::NoServer);
+    }
+    let key = source_key(ip, backend, snapshot);
+    let stick = backend.stick.as_deref().zip(backend.config.stick.as_ref());
+    let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
+    let server = match stuck.filter(takes_new) {
+        Some(server) => server,
+        // Trial calls of a breaker are none of a relay's: it would not learn how they end.
+        None => backend
+            .settled()
+            .find(key, backend.preferred_region(ip), false, |_| true)
+            .and_then(|id| snapshot.server(NameHash(id)))
+            .ok_or(Reason::NoServer)?,
+    };
+    if let Some((table, stick)) = stick {
+        let _ = table.write(key, snapshot.servers[server].id, Marks::NONE, now, stick.expire);
+    }
+    Ok(server)
+}
+
+/// The backend by the frontend's rules: only the source can be asked.
+fn backend<'a>(frontend: &Frontend, ip: IpAddr, snapshot: &'a Snapshot) -> &'a Backend {
+    let applies = |route: &&crate::config::Route| route.clients.iter().any(|net| net.contains(&ip));
+    let route = frontend.config.routes.iter().find(applies);
+    &snapshot.backends[route.map_or(frontend.config.backend, |route| route.backend)]
+}
+
+/// A source's flows go together, whether they are remembered or only hashed.
+pub fn source_key(ip: IpAddr, backend: &Backend, snapshot: &Snapshot) -> u64 {
+    let prefix = match backend.config.stick.as_ref().map(|stick| &stick.on) {
+        Some(StickOn::Source { v6_prefix }) => *v6_prefix,
+        _ => 128,
+    };
+    snapshot.keys.source(masked(ip, prefix))
+}
+
+/// The stick table that a flow's source is in, its key there, and for how long.
+fn stick_of<'a>(entry: &Entry, snapshot: &'a Snapshot) -> Option<(&'a StickTable, u64, &'a Stick)> {
+    let frontend = &snapshot.frontends[snapshot.frontend(entry.frontend)?];
+    let ip = entry.flow.remote.ip();
+    let backend = backend(frontend, ip, snapshot);
+    let (table, stick) = (backend.stick.as_deref()?, backend.config.stick.as_ref()?);
+    Some((table, source_key(ip, backend, snapshot), stick))
+}
+
+/// Keyed, so that nobody outside can aim at a chain of the table.
+fn hash_of(flow: &Flow, snapshot: &Snapshot) -> u64 {
+    let mut bytes = [0; 36];
+    let mut end = 0;
+    for address in [flow.remote, flow.local] {
+        let mut put = |part: &[u8]| {
+            bytes[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        };
+        match address.ip() {
+            IpAddr::V4(ip) => put(&ip.octets()),
+            IpAddr::V6(ip) => put(&ip.octets()),
+        }
+        put(&address.port().to_be_bytes());
+    }
+    snapshot.keys.call(&bytes[..end])
+}
