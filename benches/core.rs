@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scene::{NOW, Scene, invite, keys};
-use trunkline::balance::{Balance, Candidate, Region, SpillBelow};
+use trunkline::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use trunkline::proxy::Verdict;
 use trunkline::sip::token::NameHash;
 use trunkline::sip::{Message, Method};
@@ -55,7 +55,7 @@ fn regions(servers: u32) -> Vec<Region> {
 
 fn table(c: &mut Criterion) {
     let (keys, spill) = (keys(), SpillBelow(50));
-    let build = |regions: &[Region], before| Balance::build(keys.rendezvous(), regions, spill, before);
+    let build = |regions: &[Region], before| Balance::build(keys.rendezvous(), Algorithm::Hash, regions, spill, before);
     let mut group = c.benchmark_group("table");
     group.sample_size(10);
     let (all, one_less) = (regions(100), regions(99));
@@ -71,6 +71,31 @@ fn table(c: &mut Criterion) {
     });
 }
 
+/// A choice, and what it costs to tell it that a call began and ended.
+fn algorithms(c: &mut Criterion) {
+    let (keys, spill) = (keys(), SpillBelow(50));
+    let mut group = c.benchmark_group("find");
+    for servers in [3, 1_000] {
+        let regions = regions(servers);
+        for (word, algorithm) in Algorithm::ALL {
+            let balance = Balance::build(keys.rendezvous(), algorithm, &regions, spill, None);
+            let mut key = 0u64;
+            group.bench_function(format!("{word}/{servers}_servers"), |b| {
+                b.iter(|| {
+                    key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let server = balance.find(black_box(key), None, true, |_| true);
+                    if algorithm.asks_for_load() {
+                        let seat = server.unwrap_or_default() as usize;
+                        balance.set(0, seat, Some(1));
+                        balance.set(0, seat, Some(0));
+                    }
+                    server
+                });
+            });
+        }
+    }
+}
+
 fn pins(c: &mut Criterion) {
     let (pins, server) = (Pins::new(1_000_000), NameHash(7));
     let mut key = 0u64;
@@ -83,5 +108,5 @@ fn pins(c: &mut Criterion) {
     c.bench_function("pins/confirm", |b| b.iter(|| pins.answered(next(), server, Method::Invite, 200, NOW, EXPIRE)));
 }
 
-criterion_group!(core, parse, steps, whole, table, pins);
+criterion_group!(core, parse, steps, whole, table, algorithms, pins);
 criterion_main!(core);

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::runtime_socket::RuntimeSocket;
 use crate::admin::{Request, Who, Wish};
+use crate::balance::Algorithm;
 use crate::config::names::Named;
 use crate::config::{Backend, Config, OpenFiles, RUNTIME_SOCKET};
 use crate::demo::DemoArgs;
@@ -379,8 +380,31 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
             backend.regions.iter().map(|region| format!("{} {}", region.name, region.weight)).collect();
         why += &format!("region {} by weight ({})\n", region_name(id), weights.join(", "));
     }
+    why += &explain_algorithm(backend, &snapshot, &found.candidates);
     why += &format!("server {} at {}\n", server.name, server.address);
     Ok((server.name.clone(), why))
+}
+
+/// What the algorithm does with a key, as far as it can be said without knowing what runs now.
+fn explain_algorithm(backend: &Backend, snapshot: &Snapshot, candidates: &[usize]) -> String {
+    let server = |at: &usize| {
+        let server = &snapshot.servers[*at];
+        let weight = backend.servers.iter().find(|other| other.id == server.id).map_or(0, |other| other.weight);
+        match server.max_calls {
+            0 => format!("{} (weight {weight})", server.name),
+            max => format!("{} (weight {weight}, max_calls {max})", server.name),
+        }
+    };
+    let among = candidates.iter().map(server).collect::<Vec<_>>().join(", ");
+    let rule = match backend.balance {
+        Algorithm::Hash => return "balance hash: the key decides\n".into(),
+        Algorithm::RoundRobin => "turn by turn among",
+        Algorithm::LeastConn => "the fewest calls for its weight among",
+        Algorithm::LeastTransactions => "about the fewest open transactions for its weight among",
+        Algorithm::Random2 => "of the key's two candidates the one with fewer calls for its weight:",
+        Algorithm::First => "the first that has less than its max_calls of",
+    };
+    format!("balance {}: {rule} {among}; below, where the first call of all goes\n", backend.balance.word())
 }
 
 /// The server whose a relay's port is.

@@ -92,6 +92,17 @@ fn route_names_the_server_on_stdout_and_the_reasons_on_stderr() {
     // Golden, computed by an independent implementation: the same on every machine and in every version.
     assert_eq!(stdout(&output), "opensips/lagos-2\n", "{}", stderr(&output));
     assert!(stderr(&output).contains("region lagos by weight (lagos 70, abuja 15, asaba 15)"), "{}", stderr(&output));
+    let text = std::fs::read_to_string(&file).unwrap().replace("\"hash\" ", "\"leastconn\" ");
+    std::fs::write(
+        &file,
+        text.replacen("address = \"udp://10.0.10.12", "max_calls = 7\naddress = \"udp://10.0.10.12", 1),
+    )
+    .unwrap();
+    let least = run(&["route", "-c", &file, "--call-id", "a84b4c76e66710@pc33.atlanta.com"]);
+    assert!(stdout(&least).starts_with("opensips/lagos-"), "the region is the key's: {}", stdout(&least));
+    let rule = "balance leastconn: the fewest calls for its weight among opensips/lagos-1 (weight 100), \
+                opensips/lagos-2 (weight 100, max_calls 7), opensips/lagos-3 (weight 100)";
+    assert!(stderr(&least).contains(rule), "{}", stderr(&least));
     let unknown = run(&["route", "-c", &file, "--call-id", "x", "--backend", "opensip"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(stderr(&unknown).contains("the backends are opensips"), "{}", stderr(&unknown));

@@ -111,7 +111,7 @@ impl Scene {
         let shared = Shared::new(1_000_000, 1);
         for call in 0..calls {
             let server = &snapshot.servers[call as usize % servers];
-            shared.pins.answered(
+            let _ = shared.pins.answered(
                 snapshot.keys.call(&call.to_be_bytes()),
                 server.id,
                 Method::Invite,

@@ -74,6 +74,11 @@ impl Table {
         self.candidates.is_empty()
     }
 
+    /// Whether somebody may win a row of it.
+    pub fn holds(&self, id: u32) -> bool {
+        self.candidates.binary_search_by_key(&id, |candidate| candidate.id).is_ok()
+    }
+
     /// Scores the rows that differ. A candidate that kept or raised its weight still beats everybody it beat before,
     /// so its rows are contested only by those that came or rose.
     fn changed_to(&self, candidates: Vec<Candidate>, scorer: &Scorer) -> Self {

@@ -149,6 +149,7 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
     }
     let gone = weights(was).into_iter().filter(|(name, _)| !is.regions.iter().any(|region| region.name == *name));
     lines.extend(gone.map(|(name, _)| format!("region {name} removed")));
+    value(lines, "balance", &was.balance.word(), &is.balance.word());
     changed(lines, "check", &was.check, &is.check);
     changed(lines, "suspect", &was.suspect, &is.suspect);
     changed(lines, "breaker", &was.breaker, &is.breaker);
@@ -158,6 +159,7 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
         regions: Vec::new(),
         servers: Vec::new(),
         names: Vec::new(),
+        balance: is.balance,
         check: None,
         suspect: is.suspect,
         breaker: None,
@@ -172,7 +174,8 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
 fn server(was: &Server, is: &Server, lines: &mut Vec<String>) {
     value(lines, "weight", &was.weight, &is.weight);
     value(lines, "address", &was.address, &is.address);
-    let rest = |server: &Server| Server { weight: 0, address: is.address, region: 0, ..server.clone() };
+    value(lines, "max_calls", &was.max_calls, &is.max_calls);
+    let rest = |server: &Server| Server { weight: 0, max_calls: 0, address: is.address, region: 0, ..server.clone() };
     changed(lines, "other keys", &rest(was), &rest(is));
 }
 
@@ -227,6 +230,8 @@ address = "udp://127.0.0.3:5060"
             (&[("\"200/s\"", "\"100/s\"")][..], &["frontend sip: limits changed"][..]),
             (&[("weight = 70", "weight = 30")], &["backend b: region lagos weight 70 -> 30"]),
             (&[("0.3:5060\"", "0.3:5060\"\nweight = 7")], &["server b/two: weight 100 -> 7"]),
+            (&[("0.3:5060\"", "0.3:5060\"\nmax_calls = 9")], &["server b/two: max_calls 0 -> 9"]),
+            (&[("stick =", "balance = \"first\"\nstick =")], &["backend b: balance \"hash\" -> \"first\""]),
             (
                 &[("0.3:5060", "0.3:5062")],
                 &["server b/two: address 127.0.0.3:5060 -> 127.0.0.3:5062", "server b/two: other keys changed"],

@@ -14,6 +14,7 @@ use super::fault::Faults;
 use super::read::{At, Section};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
 use super::{Bind, Breaker, Check, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay};
+use crate::balance::Algorithm;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
 const WORKERS: RangeInclusive<u64> = 0..=256;
@@ -23,6 +24,10 @@ const REGION_WEIGHT: RangeInclusive<u64> = 0..=1000;
 /// Calls in one pin table; 16 million are 256 MB.
 const PIN_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
 const STICK_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
+/// Of one server; 0 is no limit. No more than the largest pin table holds.
+const MAX_CALLS: RangeInclusive<u64> = 0..=16_000_000;
+/// A server that needs longer than an hour to warm up has another ailment.
+const LONGEST_SLOW_START: Duration = Duration::from_secs(60 * 60);
 /// From the shortest message that carries a call to the most that UDP carries.
 const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
@@ -56,7 +61,6 @@ mod later {
     pub const FRONTEND: &[&str] = &["tls"];
     pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
     pub const BACKEND: &[&str] = &["timeout"];
-    pub const SERVER: &[&str] = &["max_calls", "max_rate", "slow_start"];
 }
 
 /// Everything that one file says.
@@ -113,6 +117,7 @@ pub struct LimitsSection {
 pub struct BackendSection {
     pub at: usize,
     pub name: At<String>,
+    pub balance: Algorithm,
     pub pin: Pin,
     pub stick: Option<Stick>,
     pub check: Option<Check>,
@@ -141,6 +146,9 @@ pub struct ServerSection {
     pub ports: Option<At<Ports>>,
     pub sources: Vec<At<Source>>,
     pub weight: u32,
+    pub max_calls: u32,
+    pub max_rate: Option<Rate>,
+    pub slow_start: Duration,
     pub backup: bool,
 }
 
@@ -168,16 +176,6 @@ impl File {
         top.finish(later::TOP);
         (file, faults.into_inner())
     }
-}
-
-/// A key that can only be one word so far; others that are no mistakes come with later versions.
-fn later_word(section: &Section<'_, '_>, key: &'static str, now: &str, later: &[&str]) {
-    let Some(At { value, at }) = section.optional::<String>(key).filter(|word| word.value != now) else { return };
-    let what = match later.contains(&value.as_str()) {
-        true => format!("this version has no {key} \"{value}\" yet"),
-        false => format!("`{key}` cannot be \"{value}\""),
-    };
-    section.fault(at, what, format!("write \"{now}\""));
 }
 
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
@@ -267,12 +265,12 @@ fn limits(section: Section<'_, '_>) -> LimitsSection {
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let name = section.required("name", "\"opensips\"");
-    later_word(&section, "balance", "hash", &["roundrobin", "leastconn", "leasttransactions", "random2", "first"]);
     let servers: Vec<_> = section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect();
     let checks = section.section("check", "check");
     let has_parts = servers.iter().any(|server| server.ports.is_some());
     let read = BackendSection {
         at: section.at(),
+        balance: section.word("balance", Algorithm::Hash, &Algorithm::ALL),
         pin: pin(section.section("pin", "pin")),
         stick: section.section("stick", "stick").and_then(stick),
         check: if has_parts { relay::no_check(checks) } else { check(checks) },
@@ -479,7 +477,15 @@ fn server(section: Section<'_, '_>) -> Option<ServerSection> {
         (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
     let (region, sources, ports) = (section.optional("region"), section.list("sources"), section.optional("ports"));
     let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;
+    let max_calls = section.number("max_calls", 0, MAX_CALLS) as u32;
+    let max_rate = section.optional::<Rate>("max_rate").map(|rate| rate.value);
+    let slow_start = section.optional::<Duration>("slow_start");
+    if let Some(long) = slow_start.as_ref().filter(|written| written.value > LONGEST_SLOW_START) {
+        section.fault(long.at, "`slow_start` is longer than an hour", "write a duration up to \"1h\"");
+    }
+    let slow_start = slow_start.map_or(Duration::ZERO, |written| written.value);
     let backup = section.or("backup", false);
-    section.finish(later::SERVER);
-    Some(ServerSection { name: name?, address: address?, ports, region, sources, weight, backup })
+    section.finish(&[]);
+    let (name, address) = (name?, address?);
+    Some(ServerSection { name, address, ports, region, sources, weight, max_calls, max_rate, slow_start, backup })
 }

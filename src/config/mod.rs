@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::balance::Algorithm;
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 use names::{Named, Query};
@@ -299,6 +300,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     pub name: String,
+    pub balance: Algorithm,
     pub pin: Pin,
     pub stick: Option<Stick>,
     /// `None`: not checked, always up.
@@ -425,6 +427,12 @@ pub struct Server {
     pub ports: Option<Ports>,
     pub sources: Vec<Source>,
     pub weight: u32,
+    /// The most calls at once; 0 is no limit.
+    pub max_calls: u32,
+    /// The most new calls.
+    pub max_rate: Option<Rate>,
+    /// How long its weight rises when it comes back.
+    pub slow_start: Duration,
     pub backup: bool,
 }
 

@@ -6,10 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Backend, Config, Frontend, Server, Source};
+use super::{Backend, Config, Frontend, Rate, Server, Source};
 use crate::sip::token::NameHash;
 use crate::sip::{DEFAULT_PORT, Transport};
 
@@ -36,6 +37,10 @@ pub struct Named {
     pub region: usize,
     /// Of each address, where no SRV record says another.
     pub weight: u32,
+    /// What follows is of each address, too.
+    pub max_calls: u32,
+    pub max_rate: Option<Rate>,
+    pub slow_start: Duration,
     pub backup: bool,
 }
 
@@ -219,9 +224,21 @@ impl Expansion<'_> {
             }
             self.ids.insert(id);
             self.taken.insert((transport, source));
-            let Named { region, weight, backup, .. } = *named;
-            let sources = vec![source];
-            let server = Server { name, id, region, transport, address, ports: None, sources, weight, backup };
+            let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
+            let server = Server {
+                name,
+                id,
+                region,
+                transport,
+                address,
+                ports: None,
+                sources: vec![source],
+                weight,
+                max_calls,
+                max_rate,
+                slow_start,
+                backup,
+            };
             accepted.push((member.srv, server));
         }
         shape(&mut accepted);

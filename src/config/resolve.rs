@@ -356,6 +356,7 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
     relay::judge_backend(name, (&servers, &named), &places, faults);
     Backend {
         name: section.name.value,
+        balance: section.balance,
         pin: section.pin,
         stick: section.stick,
         check: section.check,
@@ -403,7 +404,8 @@ fn named(section: ServerSection, query: Query, region: usize, at: usize, faults:
     if let Some(ports) = &section.ports {
         faults.push(ports.at, "`ports` with a name: a part of a range is one address's", remedy);
     }
-    Named { name: section.name.value, query, at, region, weight: section.weight, backup: section.backup }
+    let ServerSection { weight, max_calls, max_rate, slow_start, backup, .. } = section;
+    Named { name: section.name.value, query, at, region, weight, max_calls, max_rate, slow_start, backup }
 }
 
 fn server(
@@ -433,6 +435,9 @@ fn server(
         ports,
         sources,
         weight: section.weight,
+        max_calls: section.max_calls,
+        max_rate: section.max_rate,
+        slow_start: section.slow_start,
         backup: section.backup,
     }
 }

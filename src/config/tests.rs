@@ -145,6 +145,34 @@ fn all_faults_come_in_one_run_with_their_places() {
 }
 
 #[test]
+fn algorithms_and_limits_are_read_and_wrong_ones_taught() {
+    let server = "address = \"udp://10.0.10.11:5060\"";
+    let limits = "max_calls = 500\nmax_rate = \"60/m\"\nslow_start = \"30s\"";
+    let text = GOOD.replace("\"hash\"", "\"leastconn\"").replacen(server, &format!("{server}\n{limits}"), 1);
+    let config = Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text)));
+    assert_eq!(config.backends[0].balance, Algorithm::LeastConn);
+    let server_read = &config.backends[0].servers[0];
+    let rate = Rate { events: 60, per: Duration::from_secs(60) };
+    assert_eq!((server_read.max_calls, server_read.max_rate), (500, Some(rate)));
+    assert_eq!(server_read.slow_start, Duration::from_secs(30));
+    let wrong = text
+        .replace("leastconn", "leastcon")
+        .replace("500", "17_000_000")
+        .replace("60/m", "60")
+        .replace("\"30s\"", "\"2h\"");
+    let said = Config::parse(&wrong).unwrap_err().render("f", &wrong).to_string();
+    for fault in [
+        "`balance` cannot be \"leastcon\"",
+        "did you mean \"leastconn\"?",
+        "`max_calls` is 17000000",
+        "`max_rate` is not a rate",
+        "`slow_start` is longer than an hour",
+    ] {
+        assert!(said.contains(fault), "{fault} is not in\n{said}");
+    }
+}
+
+#[test]
 fn what_only_shows_when_two_sections_are_seen_together() {
     let with = |from: &str, to: &str| {
         assert!(GOOD.contains(from), "{from}");

@@ -1,6 +1,7 @@
 //! Which server a client's request goes to. The first that applies: the token in its Route, the pin of its call, the
 //! stick table of its backend, the balance.
 
+use crate::balance::Balance;
 use crate::config::StickOn;
 use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
@@ -8,16 +9,13 @@ use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::server::Circuit;
 use crate::state::snapshot::Backend;
-use crate::state::stick_table::{Seen, StickTable, Stuck};
+use crate::state::stick_table::{Marks, Seen, StickTable, Stuck};
 use crate::state::{Reason, Snapshot};
 use std::net::IpAddr;
 
 use super::request::Identity;
 use super::route::Routed;
 use super::{Case, Memory};
-
-/// How often another server is looked for when the first choice could not be reached.
-const OTHER_TRIES: u64 = 16;
 
 /// A server for a request.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +27,21 @@ pub(super) struct Choice {
     pub stick: Option<u64>,
     /// What was seen of the call's pin, if it was looked at.
     pub pin: Option<Seen>,
+    /// The call is counted at the server already, for it has `max_calls`.
+    pub reserved: bool,
 }
 
 impl<'a> Case<'a> {
     /// # Errors
-    /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable.
+    /// [`Reason::RateLimited`] for what opens something too often, [`Reason::NoServer`] where nobody is usable,
+    /// [`Reason::ServersFull`] where all who are have their limit.
     pub(super) fn choose(
         &mut self,
         identity: &Identity<'_>,
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
-        let following = |server, pin| Choice { server, balanced: false, stick: None, pin };
+        let following = |server, pin| Choice { server, balanced: false, stick: None, pin, reserved: false };
         if let Some(server) =
             routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
         {
@@ -77,7 +78,8 @@ impl<'a> Case<'a> {
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
             let expire = self.snapshot.backends[server.backend as usize].pin_expire();
-            self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+            let moved = self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
+            self.snapshot.count_call(moved, choice.server, false);
         }
         Ok(choice)
     }
@@ -90,16 +92,27 @@ impl<'a> Case<'a> {
         server.state.keeps(confirmed, failover).then_some(at)
     }
 
-    /// What opens something pins its call to the server.
-    pub(super) fn open_pin(&self, call: u64, seen: Option<Seen>, server: NameHash) {
+    /// What opens something pins its call to the server. `reserved`: it was counted there already.
+    #[inline]
+    pub(super) fn open_pin(&self, call: u64, seen: Option<Seen>, server: usize, by_server: bool, reserved: bool) {
         if !self.opens() {
             return;
         }
         let Memory { shared, worker, .. } = &*self.memory;
-        let seen = seen.unwrap_or_else(|| shared.pins.look(call, self.now).1);
-        if shared.pins.opened_seen(call, seen, server, self.method, self.now) {
+        let (id, seen) = (self.snapshot.servers[server].id, seen.unwrap_or_else(|| shared.pins.look(call, self.now).1));
+        let opened = shared.pins.opened_seen(call, seen, id, self.method, self.now, by_server);
+        if opened.evicted {
             shared.workers.of(*worker).pins_evicted.add(1);
         }
+        self.snapshot.count_call(opened, server, reserved);
+    }
+
+    /// A call ends here, before its server heard of it.
+    pub(super) fn end_call(&self, call: u64, server: usize) {
+        let failed = &self.snapshot.servers[server];
+        let (pins, expire) = (&self.memory.shared.pins, self.snapshot.backends[failed.backend as usize].pin_expire());
+        let written = pins.answered(call, failed.id, self.method, 503, self.now, expire);
+        self.snapshot.count_call(written, server, false);
     }
 
     /// The call is in use: its pin lives on.
@@ -161,16 +174,28 @@ impl<'a> Case<'a> {
         let backend = self.backend();
         let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
         let key = stick.map_or(key, |(_, key)| key);
-        let stuck = stick.and_then(|(table, key)| self.stuck(table, key)).filter(|server| failed != Some(*server));
-        let server = match stuck {
+        let stuck = stick.and_then(|(table, key)| self.stuck(table, key));
+        let server = match stuck.filter(|server| failed != Some(*server) && self.takes(*server)) {
             Some(server) => server,
-            None => self.balanced(backend, key, call, failed).ok_or(Reason::NoServer)?,
+            None => self.balanced(backend, key, call, failed)?,
         };
+        let chosen = &self.snapshot.servers[server];
         if let Some((table, key)) = stick.filter(|_| self.opens()) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
-            table.write(key, self.snapshot.servers[server].id, self.now, expire);
+            let _ = table.write(key, chosen.id, Marks::NONE, self.now, expire);
         }
-        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None })
+        let reserved = self.opens_call() && chosen.max_calls > 0;
+        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None, reserved })
+    }
+
+    /// Whether it opens what limits are for and `leastconn` counts.
+    fn opens_call(&self) -> bool {
+        self.method == Method::Invite && self.opens()
+    }
+
+    /// Whether a server takes this request: a new call only within its limits.
+    fn takes(&self, server: usize) -> bool {
+        !self.opens_call() || self.snapshot.take_call(server, self.now)
     }
 
     /// The server that a key sticks to: if it takes new calls, or this is a request of a call that it already has.
@@ -180,22 +205,58 @@ impl<'a> Case<'a> {
         (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
     }
 
-    /// What the balance says of a key; another server than the one that failed, or whose breaker has enough trial calls.
-    fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Option<usize> {
+    /// What the balance says of a key; another server than the one that failed, that is full, or whose breaker has enough
+    /// trial calls. What opens nothing and has lost its pin goes where a hash says: there is no better guess, and it is
+    /// the same each time.
+    fn balanced(&mut self, backend: &Backend, key: u64, call: u64, failed: Option<usize>) -> Result<usize, Reason> {
         let snapshot = self.snapshot;
         let prefer = backend.preferred_region(self.received.flow.remote.ip());
-        let first = snapshot.server(NameHash(backend.balance.pick(key, prefer)?))?;
-        if failed != Some(first) {
-            if self.lets_through(first, call) {
-                return Some(first);
-            }
-            snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
+        let position = |id| snapshot.server(NameHash(id));
+        if !self.opens() {
+            return backend.balance.pick(key, prefer).and_then(position).ok_or(Reason::NoServer);
         }
-        // Keys unlike this one until another server wins; a preferred region with one server has no other.
-        let pick = |key, prefer| snapshot.server(NameHash(backend.settled().pick(key, prefer)?));
-        let keys = || (0..OTHER_TRIES).map(|n| key.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let near = keys().filter_map(|key| pick(key, prefer));
-        near.chain(keys().filter_map(|key| pick(key, None))).find(|server| failed != Some(*server))
+        let is_call = self.opens_call();
+        if let Some(settled) = &backend.settled
+            && let Some(first) = backend.balance.first(key, prefer, is_call).and_then(position)
+            && failed != Some(first)
+        {
+            if !self.lets_through(first, call) {
+                snapshot.servers[first].live.counters.of(self.memory.worker).rejected.add(1);
+            } else if self.takes(first) {
+                return Ok(first);
+            }
+            self.take_trial_back();
+            return self.settled(settled, key, prefer, failed);
+        }
+        self.settled(backend.settled(), key, prefer, failed)
+    }
+
+    /// The same among those whose breakers are closed.
+    fn settled(
+        &self,
+        balance: &Balance,
+        key: u64,
+        prefer: Option<u32>,
+        failed: Option<usize>,
+    ) -> Result<usize, Reason> {
+        let (mut offered, is_call) = (None, self.opens_call());
+        let takes = |id| {
+            offered = self.snapshot.server(NameHash(id));
+            let takes = |server| failed != Some(server) && (!is_call || self.snapshot.take_call(server, self.now));
+            offered.is_some_and(takes)
+        };
+        match balance.find(key, prefer, is_call, takes).and(offered) {
+            Some(server) => Ok(server),
+            None if failed.is_none() && !balance.is_empty() => Err(Reason::ServersFull),
+            None => Err(Reason::NoServer),
+        }
+    }
+
+    /// The request is no trial call after all.
+    pub(super) fn take_trial_back(&mut self) {
+        if let Some((server, place)) = self.trial.take() {
+            self.snapshot.servers[server].live.trials.take_back(place);
+        }
     }
 
     /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.
@@ -240,19 +301,24 @@ pub(super) fn masked(ip: IpAddr, v6_prefix: u8) -> IpAddr {
 }
 
 /// Where a new call of this key and source goes, as `trunkline route` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub server: usize,
     /// The region that the weights alone give the key.
     pub by_weight: Option<u32>,
     /// The region that the source prefers.
     pub preferred: Option<u32>,
+    /// Among whom the algorithm chooses, by position. For `hash` it is decided; else it hangs on the calls before it.
+    pub candidates: Vec<usize>,
 }
 
-/// Chooses a server for a key as a request without token, pin and entry in a stick table would.
+/// Chooses a server for a key as a request without token, pin and entry in a stick table would. The server is the one for
+/// the first call of all.
 pub fn explain(snapshot: &Snapshot, backend: usize, key: u64, source: Option<IpAddr>) -> Option<Explanation> {
     let backend = &snapshot.backends[backend];
     let preferred = source.and_then(|ip| backend.preferred_region(ip));
-    let server = snapshot.server(NameHash(backend.balance.pick(key, preferred)?))?;
-    Some(Explanation { server, by_weight: backend.balance.region(key), preferred })
+    let position = |id| snapshot.server(NameHash(id));
+    let server = backend.balance.find(key, preferred, true, |_| true).and_then(position)?;
+    let candidates = backend.balance.candidates(key, preferred).into_iter().filter_map(position).collect();
+    Some(Explanation { server, by_weight: backend.balance.region(key), preferred, candidates })
 }

@@ -63,7 +63,8 @@ impl Case<'_> {
         }
         stamp::count_hop(self.edits, received.message);
         stamp::receive_via(self.edits, identity.via, &identity.source, false);
-        self.own_call(identity.call, sender.id);
+        self.fits()?;
+        self.own_call(identity.call, server);
         Ok(Verdict::Forward {
             to: target.hop,
             end: received.message.end as usize,
@@ -73,11 +74,12 @@ impl Case<'_> {
 
     /// The sender owns a call that it opens; one that is another server's stays there (it came to the sender through
     /// that one, and the caller's CANCEL must find it).
-    fn own_call(&mut self, call: u64, server: crate::sip::token::NameHash) {
+    fn own_call(&mut self, call: u64, server: usize) {
+        let id = self.snapshot.servers[server].id;
         match self.memory.shared.pins.look(call, self.now) {
-            (Some(pin), _) if pin.server != server => {}
+            (Some(pin), _) if pin.server != id => {}
             (Some(pin), _) if pin.confirmed => self.touch_pin(pin),
-            (_, seen) => self.open_pin(call, Some(seen), server),
+            (pin, seen) => self.open_pin(call, Some(seen), server, pin.is_none(), false),
         }
     }
 

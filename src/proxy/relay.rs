@@ -12,6 +12,7 @@ use crate::sip::token::NameHash;
 use crate::state::binds::RelayBind;
 use crate::state::flows::Entry;
 use crate::state::snapshot::{Backend, Frontend};
+use crate::state::stick_table::Marks;
 use crate::state::stick_table::StickTable;
 use crate::state::{Reason, Snapshot, Time};
 
@@ -58,7 +59,7 @@ pub fn relay_back(flow: usize, now: Time, snapshot: &Snapshot, memory: &mut Memo
     let first = !std::mem::replace(&mut entry.answered, true);
     let entry = *entry;
     if first && let Some((table, key, stick)) = stick_of(&entry, snapshot) {
-        table.confirm(key, entry.server, now, stick.expire);
+        let _ = table.confirm(key, entry.server, Marks::NONE, now, stick.expire);
     }
     Some((entry.flow, snapshot.server(entry.server)))
 }
@@ -213,12 +214,12 @@ fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> R
         // Trial calls of a breaker are none of a relay's: it would not learn how they end.
         None => backend
             .settled()
-            .pick(key, backend.preferred_region(ip))
+            .find(key, backend.preferred_region(ip), false, |_| true)
             .and_then(|id| snapshot.server(NameHash(id)))
             .ok_or(Reason::NoServer)?,
     };
     if let Some((table, stick)) = stick {
-        table.write(key, snapshot.servers[server].id, now, stick.expire);
+        let _ = table.write(key, snapshot.servers[server].id, Marks::NONE, now, stick.expire);
     }
     Ok(server)
 }

@@ -10,6 +10,7 @@ use crate::sip::token::{
 use crate::sip::{Fault, Method, Side, Uri, Via};
 use crate::state::Reason;
 use crate::state::snapshot::{Frontend, Snapshot};
+use crate::state::stick_table::Written;
 
 use super::choose::Choice;
 use super::route::{Routed, take_own};
@@ -88,8 +89,10 @@ impl Case<'_> {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
             Err(reason) => {
-                if let Some((server, place)) = self.trial {
-                    self.snapshot.servers[server].live.trials.take_back(place);
+                self.take_trial_back();
+                // We end a call that had a server and could not be sent to it: it is that one's no more.
+                if let Some(failed) = failed.filter(|_| self.opens()) {
+                    self.end_call(identity.call, failed);
                 }
                 self.refuse(Some(&identity), reason, None)
             }
@@ -126,11 +129,16 @@ impl Case<'_> {
             Some(server) => self.forward_to_client(identity, &routed, server)?,
             None => self.forward_to_server(identity, &routed, failed)?,
         };
-        let Verdict::Forward { end, .. } = &verdict else { return Ok(Some(verdict)) };
-        if self.edits.overflowed() || *end as isize + self.edits.growth() > MAX_DATAGRAM as isize {
-            return Err(Reason::TooLarge);
-        }
         Ok(Some(verdict))
+    }
+
+    /// Whether what is about to leave fits into a datagram: asked before anything is remembered of it.
+    pub(super) fn fits(&self) -> Result<(), Reason> {
+        let end = self.received.message.end as isize;
+        match self.edits.overflowed() || end + self.edits.growth() > MAX_DATAGRAM as isize {
+            true => Err(Reason::TooLarge),
+            false => Ok(()),
+        }
     }
 
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
@@ -176,7 +184,17 @@ impl Case<'_> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick, pin } = self.choose(identity, routed, failed)?;
+        let choice = self.choose(identity, routed, failed)?;
+        let written = self.write_to_server(identity, &choice);
+        if written.is_err() && choice.reserved {
+            self.snapshot.count_call(Written::default(), choice.server, true);
+        }
+        written
+    }
+
+    /// A request on its way to the server that was chosen; nothing is remembered of what is refused.
+    fn write_to_server(&mut self, identity: &Identity<'_>, choice: &Choice) -> Result<Verdict, Reason> {
+        let Choice { server, balanced, stick, pin, reserved } = *choice;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
@@ -204,7 +222,11 @@ impl Case<'_> {
         }
         stamp::count_hop(self.edits, received.message);
         stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
-        self.open_pin(identity.call, pin, chosen.id);
+        self.fits()?;
+        self.open_pin(identity.call, pin, server, false, reserved);
+        if chosen.counts_transactions && self.method != Method::Ack {
+            snapshot.count_transaction(server, true);
+        }
         Ok(Verdict::Forward {
             to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
             end: received.message.end as usize,

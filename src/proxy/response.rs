@@ -9,6 +9,7 @@ use crate::sip::{Method, Span, Transport, Via};
 use crate::state::Reason;
 use crate::state::server::{Circuit, Sign};
 use crate::state::snapshot::Server;
+use crate::state::stick_table::{Marks, Written};
 
 use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
 
@@ -68,9 +69,17 @@ impl Case<'_> {
         };
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
-        // A fork that a client refused is not the end of the caller's call at the server.
-        if branch.direction == Direction::ToServer || status < 300 {
-            self.memory.shared.pins.answered(call, owner.id, self.method, status, self.now, expire);
+        let (pins, method) = (&self.memory.shared.pins, self.method);
+        let written = match branch.direction {
+            Direction::ToClient if status >= 300 && method == Method::Invite => {
+                pins.refused_by_client(call, owner.id, self.now)
+            }
+            Direction::ToClient if status >= 300 => Written::default(),
+            _ => pins.answered(call, owner.id, method, status, self.now, expire),
+        };
+        snapshot.count_call(written, server, false);
+        if owner.counts_transactions && branch.direction == Direction::ToServer && status >= 200 {
+            snapshot.count_transaction(server, false);
         }
         Ok(Verdict::Forward { to, end, passage })
     }
@@ -113,7 +122,7 @@ impl Case<'_> {
         let backend = &snapshot.backends[server.backend as usize];
         if let (Some(table), Some(key), 200..300) = (&backend.stick, way.and_then(|way| way.stick), status) {
             let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
-            table.confirm(key, server.id, self.now, expire);
+            let _ = table.confirm(key, server.id, Marks::NONE, self.now, expire);
         }
         self.judge(server, backend.config.breaker.as_ref(), time, call, status);
         if status != 503 {

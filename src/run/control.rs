@@ -64,6 +64,7 @@ impl Balancer {
                 _ = look.tick() => {
                     self.drop_retired();
                     self.look();
+                    self.keep_calls();
                 }
             }
         }
@@ -118,6 +119,21 @@ impl Balancer {
         if (state.admin, state.health) != (before.admin, before.health) {
             state.since = clock();
         }
+        self.slow_starts.apply(&self.basis.config, &mut self.basis.states, clock());
+        self.renew();
+    }
+
+    /// What is done once a second so that calls are counted as they are, and who starts slowly gets his next part.
+    fn keep_calls(&mut self) {
+        let now = clock();
+        self.setup.snapshot.load().keep_calls(&self.setup.shared.pins, now);
+        if self.slow_starts.apply(&self.basis.config, &mut self.basis.states, now) {
+            self.renew();
+        }
+    }
+
+    /// A new snapshot of the same configuration.
+    fn renew(&mut self) {
         let previous = self.setup.snapshot.load_full();
         self.publish(self.basis.build(self.worker_count, Some(&previous)));
     }

@@ -29,6 +29,7 @@ use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
 use crate::state::server::ServerState;
+use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
 use crate::state::{Reason, Snapshot};
 use checks::Checks;
@@ -73,6 +74,7 @@ pub struct Balancer {
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
     watch: Watch,
+    slow_starts: SlowStarts,
     /// What the log has said of each [`Reason`].
     told: [u64; Reason::ALL.len()],
 }

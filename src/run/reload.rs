@@ -80,7 +80,8 @@ impl Balancer {
 
     /// Makes the next snapshot from a new basis, with the sockets that it needs and without those that it needs no
     /// more. Nothing was touched where it fails.
-    pub(super) async fn apply(&mut self, basis: Basis) -> Result<(), String> {
+    pub(super) async fn apply(&mut self, mut basis: Basis) -> Result<(), String> {
+        self.slow_starts.apply(&basis.config, &mut basis.states, clock());
         let previous = self.setup.snapshot.load_full();
         let next = basis.build(self.worker_count, Some(&previous));
         if next.servers.len() > MOST_SERVERS {

@@ -20,6 +20,7 @@ use crate::config::{Config, OpenFiles, fingerprint, key};
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::Keys;
+use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
 use crate::state::{Reason, Shared, Snapshot};
 
@@ -214,6 +215,7 @@ impl Balancer {
             requests,
             door,
             watch: Watch::default(),
+            slow_starts: SlowStarts::default(),
             told: [0; Reason::ALL.len()],
         })
     }

@@ -1,6 +1,6 @@
 //! What is counted. Each counter has one writing worker; whoever reads sums over the workers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::response_times::Histogram;
 
@@ -22,6 +22,40 @@ impl Counter {
     /// For a number that somebody else counts, such as the kernel.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
+    }
+}
+
+/// A number that goes up and down, and that every worker must see as it is: how many calls a server has decides where the
+/// next one goes, and no limit holds that four workers each know a quarter of. So there is one for all of them, unlike a
+/// [`Counter`]; it costs a locked instruction when a call begins and when it ends, not for every message.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds, and returns what it is now.
+    #[inline]
+    pub fn add(&self, n: i64) -> i64 {
+        self.0.fetch_add(n, Ordering::Relaxed) + n
+    }
+
+    /// Adds one if it is below `max` and stays there.
+    #[inline]
+    pub fn add_below(&self, max: i64) -> bool {
+        let one_more = |now| (now < max).then_some(now + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Takes off, but never below nothing.
+    #[inline]
+    pub fn take(&self, n: i64) {
+        let less = |now: i64| Some((now - n).max(0));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    #[inline]
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -111,6 +145,8 @@ reasons! {
     UnknownExtension = "unknown_extension", 420 "Bad Extension";
     TooManyHops = "too_many_hops", 483 "Too Many Hops";
     NoServer = "no_server", 503 "Service Unavailable";
+    /// Every server that could take the call has its `max_calls` or its `max_rate`.
+    ServersFull = "servers_full", 503 "Service Unavailable";
     Version = "version", 505 "Version Not Supported";
     /// Longer than the frontend's `max_message`, or than a datagram with what must be added.
     TooLarge = "too_large", 513 "Message Too Large";
@@ -255,6 +291,23 @@ mod tests {
         let words: std::collections::HashSet<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    }
+
+    #[test]
+    fn no_two_threads_take_the_last_place_of_a_gauge() {
+        const MAX: i64 = 3;
+        let gauge = Gauge::default();
+        let take = || {
+            for _ in 0..500_000 {
+                if gauge.add_below(MAX) {
+                    let now = gauge.get();
+                    gauge.add(-1);
+                    assert!(now <= MAX, "{now} are in");
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(take))));
+        assert_eq!(gauge.get(), 0);
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits, the lanes of addresses | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, calls of servers, the lanes of addresses | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
 pub mod binds;
 pub mod breaker;
+pub mod calls;
 pub mod counters;
 pub mod flows;
 pub mod health;
@@ -22,6 +23,7 @@ pub mod pins;
 pub mod response_times;
 pub mod server;
 pub mod shared;
+pub mod slow_start;
 pub mod snapshot;
 pub mod stick_table;
 mod table;

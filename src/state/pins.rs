@@ -1,15 +1,17 @@
 //! Which call belongs to which server: one table for all backends, keyed by Call-ID.
 //!
 //! A pin's life follows the call's: opened unconfirmed, confirmed by a 2xx that makes a dialog, given back by a final
-//! failure or an answered BYE. Requests inside a dialog usually do not need it (their Route carries a token); it is for
-//! what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients that lose Record-Route.
+//! failure or an answered BYE. One that an INVITE opened is a **call**: it is counted for its server, once, until it is
+//! given back or expires. Every change that moves such a count is told as [`Written`], and [`Pins::sweep`] finds those that
+//! expire, so that the sum is what the table holds, whatever was lost on the way. Requests inside a dialog usually do not
+//! need it (their Route carries a token); it is for what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients
+//! that lose Record-Route.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Time;
-use super::stick_table::{Seen, StickTable, Stuck};
-use super::table::Inserted;
+use super::stick_table::{Marks, Seen, StickTable, Stuck, Written};
 use crate::sip::Method;
 use crate::sip::token::NameHash;
 
@@ -17,6 +19,9 @@ use crate::sip::token::NameHash;
 const TRANSACTION: Duration = Duration::from_secs(32);
 /// Timer C: as long as an INVITE may ring (RFC 3261 §16.6 item 11).
 const RINGING: Duration = Duration::from_secs(180);
+
+/// What an INVITE opens.
+const NEW_CALL: Marks = Marks::CALL.and(Marks::OPEN);
 
 /// What a server has in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,66 +63,138 @@ impl Pins {
         }
     }
 
-    /// A request that opens something went to this server, or came from it. True where a live pin had to give way.
+    /// A request that opens something went to this server.
     #[inline]
-    pub fn opened(&self, call: u64, server: NameHash, method: Method, now: Time) -> bool {
-        self.opened_seen(call, self.look(call, now).1, server, method, now)
+    pub fn opened(&self, call: u64, server: NameHash, method: Method, now: Time) -> Written {
+        self.opened_seen(call, self.look(call, now).1, server, method, now, false)
     }
 
-    /// The same where the call's pin was looked at a moment ago.
+    /// The same where the call's pin was looked at a moment ago. It may also have come from the server.
     #[inline]
-    pub fn opened_seen(&self, call: u64, seen: Seen, server: NameHash, method: Method, now: Time) -> bool {
-        let life = if method == Method::Invite { RINGING } else { TRANSACTION };
+    pub fn opened_seen(
+        &self,
+        call: u64,
+        seen: Seen,
+        server: NameHash,
+        method: Method,
+        now: Time,
+        by_server: bool,
+    ) -> Written {
+        let (life, marks) = match (method, by_server) {
+            (Method::Invite, false) => (RINGING, NEW_CALL),
+            (Method::Invite, true) => (RINGING, NEW_CALL.and(Marks::OWN)),
+            _ => (TRANSACTION, Marks::NONE),
+        };
         // What only follows, as a registration that is renewed again and again, must not keep its server for ever.
         if method != Method::Invite && self.table.find(call, now).is_some_and(|pin| pin.server == server) {
-            return false;
+            return Written::default();
         }
-        matches!(self.table.write_seen(call, seen, server, now, life), Inserted::Evicted(_))
+        self.table.write_seen(call, seen, server, marks, now, life)
     }
 
     /// A call's server may not be sent to any more, and another one took over: from now on the call is that one's, so
     /// that what follows (a CANCEL, an ACK) finds it whatever health does next.
-    pub fn moved(&self, call: u64, pin: Stuck, server: NameHash, now: Time, expire: Duration) {
+    pub fn moved(&self, call: u64, pin: Stuck, server: NameHash, now: Time, expire: Duration) -> Written {
+        let marks = if pin.is(Marks::CALL) { NEW_CALL } else { Marks::NONE };
         match pin.confirmed {
-            true => self.table.confirm(call, server, now, expire),
-            false => self.table.write(call, server, now, TRANSACTION),
-        };
+            true => self.table.confirm(call, server, marks, now, expire),
+            false => self.table.write(call, server, marks, now, TRANSACTION),
+        }
     }
 
     /// A response passed: a 2xx that makes a dialog confirms the pin, ringing keeps it, the failure of an INVITE that was
     /// never confirmed and the end of a dialog give it back. A failure of anything else says nothing about the INVITE
-    /// that rings beside it, nor does a challenge (the INVITE comes again), nor a BYE that was refused.
-    pub fn answered(&self, call: u64, server: NameHash, method: Method, status: u16, now: Time, expire: Duration) {
+    /// that rings beside it, nor does a challenge (the INVITE comes again, or nothing comes), nor a BYE that was refused.
+    pub fn answered(
+        &self,
+        call: u64,
+        server: NameHash,
+        method: Method,
+        status: u16,
+        now: Time,
+        expire: Duration,
+    ) -> Written {
         match (method, status) {
-            (Method::Invite | Method::Subscribe | Method::Refer, 200..300) => self.confirm(call, server, now, expire),
-            (Method::Bye, 200..300) => self.give_back(call, server, now, true),
+            (Method::Invite, 200..300) => self.confirm(call, server, NEW_CALL, now, expire),
+            (Method::Subscribe | Method::Refer, 200..300) => self.confirm(call, server, Marks::NONE, now, expire),
             (Method::Invite, 101..200) => self.rings(call, server, now),
-            (Method::Invite, 401 | 407) => {}
             // A refused re-INVITE ends no call, so what is confirmed stays.
-            (Method::Invite, 300..) => self.give_back(call, server, now, false),
+            (Method::Invite, 300..) => self.ended(call, server, status, now),
+            (Method::Bye, 200..300) => self.give_back(call, server, Marks::NONE, TRANSACTION, now, |_| true),
+            _ => Written::default(),
+        }
+    }
+
+    /// An INVITE was refused. A challenge leaves the pin as it is, for the INVITE comes again; but until it does it is no
+    /// call, else whoever sends INVITEs without a password could fill a server.
+    #[cold]
+    fn ended(&self, call: u64, server: NameHash, status: u16, now: Time) -> Written {
+        let (keep, life) = match status {
+            401 | 407 => (Marks::OPEN.and(Marks::OWN), RINGING),
+            _ => (Marks::NONE, TRANSACTION),
+        };
+        self.give_back(call, server, keep, life, now, |pin| !pin.confirmed)
+    }
+
+    /// A client refused an INVITE that a server sent. If the call was the server's own, that was it, unless another
+    /// branch of it answers; a fork that a client refused is not the end of a caller's call at the server.
+    pub fn refused_by_client(&self, call: u64, server: NameHash, now: Time) -> Written {
+        let own = |pin: &Stuck| !pin.confirmed && pin.is(Marks::OWN);
+        self.give_back(call, server, Marks::OPEN.and(Marks::OWN), TRANSACTION, now, own)
+    }
+
+    /// A call of another server stays there: two of them answer where one forwards to the other. A 200 that comes once
+    /// more behind the BYE begins no new call.
+    fn confirm(&self, call: u64, server: NameHash, marks: Marks, now: Time, expire: Duration) -> Written {
+        let (pin, seen) = self.table.look(call, now);
+        let over = |pin: Stuck| marks == NEW_CALL && !pin.confirmed && !pin.is(Marks::OPEN);
+        match pin {
+            Some(pin) if pin.server != server || over(pin) => Written::default(),
+            _ => self.table.confirm_seen(call, seen, server, marks, now, expire),
+        }
+    }
+
+    /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1). What rings is a
+    /// call, even if a late copy of a challenge said otherwise.
+    fn rings(&self, call: u64, server: NameHash, now: Time) -> Written {
+        match self.table.find(call, now).filter(|pin| pin.server == server && !pin.confirmed) {
+            Some(pin) if pin.is(NEW_CALL) => self.table.touch(pin, now, RINGING),
+            Some(pin) if pin.is(Marks::OPEN) => return self.rings_again(call, server, now),
             _ => {}
         }
+        Written::default()
     }
 
-    /// A call of another server stays there: two of them answer where one forwards to the other.
-    fn confirm(&self, call: u64, server: NameHash, now: Time, expire: Duration) {
-        let (pin, seen) = self.table.look(call, now);
-        if pin.is_none_or(|pin| pin.server == server) {
-            self.table.confirm_seen(call, seen, server, now, expire);
-        }
+    #[cold]
+    fn rings_again(&self, call: u64, server: NameHash, now: Time) -> Written {
+        self.table.write(call, server, NEW_CALL, now, RINGING)
     }
 
-    /// Timer C starts anew (RFC 3261 §16.7 item 2): a server says every minute that it rings (§13.3.1.1).
-    fn rings(&self, call: u64, server: NameHash, now: Time) {
-        if let Some(pin) = self.table.find(call, now).filter(|pin| pin.server == server && !pin.confirmed) {
-            self.table.touch(pin, now, RINGING);
-        }
+    fn give_back(
+        &self,
+        call: u64,
+        server: NameHash,
+        keep: Marks,
+        life: Duration,
+        now: Time,
+        ends: impl Fn(&Stuck) -> bool,
+    ) -> Written {
+        // Where another worker wrote in between, its word is looked at: a call that is given back must not stay counted.
+        const TRIES: usize = 4;
+        let found = || self.table.find(call, now).filter(|pin| pin.server == server && ends(pin));
+        let release = |_| Some(self.table.release(found()?, keep, now, life));
+        (0..TRIES).map_while(release).flatten().next().unwrap_or_default()
     }
 
-    fn give_back(&self, call: u64, server: NameHash, now: Time, confirmed: bool) {
-        if let Some(pin) = self.table.find(call, now).filter(|pin| pin.server == server && pin.confirmed <= confirmed) {
-            self.table.release(pin, now, TRANSACTION);
-        }
+    /// Finds calls that expired, a part of the table each time, and tells the server of each; those of servers that nobody
+    /// `knows` are counted no more.
+    pub fn sweep(&self, now: Time, knows: impl Fn(NameHash) -> bool, expired: impl FnMut(NameHash)) {
+        self.table.sweep(now, knows, expired);
+    }
+
+    /// The server of every call that is counted and lives. Walks the whole table.
+    pub fn calls(&self, now: Time) -> impl Iterator<Item = NameHash> {
+        self.table.calls(now)
     }
 
     /// How many confirmed calls each server has, and how many pins in all. Walks the whole table.
@@ -155,35 +232,35 @@ mod tests {
     #[test]
     fn an_unanswered_invite_is_remembered_while_it_may_ring() {
         let pins = Pins::new(1000);
-        pins.opened(77, SERVER, Method::Invite, at(0));
+        let _ = pins.opened(77, SERVER, Method::Invite, at(0));
         assert!(alive(&pins, 179) && !alive(&pins, 181));
-        pins.opened(77, SERVER, Method::Register, at(200));
+        let _ = pins.opened(77, SERVER, Method::Register, at(200));
         assert!(alive(&pins, 231) && !alive(&pins, 233));
     }
 
     #[test]
     fn a_dialog_lives_until_its_bye_is_answered() {
         let pins = Pins::new(1000);
-        pins.opened(77, SERVER, Method::Invite, at(0));
-        pins.answered(77, SERVER, Method::Invite, 180, at(1), EXPIRE);
+        let _ = pins.opened(77, SERVER, Method::Invite, at(0));
+        let _ = pins.answered(77, SERVER, Method::Invite, 180, at(1), EXPIRE);
         assert!(!pins.find(77, at(1)).unwrap().confirmed, "ringing proves nothing");
-        pins.answered(77, SERVER, Method::Invite, 200, at(2), EXPIRE);
+        let _ = pins.answered(77, SERVER, Method::Invite, 200, at(2), EXPIRE);
         assert!(alive(&pins, 7000));
-        pins.answered(77, SERVER, Method::Invite, 488, at(10), EXPIRE);
+        let _ = pins.answered(77, SERVER, Method::Invite, 488, at(10), EXPIRE);
         assert!(alive(&pins, 7000), "a refused re-INVITE ends no call");
         pins.used(pins.find(77, at(7000)).unwrap(), at(7000), EXPIRE);
         assert!(alive(&pins, 14_000));
-        pins.answered(77, NameHash(6), Method::Bye, 200, at(14_000), EXPIRE);
+        let _ = pins.answered(77, NameHash(6), Method::Bye, 200, at(14_000), EXPIRE);
         assert!(alive(&pins, 14_100), "another server's answer says nothing about this call");
-        pins.answered(77, SERVER, Method::Bye, 200, at(14_000), EXPIRE);
+        let _ = pins.answered(77, SERVER, Method::Bye, 200, at(14_000), EXPIRE);
         assert!(alive(&pins, 14_031) && !alive(&pins, 14_033));
     }
 
     #[test]
     fn a_failed_invite_is_given_back() {
         let pins = Pins::new(1000);
-        pins.opened(77, SERVER, Method::Invite, at(0));
-        pins.answered(77, SERVER, Method::Invite, 486, at(10), EXPIRE);
+        let _ = pins.opened(77, SERVER, Method::Invite, at(0));
+        let _ = pins.answered(77, SERVER, Method::Invite, 486, at(10), EXPIRE);
         assert!(alive(&pins, 41) && !alive(&pins, 43));
     }
 
@@ -191,9 +268,9 @@ mod tests {
     fn counts_what_each_server_has() {
         let pins = Pins::new(1000);
         for call in 0..10 {
-            pins.opened(call << 32 | 7, NameHash(call as u32 % 2), Method::Invite, at(0));
+            let _ = pins.opened(call << 32 | 7, NameHash(call as u32 % 2), Method::Invite, at(0));
         }
-        pins.answered(4 << 32 | 7, NameHash(0), Method::Invite, 200, at(1), EXPIRE);
+        let _ = pins.answered(4 << 32 | 7, NameHash(0), Method::Invite, 200, at(1), EXPIRE);
         let held = pins.by_server(at(2));
         assert_eq!(held[&NameHash(0)], Held { calls: 1, pins: 5 });
         assert_eq!(held[&NameHash(1)], Held { calls: 0, pins: 5 });
@@ -203,7 +280,7 @@ mod tests {
     #[test]
     fn a_2xx_makes_the_pin_that_a_node_never_wrote() {
         let pins = Pins::new(1000);
-        pins.answered(77, SERVER, Method::Invite, 200, at(0), EXPIRE);
+        let _ = pins.answered(77, SERVER, Method::Invite, 200, at(0), EXPIRE);
         assert_eq!(pins.find(77, at(1)).map(|pin| (pin.server, pin.confirmed)), Some((SERVER, true)));
     }
 }

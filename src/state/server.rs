@@ -1,9 +1,9 @@
 //! One server: what was asked of it, how it is, who may be sent to it, and its live side.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::Time;
-use super::counters::{Counter, PerWorker, ServerCounters};
+use super::counters::{Counter, Gauge, PerWorker, ServerCounters};
 use super::response_times::ResponseTimes;
 use super::trials::Trials;
 
@@ -88,6 +88,8 @@ pub struct ServerState {
     pub breaker: Circuit,
     /// A weight that was asked for at run time, instead of the configured one.
     pub weight: Option<u32>,
+    /// How much of its weight `slow_start` holds back, percent.
+    pub held_back: u8,
     /// When `admin` or `health` changed last; nothing where they never did.
     pub since: Time,
 }
@@ -133,6 +135,9 @@ pub enum Sign {
     Failing = 8,
 }
 
+/// What `max_rate` lets through at once, in nanoseconds of the rate.
+const RATE_BURST: u64 = 100_000_000;
+
 /// The live side of a server: survives every snapshot.
 #[derive(Debug)]
 pub struct ServerLive {
@@ -141,6 +146,12 @@ pub struct ServerLive {
     pub unanswered: Counter,
     pub trials: Trials,
     signs: AtomicU8,
+    /// Its calls: live pins that an INVITE opened. [`super::calls`] keeps it.
+    pub calls: Gauge,
+    /// About how many transactions are open at it, in 1/256; kept for `leasttransactions` alone.
+    pub transactions: Gauge,
+    /// When its `max_rate` would be used up by nothing any more ([`super::limits`] says how).
+    rate: AtomicU64,
 }
 
 /// What is known of a server at one moment, summed over the workers. All of it only grows.
@@ -178,7 +189,20 @@ impl ServerLive {
             unanswered: Counter::default(),
             trials: Trials::default(),
             signs: AtomicU8::new(0),
+            calls: Gauge::default(),
+            transactions: Gauge::default(),
+            rate: AtomicU64::new(0),
         }
+    }
+
+    /// Whether one more new call is within its `max_rate`, one every `interval` nanoseconds: then it is counted. A tenth of
+    /// a second's worth may come at once, so that an even stream is let through.
+    pub fn admit(&self, now: Time, interval: u64) -> bool {
+        let one_more = |full_at: u64| {
+            (full_at <= now.0.saturating_add(RATE_BURST.saturating_sub(interval)))
+                .then(|| full_at.max(now.0) + interval)
+        };
+        self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
     pub fn totals(&self) -> Totals {
@@ -262,6 +286,20 @@ mod tests {
         assert!(!with(Admin::Ready, Health::Dead).keeps(true, true), "servers that share dialogs take over");
         assert!(breaker(Circuit::HalfOpen).takes_trials() && !breaker(Circuit::Open).takes_trials());
         assert!(!ServerState { health: Health::Suspect, ..breaker(Circuit::HalfOpen) }.takes_trials());
+    }
+
+    #[test]
+    fn a_rate_lets_a_tenth_of_a_second_s_worth_through_at_once() {
+        const MS: u64 = 1_000_000;
+        let (live, interval) = (ServerLive::new(1), 10 * MS);
+        let admitted = |at: u64| (0..100).filter(|_| live.admit(Time(at * MS), interval)).count();
+        assert_eq!(admitted(5_000), 10, "100/s");
+        assert_eq!((admitted(5_009), admitted(5_010), admitted(5_050)), (0, 1, 4));
+        let later: usize = (0..1_000).map(|ms| admitted(10_000 + ms)).sum();
+        assert!((100..=110).contains(&later), "{later} in a second");
+        let slow = ServerLive::new(1);
+        assert!(slow.admit(Time(MS), 500 * MS) && !slow.admit(Time(500 * MS), 500 * MS), "2/s");
+        assert!(slow.admit(Time(501 * MS), 500 * MS));
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
+use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{Admin, Circuit, ServerLive, ServerState};
 use super::stick_table::StickTable;
-use crate::balance::{Balance, Candidate, Region, SpillBelow};
+use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
 use crate::config::{self, Config, Ports, Source, WhenAllDown};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
@@ -73,7 +74,7 @@ pub struct Backend {
     pub config: config::Backend,
     pub balance: Balance,
     /// The balance without those that take trial calls only, where there are such.
-    settled: Option<Balance>,
+    pub settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
     pub stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
@@ -93,6 +94,13 @@ impl Backend {
     #[inline]
     pub fn settled(&self) -> &Balance {
         self.settled.as_ref().unwrap_or(&self.balance)
+    }
+
+    /// Tells the balance how busy a server is; `None`: it is full.
+    pub(super) fn tell(&self, server: &Server, load: Option<u32>) {
+        for balance in [Some(&self.balance), self.settled.as_ref()].into_iter().flatten() {
+            balance.set(server.region.into(), server.seat.into(), load);
+        }
     }
 
     /// Whether each port that comes in belongs to one server.
@@ -122,6 +130,15 @@ pub struct Server {
     pub backend: u16,
     /// Position of its region in the backend.
     pub region: u16,
+    /// Position of it in the region.
+    pub seat: u16,
+    /// Whether the balance must hear of its calls: the algorithm counts them, or a server of the backend has `max_calls`.
+    pub tells_load: bool,
+    pub counts_transactions: bool,
+    /// The most calls at once; 0 is no limit.
+    pub max_calls: u32,
+    /// Nanoseconds between two new calls; 0 is no limit.
+    pub rate_interval: u64,
     pub address: SocketAddr,
     pub ports: Option<Ports>,
     pub transport: Transport,
@@ -180,6 +197,11 @@ impl Snapshot {
                     name: format!("{}/{}", backend.name, server.name),
                     backend: at,
                     region: server.region as u16,
+                    seat: seat_of(backend, server),
+                    tells_load: tells_load(backend),
+                    counts_transactions: backend.balance == Algorithm::LeastTransactions,
+                    max_calls: server.max_calls,
+                    rate_interval: server.max_rate.map_or(0, |rate| rate.interval()),
                     address: server.address,
                     ports: server.ports,
                     transport: server.transport,
@@ -215,7 +237,7 @@ impl Snapshot {
             own: OwnAddresses::new(config, host, &plan),
             server_ips,
             server_addresses,
-            backends: config.backends.iter().map(|b| backend(b, &servers, keys, previous)).collect(),
+            backends: config.backends.iter().zip(0..).map(|(b, at)| backend(b, at, &servers, keys, previous)).collect(),
             frontends: frontends(config, &plan, *workers, previous),
             bind_of_lane: by_lane(&plan.binds),
             binds: plan.binds,
@@ -316,6 +338,12 @@ impl Snapshot {
     }
 }
 
+/// The position of a server among those of its region.
+fn seat_of(backend: &config::Backend, server: &config::Server) -> u16 {
+    let before = backend.servers.iter().take_while(|other| other.id != server.id);
+    before.filter(|other| other.region == server.region).count() as u16
+}
+
 /// A lane without a bind.
 const NO_BIND: u16 = u16::MAX;
 
@@ -347,7 +375,13 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
     config.frontends.iter().zip(0..).map(of).collect()
 }
 
-fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous: Option<&Snapshot>) -> Backend {
+fn backend(
+    backend: &config::Backend,
+    at: u16,
+    servers: &[Server],
+    keys: &Keys,
+    previous: Option<&Snapshot>,
+) -> Backend {
     let before = previous.and_then(|p| p.backends.iter().find(|other| other.config.name == backend.name));
     let state = |id| servers.iter().find(|server| server.id == id).map(|server| server.state).unwrap_or_default();
     let stick = backend.stick.as_ref().map(|stick| {
@@ -360,7 +394,8 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
     let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
-        Balance::build(keys.rendezvous(), &candidates(backend, state), SpillBelow(backend.spill_below), like)
+        let (regions, spill) = (candidates(backend, state), SpillBelow(backend.spill_below));
+        Balance::build(keys.rendezvous(), backend.balance, &regions, spill, like)
     };
     let balance = build(&state, before.map(|b| &b.balance));
     let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
@@ -376,7 +411,28 @@ fn backend(backend: &config::Backend, servers: &[Server], keys: &Keys, previous:
     let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
-    Backend { config: backend.clone(), balance, settled, stick, clients, parts }
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts };
+    for server in servers.iter().filter(|server| server.backend == at && server.tells_load) {
+        built.tell(server, load(server, &built));
+    }
+    built
+}
+
+fn tells_load(backend: &config::Backend) -> bool {
+    backend.balance.asks_for_load() || backend.servers.iter().any(|server| server.max_calls > 0)
+}
+
+/// How fine `slow_start` cuts weights.
+const WHOLE: u32 = 100;
+
+/// A server's weight as far as `slow_start` lets it have it. In hundredths where a server of the backend starts slowly, so
+/// that even a weight of one has parts.
+fn weight(backend: &config::Backend, server: &config::Server, state: ServerState) -> u32 {
+    let weight = state.weight.unwrap_or(server.weight);
+    match backend.servers.iter().all(|server| server.slow_start.is_zero()) {
+        true => weight,
+        false => weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
+    }
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
@@ -387,17 +443,14 @@ fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState
     let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
             let members = backend.servers.iter().filter(|server| server.region == at && among(server));
-            let usable = members.clone().filter(|server| wanted(state(server.id)));
-            let candidate = |server: &config::Server| Candidate {
-                id: server.id.0,
-                weight: state(server.id).weight.unwrap_or(server.weight),
+            let total = members.map(|server| weight(backend, server, ServerState::default())).sum();
+            let candidate = |server: &config::Server| {
+                let state = state(server.id);
+                let usable = among(server) && wanted(state);
+                Candidate { id: server.id.0, weight: if usable { weight(backend, server, state) } else { 0 } }
             };
-            Region {
-                id: region.id.0,
-                weight: region.weight,
-                total: members.map(|server| server.weight).sum(),
-                servers: usable.map(candidate).collect(),
-            }
+            let here = backend.servers.iter().filter(|server| server.region == at);
+            Region { id: region.id.0, weight: region.weight, total, servers: here.map(candidate).collect() }
         };
         backend.regions.iter().zip(0..).map(of).collect()
     };

@@ -1,21 +1,87 @@
 //! Which key belongs to which server, for how long, and how surely.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Time;
 use super::table::{Entry, Inserted, Table};
 use crate::sip::token::NameHash;
 
-/// An entry's clock ticks four times a second: 31 bits of it last for seventeen years.
-const TICK: u64 = 250_000_000;
+/// An entry's clock ticks once a second: 28 bits of it last for eight years.
+const TICK: u64 = 1_000_000_000;
 const CONFIRMED: u64 = 1 << 31;
-const EXPIRY: u64 = CONFIRMED - 1;
+const EXPIRY: u64 = (1 << 28) - 1;
+
+/// What an entry says besides: for whoever writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u64);
+
+impl Marks {
+    pub const NONE: Self = Self(0);
+    /// It is a call, and counted as one of its server's.
+    pub const CALL: Self = Self(1 << 30);
+    /// An INVITE of it may still be answered with 2xx.
+    pub const OPEN: Self = Self(1 << 29);
+    /// Its server opened it.
+    pub const OWN: Self = Self(1 << 28);
+    const ALL: u64 = Self::CALL.0 | Self::OPEN.0 | Self::OWN.0;
+
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn of(value: u64) -> Self {
+        Self(value & Self::ALL)
+    }
+}
+
+/// What a writing did to an entry. Whoever keeps books of the calls must hear of it: an entry that is a call comes and goes
+/// only this way, and by [`StickTable::sweep`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Written {
+    before: u64,
+    after: u64,
+    /// A live entry had to give way.
+    pub evicted: bool,
+}
+
+impl Written {
+    /// The server that has a call less now.
+    #[inline]
+    pub fn lost(self) -> Option<NameHash> {
+        call_of(self.before).filter(|_| self.moved_call())
+    }
+
+    /// The server that has a call more now.
+    #[inline]
+    pub fn gained(self) -> Option<NameHash> {
+        call_of(self.after).filter(|_| self.moved_call())
+    }
+
+    /// Whether some server has a call more or less now.
+    #[inline]
+    pub fn moved_call(self) -> bool {
+        (self.before | self.after) & Marks::CALL.0 != 0 && call_of(self.before) != call_of(self.after)
+    }
+}
+
+/// The server of a value that is a call.
+#[inline]
+fn call_of(value: u64) -> Option<NameHash> {
+    (value & Marks::CALL.0 != 0).then_some(NameHash((value >> 32) as u32))
+}
 
 /// A table of keys and servers, bounded and expiring. Entries are unconfirmed until an answer proves that somebody is
 /// there; a full bucket gives up its oldest unconfirmed entry first, so a flood of fresh keys evicts no live one.
 pub struct StickTable {
     table: Table,
+    /// The bucket where the next sweep begins.
+    swept: AtomicUsize,
 }
+
+/// Buckets that one sweep looks at: 16 MB of table. With one a second a table for a million calls is swept every two.
+const SWEEP: usize = 131_072;
 
 /// What a look at a key has shown: its entry, if it has one, alive or not. Who writes the key soon afterwards need not look
 /// again.
@@ -28,21 +94,31 @@ pub struct Stuck {
     entry: Entry,
     pub server: NameHash,
     pub confirmed: bool,
+    marks: Marks,
 }
 
-fn value(server: NameHash, confirmed: bool, until: u64) -> u64 {
-    u64::from(server.0) << 32 | if confirmed { CONFIRMED } else { 0 } | until.min(EXPIRY)
+impl Stuck {
+    #[inline]
+    pub fn is(&self, mark: Marks) -> bool {
+        self.marks.0 & mark.0 == mark.0
+    }
 }
 
-/// The tick in which a lifetime from now ends.
+#[inline]
+fn value(server: NameHash, confirmed: bool, marks: Marks, until: u64) -> u64 {
+    u64::from(server.0) << 32 | if confirmed { CONFIRMED } else { 0 } | marks.0 | until.min(EXPIRY)
+}
+
+/// The tick in which a lifetime from now ends: nothing lives shorter than it should.
+#[inline]
 fn until(now: Time, life: Duration) -> u64 {
-    (now + life).0 / TICK
+    (now + life).0.div_ceil(TICK)
 }
 
 impl StickTable {
     /// A table for so many keys.
     pub fn new(size: usize) -> Self {
-        Self { table: Table::new(size) }
+        Self { table: Table::new(size), swept: AtomicUsize::new(0) }
     }
 
     /// Looks a key up.
@@ -65,56 +141,105 @@ impl StickTable {
         let wanted = until(now, life);
         let slack = life.as_nanos() as u64 / TICK / 16;
         if stuck.entry.value & EXPIRY < wanted.saturating_sub(slack) {
-            self.table.update(stuck.entry, value(stuck.server, stuck.confirmed, wanted));
+            self.table.update(stuck.entry, stuck.entry.value & !EXPIRY | wanted.min(EXPIRY));
         }
     }
 
-    /// Remembers that a key belongs to a server for `life`. An entry of the same server keeps its confirmation; one of
-    /// another server is replaced.
-    pub fn write(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
-        self.write_seen(key, self.look(key, now).1, server, now, life)
+    /// Remembers that a key belongs to a server for `life`. An entry of the same server keeps its confirmation and its
+    /// marks; one of another server is replaced.
+    pub fn write(&self, key: u64, server: NameHash, marks: Marks, now: Time, life: Duration) -> Written {
+        self.write_seen(key, self.look(key, now).1, server, marks, now, life)
     }
 
     /// The same where the key was looked at a moment ago.
-    pub fn write_seen(&self, key: u64, seen: Seen, server: NameHash, now: Time, life: Duration) -> Inserted {
+    pub fn write_seen(
+        &self,
+        key: u64,
+        seen: Seen,
+        server: NameHash,
+        marks: Marks,
+        now: Time,
+        life: Duration,
+    ) -> Written {
         self.set(key, seen, now, |before| match before {
             Some(before) if before.server == server => {
                 let longer = until(now, life).max(if before.confirmed { before.entry.value & EXPIRY } else { 0 });
-                value(server, before.confirmed, longer)
+                value(server, before.confirmed, before.marks.and(marks), longer)
             }
-            _ => value(server, false, until(now, life)),
+            _ => value(server, false, marks, until(now, life)),
         })
     }
 
-    /// Remembers that a key belongs to a server, proven, for `life`.
-    pub fn confirm(&self, key: u64, server: NameHash, now: Time, life: Duration) -> Inserted {
-        self.confirm_seen(key, self.look(key, now).1, server, now, life)
+    /// Remembers that a key belongs to a server, proven, for `life`. Marks stay where the server does.
+    pub fn confirm(&self, key: u64, server: NameHash, marks: Marks, now: Time, life: Duration) -> Written {
+        self.confirm_seen(key, self.look(key, now).1, server, marks, now, life)
     }
 
     /// The same where the key was looked at a moment ago.
-    pub fn confirm_seen(&self, key: u64, seen: Seen, server: NameHash, now: Time, life: Duration) -> Inserted {
-        self.set(key, seen, now, |_| value(server, true, until(now, life)))
+    pub fn confirm_seen(
+        &self,
+        key: u64,
+        seen: Seen,
+        server: NameHash,
+        marks: Marks,
+        now: Time,
+        life: Duration,
+    ) -> Written {
+        self.set(key, seen, now, |before| {
+            let kept = before.filter(|before| before.server == server).map_or(Marks::NONE, |before| before.marks);
+            value(server, true, kept.and(marks), until(now, life))
+        })
     }
 
-    /// Takes the proof from a found entry and lets it live no longer than `life`.
-    pub fn release(&self, stuck: Stuck, now: Time, life: Duration) {
-        let shorter = until(now, life).min(stuck.entry.value & EXPIRY);
-        self.table.update(stuck.entry, value(stuck.server, false, shorter));
+    /// Takes the proof and all marks but `keep` from a found entry, and lets it live no longer than `life`. Nothing is
+    /// written where another thread changed it meanwhile.
+    pub fn release(&self, stuck: Stuck, keep: Marks, now: Time, life: Duration) -> Option<Written> {
+        let before = stuck.entry.value;
+        let after = value(stuck.server, false, Marks(stuck.marks.0 & keep.0), until(now, life).min(before & EXPIRY));
+        self.table.update(stuck.entry, after).then_some(Written { before, after, evicted: false })
     }
 
     /// Writes what `new` makes of the entry as it is. Where another thread changed it in between, one more look is
     /// enough: the loser's knowledge is not older than the winner's.
-    fn set(&self, key: u64, seen: Seen, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Inserted {
+    fn set(&self, key: u64, seen: Seen, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Written {
         let mut seen = seen.0;
         for _ in 0..2 {
             let Some(entry) = seen else { break };
-            if self.table.update(entry, new(alive(entry, now))) {
-                return Inserted::Free;
+            let after = new(alive(entry, now));
+            if self.table.update(entry, after) {
+                return Written { before: entry.value, after, evicted: false };
             }
             seen = self.table.get(key);
         }
+        let (tick, after) = (now.0 / TICK, new(None));
+        match self.table.insert(key, after, |value| rank(value, tick)) {
+            Inserted::Free(before) => Written { before, after, evicted: false },
+            Inserted::Evicted(before) => Written { before, after, evicted: true },
+            Inserted::Nowhere => Written::default(),
+        }
+    }
+
+    /// Looks at the next part of the table for calls that have expired, and tells the server of each. Those of a server that
+    /// nobody `knows` any more are no calls either: should it come back, it begins with none. One thread sweeps.
+    pub fn sweep(&self, now: Time, knows: impl Fn(NameHash) -> bool, mut expired: impl FnMut(NameHash)) {
+        let (tick, all) = (now.0 / TICK, self.table.buckets_in_all());
+        let from = self.swept.load(Ordering::Relaxed);
+        let to = (from + SWEEP).min(all);
+        self.swept.store(if to == all { 0 } else { to }, Ordering::Relaxed);
+        for entry in self.table.entries(from..to) {
+            let over = |server: &NameHash| entry.value & EXPIRY <= tick || !knows(*server);
+            if let Some(server) = call_of(entry.value).filter(over)
+                && self.table.update(entry, entry.value & !Marks::CALL.0)
+            {
+                expired(server);
+            }
+        }
+    }
+
+    /// The server of every entry that is a call and lives. Walks the whole table.
+    pub fn calls(&self, now: Time) -> impl Iterator<Item = NameHash> {
         let tick = now.0 / TICK;
-        self.table.insert(key, new(None), |value| rank(value, tick))
+        self.table.values().filter(move |value| value & EXPIRY > tick).filter_map(call_of)
     }
 
     /// How many entries live, and how many of them are confirmed.
@@ -144,6 +269,7 @@ fn alive(entry: Entry, now: Time) -> Option<Stuck> {
         entry,
         server: NameHash((entry.value >> 32) as u32),
         confirmed: entry.value & CONFIRMED != 0,
+        marks: Marks::of(entry.value),
     })
 }
 
@@ -212,17 +338,17 @@ mod tests {
                 model.retain(|_, (_, _, until)| *until > now);
                 match step {
                     Step::Write(k, s, life) => {
-                        table.write(key(k), NameHash(s), at(now), seconds(life));
+                        let _ = table.write(key(k), NameHash(s), Marks::NONE, at(now), seconds(life));
                         let entry = model.entry(k).or_insert((s, false, 0));
                         if entry.0 != s { *entry = (s, false, 0); }
                         entry.2 = if entry.1 { entry.2.max(now + life) } else { now + life };
                     }
                     Step::Confirm(k, s, life) => {
-                        table.confirm(key(k), NameHash(s), at(now), seconds(life));
+                        let _ = table.confirm(key(k), NameHash(s), Marks::NONE, at(now), seconds(life));
                         model.insert(k, (s, true, now + life));
                     }
                     Step::Release(k, life) => if let Some(stuck) = table.find(key(k), at(now)) {
-                        table.release(stuck, at(now), seconds(life));
+                        let _ = table.release(stuck, Marks::NONE, at(now), seconds(life));
                         let entry = model.get_mut(&k).unwrap();
                         *entry = (entry.0, false, entry.2.min(now + life));
                     },
@@ -230,7 +356,7 @@ mod tests {
                         table.touch(stuck, at(now), seconds(life));
                         let entry = model.get_mut(&k).unwrap();
                         let slack = seconds(life).as_nanos() as u64 / TICK / 16;
-                        if entry.2 * 4 < (now + life) * 4 - slack { entry.2 = now + life; }
+                        if entry.2 < now + life - slack { entry.2 = now + life; }
                     },
                     Step::Wait(time) => now += time,
                 }
@@ -249,10 +375,10 @@ mod tests {
     fn a_flood_of_fresh_keys_evicts_no_confirmed_one() {
         let table = StickTable::new(10_000);
         for n in 0..10_000 {
-            table.confirm(key(n), LAGOS, at(1), seconds(7200));
+            let _ = table.confirm(key(n), LAGOS, Marks::NONE, at(1), seconds(7200));
         }
         for n in 10_000..500_000 {
-            table.write(key(n), ABUJA, at(2), seconds(180));
+            let _ = table.write(key(n), ABUJA, Marks::NONE, at(2), seconds(180));
         }
         assert!(
             (0..10_000)

@@ -7,6 +7,7 @@
 //! the value, then the new key; who reads looks at the key before and after the value. So nobody sees one entry's key
 //! with another's value, and a thread that is stopped half-way blocks one slot and nobody.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Entries of one bucket: their keys fill one cache line, their values the next.
@@ -46,7 +47,8 @@ struct Candidate {
 /// What an insertion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    Free,
+    /// Into a slot that was as good as free. The value that was in it is for who keeps books of the entries.
+    Free(u64),
     /// In place of another entry, with this value.
     Evicted(u64),
     /// Nowhere: other threads took every slot that was looked at.
@@ -118,11 +120,12 @@ impl Table {
             if self.words[word].compare_exchange(holder, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            let before = self.words[word + SLOTS].load(Ordering::Relaxed);
             fence(Ordering::Release);
-            self.words[word + SLOTS].store(value, Ordering::Relaxed);
+            // An update of the entry that gives way comes before this or fails: nothing that was written goes unseen.
+            let before = self.words[word + SLOTS].swap(value, Ordering::Relaxed);
             self.words[word].store(key, Ordering::Release);
-            return if holder == EMPTY || rank(before) == 0 { Inserted::Free } else { Inserted::Evicted(before) };
+            let free = holder == EMPTY || rank(before) == 0;
+            return if free { Inserted::Free(before) } else { Inserted::Evicted(before) };
         }
         Inserted::Nowhere
     }
@@ -165,11 +168,21 @@ impl Table {
 
     /// Every value that is there: for counting, not for the message path.
     pub fn values(&self) -> impl Iterator<Item = u64> {
-        (0..=self.mask).flat_map(move |bucket| {
+        self.entries(0..self.buckets_in_all()).map(|entry| entry.value)
+    }
+
+    pub fn buckets_in_all(&self) -> usize {
+        self.mask + 1
+    }
+
+    /// The entries of some buckets.
+    pub fn entries(&self, buckets: Range<usize>) -> impl Iterator<Item = Entry> {
+        buckets.flat_map(move |bucket| {
             let at = self.first + bucket * WORDS;
             (at..at + SLOTS)
                 .filter(|&word| self.words[word].load(Ordering::Relaxed) > BUSY)
-                .map(|word| self.words[word + SLOTS].load(Ordering::Relaxed))
+                .map(|word| word + SLOTS)
+                .map(|word| Entry { word, value: self.words[word].load(Ordering::Relaxed) })
         })
     }
 }
@@ -190,7 +203,7 @@ mod tests {
         for entries in [1_000, 78_000, 131_072, 157_000] {
             let table = Table::new(entries);
             for n in 0..entries as u64 {
-                assert_eq!(table.insert(key(n), n, |_| 1), Inserted::Free, "entry {n} of {entries}");
+                assert_eq!(table.insert(key(n), n, |_| 1), Inserted::Free(0), "entry {n} of {entries}");
             }
             assert!((0..entries as u64).all(|n| table.get(key(n)).map(|entry| entry.value) == Some(n)));
             assert_eq!(table.values().count(), entries);
@@ -202,12 +215,12 @@ mod tests {
         let table = Table::new(1);
         let slots = SLOTS as u64;
         for n in 0..slots {
-            assert_eq!(table.insert(key(n), 100 + n, |value| value), Inserted::Free);
+            assert_eq!(table.insert(key(n), 100 + n, |value| value), Inserted::Free(0));
         }
         assert_eq!(table.insert(key(99), 500, |value| value), Inserted::Evicted(100));
         assert!(table.get(key(0)).is_none() && table.get(key(99)).is_some());
         // Rank 0 counts as free.
-        assert_eq!(table.insert(key(98), 501, |value| if value == 105 { 0 } else { value }), Inserted::Free);
+        assert_eq!(table.insert(key(98), 501, |value| if value == 105 { 0 } else { value }), Inserted::Free(105));
         assert!(table.get(key(5)).is_none());
     }
 

@@ -1,6 +1,7 @@
 //! What several tests share. Each test binary uses a part of it.
 #![allow(dead_code, reason = "every test binary compiles all of it and uses a part")]
 
+pub mod books;
 pub mod calls;
 pub mod core;
 pub mod generate;

@@ -57,6 +57,11 @@ impl Net {
     /// Starts the balancer before these servers, and returns where clients find it. Their Contacts are loopback
     /// addresses, which servers may not be made to call unless `send_to` says so.
     pub fn balance(&self, servers: &[SocketAddr; 5], backend: &str) -> (Balancer, SocketAddr) {
+        self.balance_with(servers, backend, "")
+    }
+
+    /// The same with these lines in the section of each server.
+    pub fn balance_with(&self, servers: &[SocketAddr; 5], backend: &str, each: &str) -> (Balancer, SocketAddr) {
         let at = self.free(1);
         let mut config = format!(
             "[[frontend]]\nname = \"sip\"\nbind = \"udp://{at}\"\ninside = \"{}\"\naliases = [\"{DOMAIN}\"]\n\
@@ -70,7 +75,7 @@ impl Net {
         }
         for ((name, region), address) in SERVERS.iter().zip(servers) {
             config += &format!(
-                "[[backend.server]]\nname = \"{name}\"\nregion = \"{region}\"\naddress = \"udp://{address}\"\n"
+                "[[backend.server]]\nname = \"{name}\"\nregion = \"{region}\"\naddress = \"udp://{address}\"\n{each}\n"
             );
         }
         (Balancer::start(WORKERS, &config), at)

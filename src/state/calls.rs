@@ -1,0 +1,133 @@
+//! Books of how many calls each server has, and what balancing and limits make of them.
+//!
+//! A call is a pin that an INVITE opened ([`super::pins`]). The count changes with the entry in the table and in no other way:
+//! who wrote the entry counts, whatever message made him write. Calls that nobody ends are found once a second by
+//! [`Snapshot::keep_calls`], a part of the table each time.
+
+use super::Time;
+use super::pins::Pins;
+use super::snapshot::{Backend, Server, Snapshot};
+use super::stick_table::Written;
+use crate::balance::Algorithm;
+use crate::sip::token::NameHash;
+
+/// One open transaction, in units of [`super::server::ServerLive::transactions`].
+const TRANSACTION: i64 = 256;
+/// The part of them that is forgotten each second, for what was lost is never answered: after 32 s, as long as a
+/// transaction may be retransmitted (RFC 3261 §17.1.2.2), a third of a lost one is left.
+const FORGOTTEN: i64 = 32;
+
+impl Snapshot {
+    /// Counts what a writing to the pins changed: mostly at this `server`. `reserved`: it was counted there before, by
+    /// [`Snapshot::take_call`].
+    #[inline]
+    pub fn count_call(&self, written: Written, server: usize, reserved: bool) {
+        if !written.moved_call() && !reserved {
+            return;
+        }
+        let (gained, lost, here) = (written.gained(), written.lost(), Some(self.servers[server].id));
+        let by = i64::from(gained == here) - i64::from(lost == here) - i64::from(reserved);
+        if by != 0 {
+            self.count(server, by);
+        }
+        if gained.is_some() && gained != here || lost.is_some() && lost != here {
+            self.count_elsewhere(gained.filter(|_| gained != here), lost.filter(|_| lost != here));
+        }
+    }
+
+    /// Another server's call moved here, or its entry gave way.
+    #[cold]
+    fn count_elsewhere(&self, gained: Option<NameHash>, lost: Option<NameHash>) {
+        for (server, by) in [(gained, 1), (lost, -1)] {
+            if let Some(server) = server.and_then(|id| self.server(id)) {
+                self.count(server, by);
+            }
+        }
+    }
+
+    /// Whether a server has room for one more call. One with `max_calls` counts it at once, so that no two workers give
+    /// away the same place: the call must be counted with `reserved` then, or given back.
+    #[inline]
+    pub fn take_call(&self, server: usize, now: Time) -> bool {
+        let Server { max_calls, rate_interval, live, .. } = &self.servers[server];
+        if (*max_calls, *rate_interval) == (0, 0) {
+            return true;
+        }
+        if *max_calls > 0 && !live.calls.add_below(i64::from(*max_calls)) {
+            return false;
+        }
+        if *rate_interval > 0 && !live.admit(now, *rate_interval) {
+            if *max_calls > 0 {
+                live.calls.add(-1);
+            }
+            return false;
+        }
+        if *max_calls > 0 {
+            self.tell_balance(server);
+        }
+        true
+    }
+
+    #[inline]
+    fn count(&self, server: usize, by: i64) {
+        let at = &self.servers[server];
+        at.live.calls.add(by);
+        if at.tells_load {
+            self.tell_balance(server);
+        }
+    }
+
+    /// A transaction began at a server that [counts them](Server::counts_transactions), or ended there.
+    pub fn count_transaction(&self, server: usize, began: bool) {
+        let transactions = &self.servers[server].live.transactions;
+        match began {
+            true => drop(transactions.add(TRANSACTION)),
+            false => transactions.take(TRANSACTION),
+        }
+        self.tell_balance(server);
+    }
+
+    /// Tells the balance how busy a server is.
+    fn tell_balance(&self, server: usize) {
+        let server = &self.servers[server];
+        let backend = &self.backends[server.backend as usize];
+        backend.tell(server, load(server, backend));
+    }
+
+    /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody
+    /// answered, and puts right what two workers told the balance at once.
+    pub fn keep_calls(&self, pins: &Pins, now: Time) {
+        pins.sweep(
+            now,
+            |id| self.server(id).is_some(),
+            |id| {
+                if let Some(server) = self.server(id) {
+                    self.count(server, -1);
+                }
+            },
+        );
+        for (at, server) in self.servers.iter().enumerate().filter(|(_, server)| server.tells_load) {
+            let transactions = &server.live.transactions;
+            transactions.take(transactions.get() / FORGOTTEN + 1);
+            self.tell_balance(at);
+        }
+    }
+
+    /// How many calls a server has.
+    pub fn calls_of(&self, id: NameHash) -> Option<i64> {
+        Some(self.servers[self.server(id)?].live.calls.get())
+    }
+}
+
+/// The load by the backend's algorithm; `None` for a server that is full.
+pub(super) fn load(server: &Server, backend: &Backend) -> Option<u32> {
+    let calls = server.live.calls.get();
+    if server.max_calls > 0 && calls >= i64::from(server.max_calls) {
+        return None;
+    }
+    let load = match backend.config.balance {
+        Algorithm::LeastTransactions => server.live.transactions.get() / TRANSACTION,
+        _ => calls,
+    };
+    Some(load.clamp(0, i64::from(u32::MAX)) as u32)
+}

@@ -1,0 +1,335 @@
+//! How many calls a server has and may have: counted by what passes, held by `max_calls` and `max_rate`, in the core without
+//! sockets.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use support::calls::{counts, request, response};
+use support::core::{Node, Outcome, addr};
+use trunkline::proxy::{Memory, Received, Verdict, decide};
+use trunkline::sip::edit::Edits;
+use trunkline::sip::token::NameHash;
+use trunkline::sip::{Flow, Message, Transport};
+use trunkline::state::server::{Health, ServerState};
+use trunkline::state::{Reason, Time};
+
+const OUTSIDE: &str = "203.0.113.10:5060";
+const INSIDE: &str = "10.0.1.10:5060";
+const PHONE: &str = "198.51.100.7:31234";
+const URI: &str = "sip:100@sip.example.ng";
+
+/// Three servers; `backend` and `server` are lines for each of them.
+fn config(backend: &str, server: &str) -> String {
+    let mut text = format!(
+        "[[frontend]]\nname = \"sip\"\nbind = \"udp://203.0.113.10:5060\"\ninside = \"10.0.1.10\"\nbackend = \"b\"\n\
+         [[backend]]\nname = \"b\"\n{backend}\n"
+    );
+    for n in 1..=3 {
+        text += &format!("[[backend.server]]\nname = \"s{n}\"\naddress = \"udp://10.0.10.1{n}:5060\"\n{server}\n");
+    }
+    text
+}
+
+struct Calls {
+    node: Node,
+}
+
+impl Calls {
+    fn new(backend: &str, server: &str) -> Self {
+        Self { node: Node::new(&config(backend, server)) }
+    }
+
+    fn request(&mut self, method: &str, call: u32, more: &[&str]) -> Outcome {
+        let (call, branch) = (format!("Call-ID: c{call}"), format!("z9hG4bK{call}{method}{}", more.len()));
+        let via = format!("Via: SIP/2.0/UDP 198.51.100.7:31234;branch={branch};rport");
+        let bytes = request(method, URI, &[&[call.as_str(), &via], more].concat());
+        self.node.receive(addr(PHONE), addr(OUTSIDE), &bytes)
+    }
+
+    fn invite(&mut self, call: u32) -> Outcome {
+        self.request("INVITE", call, &[])
+    }
+
+    /// The server that a request reached answers it.
+    fn answer(&mut self, sent: &Outcome, status: &str) {
+        let outcome = self.node.receive(sent.to(), addr(INSIDE), &response(&sent.text(), status, &[]));
+        assert_eq!(outcome.to(), addr(PHONE));
+    }
+
+    /// How many calls each server has.
+    fn calls(&self) -> [i64; 3] {
+        ["b/s1", "b/s2", "b/s3"].map(|name| self.node.snapshot.calls_of(NameHash::of(name)).unwrap())
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.node.now = self.node.now + Duration::from_secs(seconds);
+        self.node.snapshot.keep_calls(&self.node.memory.shared.pins, self.node.now);
+    }
+}
+
+/// Refused, by this reason and by no other counter.
+fn assert_refused(calls: &mut Calls, call: u32, reason: Reason) {
+    let before: HashMap<_, _> = counts(&calls.node.snapshot).into_iter().collect();
+    let outcome = calls.invite(call);
+    assert_eq!(outcome.status(), Some(503), "{outcome:?}");
+    let after = counts(&calls.node.snapshot).into_iter();
+    let moved: Vec<_> = after.filter(|(name, count)| before[name] != *count).map(|(name, _)| name).collect();
+    assert_eq!(moved, [reason.word()]);
+}
+
+#[test]
+fn a_call_is_counted_once_and_given_back_by_its_end() {
+    let mut calls = Calls::new("balance = \"first\"", "");
+    let rings = calls.invite(1);
+    assert_eq!(calls.calls(), [1, 0, 0]);
+    calls.invite(1);
+    calls.answer(&rings, "180 Ringing");
+    calls.answer(&rings, "200 OK");
+    calls.answer(&rings, "200 OK");
+    assert_eq!(calls.calls(), [1, 0, 0], "copies count nothing");
+    let tag = "To: <sip:100@sip.example.ng>;tag=t1";
+    let again = calls.request("INVITE", 1, &[tag, "CSeq: 2 INVITE"]);
+    calls.answer(&again, "488 Not Acceptable Here");
+    assert_eq!(calls.calls(), [1, 0, 0], "a refused re-INVITE ends no call");
+    let bye = calls.request("BYE", 1, &[tag, "CSeq: 3 BYE"]);
+    assert_eq!(calls.calls(), [1, 0, 0], "nobody has answered it");
+    calls.answer(&bye, "200 OK");
+    assert_eq!(calls.calls(), [0, 0, 0]);
+    calls.answer(&bye, "200 OK");
+    calls.answer(&rings, "200 OK");
+    assert_eq!(calls.calls(), [0, 0, 0], "a 200 once more behind the BYE begins nothing");
+    let busy = calls.invite(2);
+    calls.answer(&busy, "486 Busy Here");
+    calls.answer(&busy, "486 Busy Here");
+    assert_eq!(calls.calls(), [0, 0, 0]);
+}
+
+#[test]
+fn what_opens_no_call_is_not_counted_and_not_limited() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    for call in 0..5 {
+        let registered = calls.request("REGISTER", call, &[]);
+        assert_eq!(calls.node.server_of(&registered), "b/s1");
+    }
+    assert_eq!(calls.calls(), [0, 0, 0]);
+    for call in 10..13 {
+        calls.invite(call);
+    }
+    assert_eq!(calls.calls(), [1, 1, 1]);
+    assert!(matches!(calls.request("REGISTER", 20, &[]), Outcome::Sent { .. }), "full of calls, not of registrations");
+}
+
+#[test]
+fn a_call_that_nobody_ends_is_given_back_when_it_expires() {
+    let mut calls = Calls::new("balance = \"first\"\npin = { expire = \"10m\" }", "");
+    calls.invite(1);
+    let up = calls.invite(2);
+    calls.answer(&up, "200 OK");
+    calls.wait(179);
+    assert_eq!(calls.calls(), [2, 0, 0]);
+    calls.wait(3);
+    assert_eq!(calls.calls(), [1, 0, 0], "it rang for three minutes and nobody answered");
+    calls.wait(600);
+    assert_eq!(calls.calls(), [0, 0, 0]);
+}
+
+#[test]
+fn a_challenged_invite_is_no_call_until_it_comes_again() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    let first = calls.invite(1);
+    calls.answer(&first, "401 Unauthorized");
+    assert_eq!(calls.calls(), [0, 0, 0]);
+    let second = calls.request("INVITE", 1, &["CSeq: 2 INVITE"]);
+    assert_eq!((calls.node.server_of(&second).as_str(), calls.calls()), ("b/s1", [1, 0, 0]));
+    calls.answer(&first, "401 Unauthorized");
+    calls.answer(&second, "180 Ringing");
+    assert_eq!(calls.calls(), [1, 0, 0], "a late copy of the challenge ends nothing");
+    calls.answer(&first, "401 Unauthorized");
+    calls.answer(&second, "200 OK");
+    assert_eq!(calls.calls(), [1, 0, 0]);
+    // Without a password nobody fills a server.
+    for call in 2..100 {
+        let stranger = calls.invite(call);
+        calls.answer(&stranger, "401 Unauthorized");
+    }
+    assert_eq!(calls.calls(), [1, 0, 0]);
+}
+
+#[test]
+fn a_server_s_own_call_is_its_call_until_the_phone_refuses_it() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    let (s2, phone) = (addr("10.0.10.12"), addr(PHONE));
+    let via = "Via: SIP/2.0/UDP 10.0.10.12:5060;branch=z9hG4bKs2";
+    let out = calls.node.receive(s2, addr(INSIDE), &request("INVITE", &format!("sip:bob@{PHONE}"), &[via]));
+    assert_eq!((out.to(), calls.calls()), (phone, [0, 1, 0]));
+    let busy = calls.node.receive(phone, addr(OUTSIDE), &response(&out.text(), "486 Busy Here", &[]));
+    assert_eq!((busy.to(), calls.calls()), (s2, [0, 0, 0]));
+    // Another branch of it is answered: it is a call again.
+    calls.node.receive(phone, addr(OUTSIDE), &response(&out.text(), "200 OK", &[]));
+    assert_eq!(calls.calls(), [0, 1, 0]);
+}
+
+#[test]
+fn a_call_that_moves_is_counted_where_it_went() {
+    let mut calls = Calls::new("balance = \"first\"", "");
+    calls.invite(1);
+    calls.node.set("b/s1", ServerState { health: Health::Dead, ..ServerState::default() });
+    let again = calls.invite(1);
+    assert_eq!((calls.node.server_of(&again).as_str(), calls.calls()), ("b/s2", [0, 1, 0]));
+}
+
+#[test]
+fn a_call_that_could_not_be_sent_is_counted_nowhere() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    let Outcome::Sent { passage, .. } = calls.invite(1) else { panic!("not sent") };
+    let bytes = request("INVITE", URI, &["Call-ID: c1", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKc1;rport"]);
+    let moved = calls.node.undelivered(addr(PHONE), addr(OUTSIDE), &bytes, passage);
+    assert_eq!((calls.node.server_of(&moved).as_str(), calls.calls()), ("b/s2", [0, 1, 0]));
+    for name in ["b/s1", "b/s3"] {
+        calls.node.set(name, ServerState { health: Health::Dead, ..ServerState::default() });
+    }
+    let Outcome::Sent { passage, .. } = moved else { panic!("not sent") };
+    let refused = calls.node.undelivered(addr(PHONE), addr(OUTSIDE), &bytes, passage);
+    assert_eq!((refused.status(), calls.calls()), (Some(503), [0, 0, 0]));
+}
+
+#[test]
+fn what_is_refused_after_the_choice_is_counted_nowhere() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    // With what must be added it is no datagram any more.
+    let long = format!("X-Long: {}", "x".repeat(65_000));
+    let refused = calls.request("INVITE", 1, &[&long]);
+    assert_eq!((refused.status(), calls.calls()), (Some(513), [0, 0, 0]));
+    calls.wait(0);
+    assert_eq!(calls.node.memory.shared.pins.calls(calls.node.now).count(), 0);
+}
+
+/// Every algorithm fills all servers to the brim, none beyond; then it says why it refuses.
+#[test]
+fn max_calls_is_never_passed_and_the_refusal_has_a_name() {
+    for algorithm in ["hash", "roundrobin", "leastconn", "leasttransactions", "random2", "first"] {
+        let mut calls = Calls::new(&format!("balance = \"{algorithm}\""), "max_calls = 7");
+        let mut sent = Vec::new();
+        for call in 0..21 {
+            sent.push(calls.invite(call));
+            assert!(matches!(sent.last(), Some(Outcome::Sent { .. })), "{algorithm}: call {call} has room");
+            assert!(calls.calls().iter().all(|calls| *calls <= 7), "{algorithm}: {:?}", calls.calls());
+        }
+        assert_refused(&mut calls, 100, Reason::ServersFull);
+        assert_eq!(calls.calls(), [7, 7, 7], "{algorithm}");
+        calls.answer(&sent[3], "486 Busy Here");
+        assert!(matches!(calls.invite(101), Outcome::Sent { .. }), "{algorithm}: one has ended");
+        assert_refused(&mut calls, 102, Reason::ServersFull);
+        for name in ["b/s1", "b/s2", "b/s3"] {
+            calls.node.set(name, ServerState { health: Health::Dead, ..ServerState::default() });
+        }
+        assert_refused(&mut calls, 103, Reason::NoServer);
+    }
+}
+
+#[test]
+fn a_full_server_keeps_its_calls_and_its_stick_entries_spill() {
+    let mut calls = Calls::new("balance = \"hash\"\nstick = { on = \"source\" }", "max_calls = 2");
+    let first = calls.invite(1);
+    let own = calls.node.server_of(&first);
+    let second = calls.invite(2);
+    assert_eq!(calls.node.server_of(&second), own, "by the source");
+    let third = calls.invite(3);
+    assert_ne!(calls.node.server_of(&third), own, "it is full");
+    calls.answer(&first, "200 OK");
+    let again = calls.invite(1);
+    assert_eq!(calls.node.server_of(&again), own, "its own call is its own");
+}
+
+#[test]
+fn max_rate_limits_new_calls_and_spills() {
+    let mut calls = Calls::new("balance = \"first\"", "max_rate = \"10/s\"");
+    // A tenth of a second's worth each.
+    for name in ["b/s1", "b/s2", "b/s3"] {
+        let sent = calls.invite(calls.calls().iter().sum::<i64>() as u32);
+        assert_eq!(calls.node.server_of(&sent), name);
+    }
+    assert_refused(&mut calls, 50, Reason::ServersFull);
+    assert!(matches!(calls.request("REGISTER", 60, &[]), Outcome::Sent { .. }));
+    calls.node.now = calls.node.now + Duration::from_millis(100);
+    let sent = calls.invite(51);
+    assert_eq!(calls.node.server_of(&sent), "b/s1");
+    assert_eq!(calls.calls(), [2, 1, 1], "who was over his rate counts nothing");
+}
+
+#[test]
+fn an_early_answer_counts_for_leasttransactions() {
+    let mut calls = Calls::new("balance = \"leasttransactions\"", "");
+    // s1 answers at once, the others think.
+    let mut served = HashMap::new();
+    for call in 0..100 {
+        let sent = calls.request("OPTIONS", call, &[]);
+        let name = calls.node.server_of(&sent);
+        if name == "b/s1" {
+            calls.answer(&sent, "200 OK");
+        }
+        *served.entry(name).or_insert(0) += 1;
+    }
+    assert_eq!(served, HashMap::from([("b/s1".to_owned(), 98), ("b/s2".to_owned(), 1), ("b/s3".to_owned(), 1)]));
+    // Nobody will answer those; they are forgotten.
+    (0..200).for_each(|_| calls.wait(1));
+    let open = |server: &trunkline::state::snapshot::Server| server.live.transactions.get();
+    assert!(calls.node.snapshot.servers.iter().all(|server| open(server) == 0));
+}
+
+/// Four workers at once against one limit: no two of them give the same place away, and what all of them count together
+/// is what the table holds.
+#[test]
+fn four_workers_never_pass_the_limit_and_lose_no_count() {
+    const MAX: i64 = 50;
+    const ROUNDS: u32 = 20_000;
+    for algorithm in ["hash", "leastconn", "first"] {
+        let node = Node::new(&config(&format!("balance = \"{algorithm}\""), &format!("max_calls = {MAX}")));
+        let (snapshot, shared, most) = (&node.snapshot, &node.memory.shared, AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            for worker in 0..4u32 {
+                let most = &most;
+                scope.spawn(move || {
+                    // All workers count as the node's one: only the counters of messages would suffer.
+                    let mut memory = Memory::new(Arc::clone(shared), 0);
+                    let mut edits = Edits::default();
+                    let mut running = std::collections::VecDeque::new();
+                    for n in 0..ROUNDS {
+                        let id = format!("Call-ID: w{worker}-{n}");
+                        let bytes = request("INVITE", URI, &[&id]);
+                        let message = Message::parse(&bytes).unwrap();
+                        let flow = Flow { transport: Transport::Udp, local: addr(OUTSIDE), remote: addr(PHONE) };
+                        let received = Received { bytes: &bytes, message: &message, flow: &flow, bind: 0 };
+                        let now = Time(1_000_000_000_000);
+                        match decide(received, now, snapshot, &mut memory, &mut edits) {
+                            Verdict::Forward { .. } => running.push_back(snapshot.keys.call(&id.as_bytes()[9..])),
+                            Verdict::Answer { reason, .. } => assert_eq!(reason, Some(Reason::ServersFull)),
+                            Verdict::Drop(reason) => assert_eq!(reason, Reason::AnswerLimited),
+                        }
+                        for server in &snapshot.servers {
+                            most.fetch_max(server.live.calls.get(), Ordering::Relaxed);
+                        }
+                        if running.len() > 40 {
+                            let call = running.pop_front().unwrap();
+                            let pin = shared.pins.find(call, now).unwrap();
+                            let method = trunkline::sip::Method::Invite;
+                            let ended = shared.pins.answered(call, pin.server, method, 486, now, Duration::ZERO);
+                            snapshot.count_call(ended, snapshot.server(pin.server).unwrap(), false);
+                        }
+                    }
+                });
+            }
+        });
+        let counted: Vec<_> = snapshot.servers.iter().map(|server| server.live.calls.get()).collect();
+        let mut held = vec![0; 3];
+        for id in shared.pins.calls(Time(1_000_000_000_000)) {
+            held[snapshot.server(id).unwrap()] += 1;
+        }
+        assert_eq!(counted, held, "{algorithm}");
+        assert_eq!(most.into_inner(), MAX, "{algorithm}: full, and not more");
+    }
+}
