@@ -326,6 +326,20 @@ fn error_answers_are_limited_for_each_source() {
     from_phone(&mut node, &bad, "answer_limited");
 }
 
+/// What one frontend allows in a burst must not be held against the source at another.
+#[test]
+fn each_frontend_keeps_its_own_count_of_a_source() {
+    let other = "[[frontend]]\nname = \"other\"\nbind = \"udp://203.0.113.20:5060\"\ninside = \"10.0.1.20\"\nbackend = \"pbx\"\n\
+                 [frontend.limits]\nper_source_rate = \"10/s\"\nper_source_burst = 2\n\n[[backend]]";
+    let mut node = Node::new(&CONFIG.replacen("[[backend]]", other, 1));
+    for _ in 0..50 {
+        from_phone(&mut node, &request("INVITE", URI, &[]), "requests_to_servers");
+    }
+    for counter in ["requests_to_servers", "requests_to_servers", "rate_limited"] {
+        feed(&mut node, addr(PHONE), addr("203.0.113.20:5060"), &request("INVITE", URI, &[]), counter);
+    }
+}
+
 #[test]
 fn whoever_opens_too_much_is_dropped_and_what_belongs_to_a_call_passes() {
     let mut node = Node::new(&CONFIG.replace("burst = 1000", "burst = 2"));

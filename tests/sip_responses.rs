@@ -325,6 +325,24 @@ fn a_503_reaches_the_client_as_500_without_retry_after_and_the_server_rests() {
     }
 }
 
+/// More pieces than can be cut out of a message: a worker must not stumble over them.
+#[test]
+fn a_503_with_any_number_of_retry_after_is_read() {
+    for count in [29, 30, 31, 32, 120] {
+        let mut node = Node::new(CONFIG);
+        let answer = response(&at_server(&mut node, &[]), "503 Full", &vec!["Retry-After: 30"; count]);
+        let sent = from_server(&mut node, &answer, if count < 120 { "responses_to_clients" } else { "unanswerable" });
+        if count < 120 {
+            let text = sent.text();
+            assert!(text.starts_with("SIP/2.0 500 ") && !text.contains("Retry-After"), "{text}");
+        }
+    }
+    let mut node = Node::new(CONFIG);
+    let apart = ["Retry-After: 30", "X-Reason: full"].repeat(40);
+    let answer = response(&at_server(&mut node, &[]), "503 Full", &apart);
+    from_server(&mut node, &answer, "too_long");
+}
+
 #[test]
 fn no_other_failure_rests_a_server_or_loses_its_retry_after() {
     let mut node = Node::new(CONFIG);

@@ -149,6 +149,22 @@ fn a_socket_that_goes_is_read_empty_and_hears_nobody() {
     workers.stop();
 }
 
+/// As conf/single-site.toml has it.
+#[test]
+fn a_wildcard_stands_beside_an_inside_address() {
+    let (server, client, port) = (bound("127.0.3.78:0"), bound("127.0.1.78:0"), free_port("0.0.0.0"));
+    let servers = [server.local_addr().unwrap().to_string()];
+    let config = config(&format!("\"udp://0.0.0.0:{port}\""), "inside = \"127.0.2.78\"", &servers, UNCHECKED);
+    let balancer = Balancer::start(4, &config);
+    let asked: SocketAddr = format!("127.0.2.79:{port}").parse().unwrap();
+    client.send_to(&request("OPTIONS", 1, ""), asked).unwrap();
+    let (forwarded, from) = receive(&server, "the request");
+    assert_eq!(from, format!("127.0.2.78:{port}").parse().unwrap());
+    server.send_to(&answer(&forwarded), from).unwrap();
+    assert_eq!(receive(&client, "the response").1, asked);
+    balancer.stop();
+}
+
 #[test]
 fn a_wildcard_answers_from_the_address_that_was_asked() {
     for (family, wildcard, asked, server) in

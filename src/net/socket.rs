@@ -56,20 +56,12 @@ pub struct Opened {
     pub receive_buffer: usize,
 }
 
-/// Opens one socket for each worker on the address of a bind.
+/// Opens one socket for each worker on the address of a bind. `own` are binds that this process has sockets on: a
+/// wildcard and an address of one port may stand side by side.
 ///
 /// # Errors
 /// Where an option or the address is refused, or another process has the address.
-pub fn open(bind: &Bind, workers: usize) -> Result<Opened, OpenError> {
-    open_beside(bind, workers, &[])
-}
-
-/// The same where this process has sockets on other binds already: a wildcard and an address of one port stand side by
-/// side while the one takes the other's place.
-///
-/// # Errors
-/// As for [`open`].
-pub fn open_beside(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
+pub fn open(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
     let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
     let overlaps = |other: &Bind| {
         let (one, other) = (bind.address, other.address);

@@ -94,7 +94,7 @@ impl Case<'_> {
         let frontend = self.frontend;
         let Some(pace) = frontend.pace else { return Ok(()) };
         let ip = self.received.flow.remote.ip();
-        let source = self.snapshot.keys.source(ip);
+        let source = frontend.rate_key(self.snapshot.keys.source(ip));
         let admitted = frontend.trusted.contains(ip) || self.memory.shared.sources.admit(source, self.now, pace);
         if admitted { Ok(()) } else { Err(Reason::RateLimited) }
     }

@@ -149,7 +149,7 @@ fn open(
     }
     if let Some(pace) = frontend.pace
         && !frontend.trusted.contains(ip)
-        && !memory.shared.sources.admit(snapshot.keys.source(ip), now, pace)
+        && !memory.shared.sources.admit(frontend.rate_key(snapshot.keys.source(ip)), now, pace)
     {
         return Err(Reason::RateLimited);
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::Breaker;
+use crate::sip::lines::Line;
 use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, SendTime, TokenError, Way};
 use crate::sip::{Method, Span, Transport, Via};
@@ -67,6 +68,10 @@ impl Case<'_> {
                 Passage::ResponseToServer { server }
             }
         };
+        // Whoever hides more in a response than can be taken out of it is not understood by anybody.
+        if self.edits.overflowed() {
+            return Err(Reason::TooLong);
+        }
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
         let (pins, method) = (&self.memory.shared.pins, self.method);
@@ -136,9 +141,23 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            for line in self.received.message.lines(Name::RetryAfter) {
-                self.edits.replace(line.span);
+            self.cut_lines(Name::RetryAfter);
+        }
+    }
+
+    /// Cuts every line of a name; those that follow each other in one piece, for pieces are few.
+    fn cut_lines(&mut self, name: Name) {
+        let message = self.received.message;
+        let mut piece = Span::default();
+        for Line { span, .. } in message.lines(name) {
+            if !piece.is_empty() && piece.end != span.start {
+                self.edits.replace(piece);
+                piece = Span::default();
             }
+            piece = Span { start: if piece.is_empty() { span.start } else { piece.start }, end: span.end };
+        }
+        if !piece.is_empty() {
+            self.edits.replace(piece);
         }
     }
 

@@ -129,8 +129,10 @@ impl Balancer {
     /// One socket of each new bind for each worker, by worker.
     fn open(&self, binds: &[Bind], next: &Snapshot) -> Result<Vec<Vec<socket2::Socket>>, String> {
         let mut sockets: Vec<Vec<_>> = (0..self.worker_count).map(|_| Vec::new()).collect();
-        for bind in binds {
-            let opened = socket::open_beside(bind, self.worker_count, &self.setup.snapshot.load().binds)
+        let before = self.setup.snapshot.load().binds.clone();
+        for (at, bind) in binds.iter().enumerate() {
+            let own = [&before, &binds[..at]].concat();
+            let opened = socket::open(bind, self.worker_count, &own)
                 .map_err(|error| format!("{error}; nothing was changed\n"))?;
             let frontend = &next.frontends[bind.frontend as usize].config.name;
             tracing::info!(frontend, address = %bind.address, receive_buffer = opened.receive_buffer, "listening on UDP");

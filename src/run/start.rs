@@ -177,8 +177,8 @@ impl Balancer {
         };
         let snapshot = basis.build(worker_count, None);
         let mut sockets: Vec<Vec<_>> = (0..worker_count).map(|_| Vec::new()).collect();
-        for bind in &snapshot.binds {
-            let opened = socket::open(bind, worker_count).map_err(|e| refused(&e))?;
+        for (at, bind) in snapshot.binds.iter().enumerate() {
+            let opened = socket::open(bind, worker_count, &snapshot.binds[..at]).map_err(|e| refused(&e))?;
             let frontend = &snapshot.frontends[bind.frontend as usize].config.name;
             tracing::info!(frontend, address = %bind.address, receive_buffer = opened.receive_buffer, "listening on UDP");
             for (worker, socket) in sockets.iter_mut().zip(opened.sockets) {

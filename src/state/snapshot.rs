@@ -61,6 +61,12 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// Under which key a source's rate is kept: what one frontend allows says nothing about another.
+    #[inline]
+    pub fn rate_key(&self, source: u64) -> u64 {
+        source ^ u64::from(self.config.id.0) * 0x1_0000_0001
+    }
+
     /// How it reaches a server.
     #[inline]
     pub fn egress(&self, server: usize) -> Option<&Egress> {

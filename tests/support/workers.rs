@@ -21,8 +21,8 @@ pub fn prepare(config: &Config, workers: usize, pins: usize) -> (Setup, Vec<Vec<
     let ingredients = Ingredients { config, keys: golden_keys(), host: &host, states: &states, workers };
     let snapshot = Snapshot::build(&ingredients, None);
     let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for bind in &snapshot.binds {
-        let opened = socket::open(bind, workers).unwrap();
+    for (at, bind) in snapshot.binds.iter().enumerate() {
+        let opened = socket::open(bind, workers, &snapshot.binds[..at]).unwrap();
         sockets.iter_mut().zip(opened.sockets).for_each(|(worker, socket)| worker.push(socket));
     }
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
