@@ -16,14 +16,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::runtime_socket::RuntimeSocket;
 use crate::admin::{Request, Who, Wish};
 use crate::balance::Algorithm;
-use crate::config::{self, Config, OpenFiles, RUNTIME_SOCKET};
+use crate::config::names::Named;
+use crate::config::{Backend, Config, OpenFiles, RUNTIME_SOCKET};
 use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::proxy::explain;
 use crate::proxy::relay::source_key;
-use crate::run::{Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, too_few_files};
+use crate::run::{
+    Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, too_few_files, with_addresses,
+};
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::snapshot::Ingredients;
@@ -174,9 +177,9 @@ fn run(file: &Path, log: LogFormat) -> ExitCode {
         Ok(keys) => keys,
         Err(error) => return fail(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&StartError::Host(format!("cannot start a runtime: {error}\n"))),
+        Err(error) => return fail(&error),
     };
     runtime.block_on(async {
         match serve(config, keys, source).await {
@@ -184,6 +187,11 @@ fn run(file: &Path, log: LogFormat) -> ExitCode {
             Err(error) => fail(&error),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| StartError::Host(format!("cannot start a runtime: {error}\n")))
 }
 
 /// Balances until a signal says to stop.
@@ -195,7 +203,12 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
     // Nothing hangs on it, but whoever sends it out of habit must not end the process.
     let _usr1 = listen(SignalKind::user_defined1())?;
     let runtime_socket = open_runtime_socket(config.runtime_socket.as_deref())?;
-    let mut balancer = Balancer::start(config, keys, Some(source))?;
+    let mut balancer = tokio::select! {
+        started = Balancer::start(config, keys, Some(source)) => started?,
+        // Names may take a while.
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    };
     let requests = balancer.door();
     if let Some(socket) = runtime_socket {
         tokio::spawn(socket.serve(balancer.show(), requests.clone()));
@@ -265,7 +278,11 @@ fn check(file: &Path) -> ExitCode {
     let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
     let (frontends, backends) = (config.frontends.len(), config.backends.len());
     let text = format_args!("configuration {:016x}", source.text);
-    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s)");
+    let names = match config.queries().count() {
+        0 => String::new(),
+        names => format!(", {names} name(s) to resolve when it runs"),
+    };
+    let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s){names}");
     eprintln!("{}: good ({counts}; {text}; {key})", file.display());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { workers } else { config.workers };
@@ -301,10 +318,21 @@ fn route(file: &Path, asked: &Asked) -> ExitCode {
     }
 }
 
+/// A line for each name that has no server.
+fn unresolved(backend: &Backend) -> String {
+    let names = backend.names.iter().filter(|named| named.servers(backend).next().is_none());
+    let line = |n: &Named| format!("{}/{}: {} has no address that can be used\n", backend.name, n.name, n.query);
+    names.map(line).collect()
+}
+
 /// The server's name, and the reasons as lines.
 fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError> {
     let source = asked.source;
-    let config = read_config(file)?;
+    let file = read_config(file)?;
+    let config = match file.queries().count() {
+        0 => file,
+        _ => runtime()?.block_on(with_addresses(&file)),
+    };
     let Some(keys) = read_keys(&config.cluster_key_file)? else {
         let path = config.cluster_key_file.display();
         return Err(StartError::Config(format!(
@@ -333,12 +361,14 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
             return Err(StartError::Config(error));
         }
     };
+    let backend = &config.backends[position];
+    let unresolved = unresolved(backend);
     let found = explain(&snapshot, position, key, source)
-        .ok_or_else(|| StartError::Config("no server of this backend has a weight\n".into()))?;
-    let (server, backend) = (&snapshot.servers[found.server], &config.backends[position]);
+        .ok_or_else(|| StartError::Config(unresolved.clone() + "no server of this backend has a weight\n"))?;
+    let server = &snapshot.servers[found.server];
     let region_name =
         |id: u32| backend.regions.iter().find(|region| region.id.0 == id).map_or("?", |region| region.name.as_str());
-    let mut why = format!("key {key:016x} of {of}, with every server up\n");
+    let mut why = unresolved + &format!("key {key:016x} of {of}, with every server up\n");
     if let Some(id) = found.preferred {
         why += &format!(
             "region {} because it prefers clients from {}\n",
@@ -356,7 +386,7 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
 }
 
 /// What the algorithm does with a key, as far as it can be said without knowing what runs now.
-fn explain_algorithm(backend: &config::Backend, snapshot: &Snapshot, candidates: &[usize]) -> String {
+fn explain_algorithm(backend: &Backend, snapshot: &Snapshot, candidates: &[usize]) -> String {
     let server = |at: &usize| {
         let server = &snapshot.servers[*at];
         let weight = backend.servers.iter().find(|other| other.id == server.id).map_or(0, |other| other.weight);

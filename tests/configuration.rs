@@ -11,6 +11,8 @@ const PAGE: &str = include_str!("../docs/configuration.md");
 const BASE: &str = r#"
 [global]
 #global#
+[dns]
+#dns#
 [[frontend]]
 name = "sip"
 bind = "udp://203.0.113.10:5060"

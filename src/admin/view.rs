@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+use crate::config::{Backend, Server};
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::state::server::{Admin, Circuit, Health, ServerState};
@@ -36,6 +37,8 @@ pub struct ServerRow {
     pub name: String,
     pub region: String,
     pub address: SocketAddr,
+    /// The name that the DNS has this address for.
+    pub host: Option<String>,
     pub state: ServerState,
     pub checked: bool,
     /// What a passed check makes of `srv_check_health`: HAProxy counts from the last failure up.
@@ -114,6 +117,7 @@ impl View {
                     name: config.name.clone(),
                     region: backend.config.regions.get(config.region).map_or_else(String::new, |r| r.name.clone()),
                     address: config.address,
+                    host: host_of(&backend.config, config),
                     state,
                     checked: check.is_some(),
                     check_health: check.map_or(0, |check| check.rise + check.fall - 1),
@@ -173,7 +177,7 @@ impl View {
             let check = if row.checked { 6 } else { 0 };
             let _ = writeln!(
                 text,
-                "{} {} {} {} {} {op} {admin} {} {} {} {status} {result} {health} {check} 0 0 0 - {} - 0 0 - - 0",
+                "{} {} {} {} {} {op} {admin} {} {} {} {status} {result} {health} {check} 0 0 0 {} {} - 0 0 - - 0",
                 row.backend_id,
                 row.backend,
                 row.server_id,
@@ -182,6 +186,7 @@ impl View {
                 row.weight,
                 row.initial,
                 row.since,
+                row.host.as_deref().unwrap_or("-"),
                 row.address.port(),
             );
         }
@@ -206,6 +211,15 @@ impl View {
                 weight,
                 row.calls.to_string(),
             ]);
+        }
+        for backend in &self.snapshot.load().backends {
+            let names = backend.config.names.iter().filter(|named| named.servers(&backend.config).next().is_none());
+            lines.extend(names.map(|named| {
+                let region = backend.config.regions.get(named.region).map_or("", |region| region.name.as_str());
+                let name = format!("{}/{}", backend.config.name, named.name);
+                let [none, weight] = ["-".to_owned(), named.weight.to_string()];
+                [name, region.into(), named.query.to_string(), "no address".into(), none.clone(), weight, none]
+            }));
         }
         let mut text = format!(
             "trunkline {}, pid {}, up {}, {} workers, configuration {:016x}\n\n",
@@ -256,6 +270,11 @@ impl View {
             rows.join(","),
         )
     }
+}
+
+fn host_of(backend: &Backend, server: &Server) -> Option<String> {
+    let (name, _) = server.name.split_once('@')?;
+    Some(backend.names.iter().find(|named| named.name == name)?.query.host.clone())
 }
 
 /// When this version came out, as HAProxy writes it.

@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 
+use super::names::Named;
 use super::{Backend, Bind, Config, Frontend, Server};
 
 /// One line for each thing that differs, in the order of the configurations: what is new or changed, then what is gone.
 pub fn difference(before: &Config, after: &Config) -> Vec<String> {
     let mut lines = Vec::new();
-    let global = [("cluster_key_file", before.cluster_key_file != after.cluster_key_file)];
+    let global =
+        [("cluster_key_file", before.cluster_key_file != after.cluster_key_file), ("dns", before.dns != after.dns)];
     lines.extend(global.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changed")));
     let named = |frontend: &Frontend| frontend.name.clone();
     by_name(&mut lines, "frontend", (&before.frontends, &after.frontends), named, |was, is, lines| {
@@ -18,7 +20,18 @@ pub fn difference(before: &Config, after: &Config) -> Vec<String> {
     let named = |backend: &Backend| backend.name.clone();
     by_name(&mut lines, "backend", (&before.backends, &after.backends), named, backend);
     for after in &after.backends {
-        let servers = before.backends.iter().find(|other| other.name == after.name).map_or(&[][..], |b| &b.servers);
+        let before = before.backends.iter().find(|other| other.name == after.name);
+        let names = before.map_or(&[][..], |before| &before.names);
+        let named = |named: &Named| format!("{}/{} ({})", after.name, named.name, named.query);
+        by_name(&mut lines, "server", (names, &after.names), named, |was, is, lines| {
+            changed(
+                lines,
+                "keys",
+                &Named { at: 0, region: 0, ..was.clone() },
+                &Named { at: 0, region: 0, ..is.clone() },
+            );
+        });
+        let servers = before.map_or(&[][..], |before| &before.servers);
         let named = |server: &Server| format!("{}/{}", after.name, server.name);
         by_name(&mut lines, "server", (servers, &after.servers), named, server);
     }
@@ -146,6 +159,7 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
         regions: Vec::new(),
         servers: Vec::new(),
         balance: is.balance,
+        names: Vec::new(),
         check: None,
         suspect: is.suspect,
         breaker: None,

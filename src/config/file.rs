@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use super::dns::{Dns, dns};
 use super::fault::Faults;
 use super::read::{At, Section};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
@@ -68,6 +69,7 @@ pub struct File {
     pub workers: usize,
     pub cluster_key_file: String,
     pub runtime_socket: Option<At<String>>,
+    pub dns: Dns,
     pub frontends: Vec<FrontendSection>,
     pub backends: Vec<BackendSection>,
 }
@@ -168,6 +170,7 @@ impl File {
             file.runtime_socket = global.optional("runtime_socket");
             global.finish(later::GLOBAL);
         }
+        file.dns = top.section("dns", "[dns]").map_or_else(Dns::default, dns);
         file.frontends = top.sections("frontend", "[[frontend]]").into_iter().filter_map(frontend).collect();
         file.backends = top.sections("backend", "[[backend]]").into_iter().filter_map(backend).collect();
         top.finish(later::TOP);

@@ -60,7 +60,7 @@ fn add_server(config: &mut Config, from: &Backend, server: &Server) {
 /// The position of a backend, added without its servers where it is not wanted any more.
 fn add_backend(config: &mut Config, backend: &Backend) -> usize {
     config.backends.iter().position(|other| other.name == backend.name).unwrap_or_else(|| {
-        config.backends.push(Backend { servers: Vec::new(), ..backend.clone() });
+        config.backends.push(Backend { servers: Vec::new(), names: Vec::new(), ..backend.clone() });
         config.backends.len() - 1
     })
 }

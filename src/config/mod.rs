@@ -5,17 +5,19 @@
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
 pub mod difference;
+mod dns;
 pub mod fault;
 pub mod file;
 pub mod key;
 pub mod leaving;
+pub mod names;
 mod read;
 mod relay;
 mod resolve;
 mod value;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +26,9 @@ use ipnet::IpNet;
 use crate::balance::Algorithm;
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
+use names::{Named, Query};
 
+pub use dns::Dns;
 pub use fault::{Fault, Faults};
 pub use value::{Rate, Source};
 
@@ -39,6 +43,7 @@ pub struct Config {
     pub cluster_key_file: PathBuf,
     /// Where commands come in; `None` where nothing is written: then it is [`RUNTIME_SOCKET`], if that can be had.
     pub runtime_socket: Option<PathBuf>,
+    pub dns: Dns,
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
 }
@@ -52,6 +57,17 @@ impl Config {
         let (file, mut faults) = file::File::parse(text);
         let config = resolve::resolve(file, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(faults.in_order()) }
+    }
+
+    /// Everything that is asked of the DNS.
+    pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        self.backends.iter().flat_map(|backend| &backend.names).map(|named| &named.query)
+    }
+
+    /// Whether servers can be reached by IPv4, and by IPv6.
+    pub fn families(&self) -> (bool, bool) {
+        let any = |ip: IpAddr| self.frontends.iter().any(|frontend| frontend.reaches(ip));
+        (any(Ipv4Addr::UNSPECIFIED.into()), any(Ipv6Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -68,7 +84,8 @@ impl Config {
         // A proxy's socket is watched by a second descriptor; `inside` may be two addresses more.
         let proxies = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
         let proxies: usize = proxies.map(|frontend| (frontend.binds.len() + 2) * workers * 2).sum();
-        let servers = self.backends.iter().map(|backend| backend.servers.len()).sum::<usize>();
+        let most = |backend: &Backend| backend.servers.len() + backend.names.len() * names::MOST_ADDRESSES;
+        let servers = self.backends.iter().map(most).sum::<usize>();
         let all = BASE + 8 * workers + servers + proxies + ports + flows;
         relays().next().is_some().then_some(OpenFiles { all, ports, flows })
     }
@@ -138,6 +155,11 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// Whether it has an address of the same family to reach this one from.
+    pub fn reaches(&self, ip: IpAddr) -> bool {
+        self.inside.like(ip).is_some() || self.binds.iter().any(|bind| bind.address.is_ipv4() == ip.is_ipv4())
+    }
+
     /// What `relay` needs to know; `None` in mode `proxy`.
     pub fn relay(&self) -> Option<&Relay> {
         match &self.mode {
@@ -294,7 +316,9 @@ pub struct Backend {
     /// Whether a server's 503 reaches clients as 503.
     pub pass_503: bool,
     pub regions: Vec<Region>,
+    /// Those with an address; after [`names::expand`] also those that the DNS has for [`Backend::names`].
     pub servers: Vec<Server>,
+    pub names: Vec<Named>,
 }
 
 /// The memory of which call belongs to which server.
@@ -410,6 +434,13 @@ pub struct Server {
     /// How long its weight rises when it comes back.
     pub slow_start: Duration,
     pub backup: bool,
+}
+
+impl Server {
+    /// Whether it is one of the addresses of a name, which no written name looks like.
+    pub fn is_of_name(&self) -> bool {
+        self.name.contains('@')
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::fault::Faults;
 use super::file::FrontendSection;
+use super::names::Named;
 use super::read::Section;
 use super::{Backend, Bind, Check, Frontend, Mode, Ports, Relay, Server, StickOn};
 
@@ -19,7 +20,7 @@ const MAX_FLOWS: RangeInclusive<u64> = 1..=60_000;
 /// Ports that all relays may bind together: half of an address's, so that flows find one, too. Each is an open file.
 const PORTS: usize = 32_768;
 
-/// Keys of [[frontend]] that change messages, or need them read.
+/// Keys of `[[frontend]]` that change messages, or need them read.
 const FRONTEND_KEYS: &[&str] =
     &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header"];
 const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
@@ -77,9 +78,14 @@ pub fn no_check(section: Option<Section<'_, '_>>) -> Option<Check> {
 }
 
 /// What shows in one backend: who has a part, and that no port has two owners. `places` are those of the servers.
-pub fn judge_backend(name: &str, servers: &[Server], places: &[usize], faults: &mut Faults) {
-    if servers.iter().all(|server| server.ports.is_none()) {
-        return;
+pub fn judge_backend(name: &str, (servers, named): (&[Server], &[Named]), places: &[usize], faults: &mut Faults) {
+    let Some(first) = servers.iter().position(|server| server.ports.is_some()) else { return };
+    for named in named {
+        let what = format!(
+            "{name}/{} has `ports`, and {name}/{} is a name, which can have none",
+            servers[first].name, named.name
+        );
+        faults.push(places[first], what, "write the addresses of the name, each with `ports`");
     }
     for (at, (server, place)) in servers.iter().zip(places).enumerate() {
         let Some(ports) = server.ports else {

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fault::{Faults, suggestion};
 use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
+use super::names::{self, Named, Query};
 use super::read::At;
-use super::value::Source;
+use super::value::{ServerAddress, Source};
 use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, relay};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -45,8 +46,16 @@ const OWN_HEADERS: &[&str] = &[
 pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
     distinct("backend", &backend_names, faults);
-    let places_of = |backend: &BackendSection| backend.servers.iter().map(|server| server.name.at).collect();
-    let server_places: Vec<Vec<usize>> = file.backends.iter().map(places_of).collect();
+    let has_address = |server: &&ServerSection| matches!(server.address.value, ServerAddress::Address { .. });
+    let places_of = |backend: &BackendSection| {
+        backend.servers.iter().filter(has_address).map(|server| server.name.at).collect::<Vec<_>>()
+    };
+    let server_places: Vec<_> = file.backends.iter().map(places_of).collect();
+    let mut names = file.backends.iter().flat_map(|backend| &backend.servers).filter(|server| !has_address(server));
+    if let Some(server) = names.nth(names::MOST_NAMES) {
+        let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
+        faults.push(server.address.at, what, "write addresses, or one name for many servers");
+    }
     let backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
@@ -78,6 +87,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
         runtime_socket: file.runtime_socket.map(|path| path.value.into()),
+        dns: file.dns,
         frontends,
         backends,
     }
@@ -279,10 +289,7 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
                 let remedy = "write the address of a SIP server, or bind another one";
                 faults.push(at, format!("server {what} is this balancer itself: frontend \"{name}\" binds it"), remedy);
             }
-            let like = |ip: IpAddr| ip.is_ipv4() == server.address.is_ipv4();
-            let ours = frontend.inside.like(server.address.ip()).is_some()
-                || frontend.binds.iter().any(|bind| like(bind.address.ip()));
-            if !ours {
+            if !frontend.reaches(server.address.ip()) {
                 let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
                 faults.push(
                     at,
@@ -334,11 +341,19 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         names.clear();
     }
     distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
-    let places: Vec<_> = section.servers.iter().map(|server| server.name.at).collect();
-    let servers: Vec<_> =
-        section.servers.into_iter().map(|server| self::server(server, name, &names, faults)).collect();
-    judge_backend(name, section.at, &regions, &servers, faults);
-    relay::judge_backend(name, &servers, &places, faults);
+    let (mut servers, mut named, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for written in section.servers {
+        let region = region_of(&written, &names, faults);
+        match written.address.value.clone() {
+            ServerAddress::Address { transport, address, has_port } => {
+                places.push(written.name.at);
+                servers.push(server(written, name, region, (transport, address, has_port), faults));
+            }
+            ServerAddress::Name(query) => named.push(self::named(written, query, region, servers.len(), faults)),
+        }
+    }
+    judge_backend(name, section.at, &regions, &servers, &named, faults);
+    relay::judge_backend(name, (&servers, &named), &places, faults);
     Backend {
         name: section.name.value,
         balance: section.balance,
@@ -353,11 +368,13 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         pass_503: section.pass_503,
         regions,
         servers,
+        names: named,
     }
 }
 
-fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults: &mut Faults) -> Server {
-    let region = match &section.region {
+/// The position of the region that a server is in.
+fn region_of(section: &ServerSection, regions: &[At<String>], faults: &mut Faults) -> usize {
+    match &section.region {
         Some(region) => position("region", region, regions, faults),
         None if regions.is_empty() => 0,
         None => {
@@ -368,31 +385,62 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
             );
             0
         }
-    };
-    let address = section.address.value;
-    if address.transport != Transport::Udp {
-        faults.push(
-            section.address.at,
-            format!("this version has no {}:// yet", address.transport.name()),
-            "write udp://",
-        );
     }
+}
+
+fn not_later(transport: Transport, at: usize, faults: &mut Faults) {
+    if transport != Transport::Udp {
+        faults.push(at, format!("this version has no {}:// yet", transport.name()), "write udp://");
+    }
+}
+
+/// A server with a name: what belongs to one address cannot be said of it.
+fn named(section: ServerSection, query: Query, region: usize, at: usize, faults: &mut Faults) -> Named {
+    not_later(query.transport, section.address.at, faults);
+    let remedy = "remove it, or write a server for each address";
+    if let Some(source) = section.sources.first() {
+        faults.push(source.at, "`sources` with a name: each of its addresses sends from itself", remedy);
+    }
+    if let Some(ports) = &section.ports {
+        faults.push(ports.at, "`ports` with a name: a part of a range is one address's", remedy);
+    }
+    Named {
+        name: section.name.value,
+        query,
+        at,
+        region,
+        weight: section.weight,
+        max_calls: section.max_calls,
+        max_rate: section.max_rate,
+        slow_start: section.slow_start,
+        backup: section.backup,
+    }
+}
+
+fn server(
+    section: ServerSection,
+    backend: &str,
+    region: usize,
+    (transport, address, has_port): (Transport, SocketAddr, bool),
+    faults: &mut Faults,
+) -> Server {
+    not_later(transport, section.address.at, faults);
     let ports = section.ports.as_ref().map(|ports| ports.value);
-    if let Some(part) = section.ports.as_ref().filter(|_| address.has_port) {
+    if let Some(part) = section.ports.as_ref().filter(|_| has_port) {
         let what = format!("server \"{}\" has `ports` and a port in its address", section.name.value);
         faults.push(part.at, what, "write the address without a port: each datagram keeps the port it came to");
     }
-    let port = (address.transport == Transport::Udp).then_some(address.address.port());
+    let port = (transport == Transport::Udp).then_some(address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
     if sources.is_empty() && ports.is_none() {
-        sources.push(Source { net: address.address.ip().into(), port });
+        sources.push(Source { net: address.ip().into(), port });
     }
     Server {
         id: NameHash::of(&format!("{backend}/{}", section.name.value)),
         name: section.name.value,
         region,
-        transport: address.transport,
-        address: SocketAddr::new(address.address.ip(), ports.map_or(address.address.port(), |ports| ports.first)),
+        transport,
+        address: SocketAddr::new(address.ip(), ports.map_or(address.port(), |ports| ports.first)),
         ports,
         sources,
         weight: section.weight,
@@ -403,15 +451,16 @@ fn server(section: ServerSection, backend: &str, regions: &[At<String>], faults:
     }
 }
 
-fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], faults: &mut Faults) {
-    if servers.is_empty() {
+fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], named: &[Named], faults: &mut Faults) {
+    let weights: Vec<_> = servers.iter().map(|s| s.weight).chain(named.iter().map(|n| n.weight)).collect();
+    if weights.is_empty() {
         return faults.push(
             at,
             format!("backend \"{name}\" has no server"),
             "add [[backend.server]] with `name` and `address`",
         );
     }
-    if servers.iter().all(|server| server.weight == 0) || regions.iter().all(|region| region.weight == 0) {
+    if weights.iter().all(|weight| *weight == 0) || regions.iter().all(|region| region.weight == 0) {
         faults.push(
             at,
             format!("in backend \"{name}\" every weight is zero: nobody may serve"),
@@ -419,7 +468,8 @@ fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], 
         );
     }
     for (at_region, region) in regions.iter().enumerate() {
-        if !servers.iter().any(|server| server.region == at_region) {
+        let mut used = servers.iter().map(|s| s.region).chain(named.iter().map(|n| n.region));
+        if !used.any(|region| region == at_region) {
             faults.push(
                 at,
                 format!("region \"{}\" of backend \"{name}\" has no server", region.name),

@@ -134,7 +134,7 @@ fn all_faults_come_in_one_run_with_their_places() {
         "f:27:33: error: `size` is 1",
         "f:28:16: error: `on` cannot be \"colour\"",
         "f:32:10: error: `weight` is 5000",
-        "f:37:11: error: `address` is not an address such as \"udp://10.0.10.11:5060\" (names come with a later version)",
+        "f:37:11: error: `address` is not an address such as \"udp://10.0.10.11:5060\" or a name such as \"udp://pbx.example.ng\"",
         "f:40:8: error: server \"b\" is in no region",
         "f:44:8: error: requests from 1.1.1.1/32 port 5060 could be opensips/b's or opensips/c's",
         "f:47:1: error: unknown key `wieght` in [[backend.server]]",
@@ -265,6 +265,81 @@ fn a_generated_key_file_reads_back_and_a_broken_one_says_why() {
         let shown = faults.render_secret("cluster.key", &text.replace(from, to)).to_string();
         assert!(shown.contains(what), "{to}: {shown}");
         assert!(!shown.contains("0707") && !shown.contains("0909"), "a secret is shown: {shown}");
+    }
+}
+
+/// A name where an address could be, and what only looks like one.
+#[test]
+fn a_server_s_address_may_be_a_name() {
+    let minimal = |address: &str, more: &str| {
+        format!(
+            "{more}\n[[frontend]]\nname = \"f\"\nbind = \"udp://0.0.0.0:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
+             [[backend.server]]\nname = \"s\"\naddress = \"{address}\"\n"
+        )
+    };
+    let label = "a".repeat(63);
+    let longest = format!("{label}.{label}.{label}.{}", "a".repeat(51));
+    for address in ["pbx", "pbx.example.ng:5080", "PBX.Example.NG.", "my_pbx.x9", "3com.example", longest.as_str()] {
+        assert_eq!(faults(&minimal(&format!("udp://{address}"), "")), [""; 0], "{address}");
+    }
+    let long = format!("{longest}a");
+    let bad = ["", ":5060", "a..b", "a b", "10.0.10", "10.0.0.300:5060", "a:0", "a:99999", "a:b", "_sip._udp.a", "a/b"];
+    for address in bad.into_iter().chain([long.as_str()]) {
+        let found = faults(&minimal(&format!("udp://{address}"), ""));
+        let says = |fault: &String| fault.contains("or a name such as");
+        assert!(found.iter().any(says), "{address}: {found:?}");
+    }
+    let tcp = faults(&minimal("tcp://pbx.example.ng", ""));
+    assert!(tcp.len() == 1 && tcp[0].ends_with("this version has no tcp:// yet"), "{tcp:?}");
+    let sources = faults(&(minimal("udp://pbx.example.ng", "") + "sources = [\"10.0.0.1\"]\n"));
+    assert!(sources.len() == 1 && sources[0].contains("`sources` with a name"), "{sources:?}");
+    let ports = faults(&(minimal("udp://pbx.example.ng", "") + "ports = \"10-20\"\n"));
+    assert!(ports.iter().any(|fault| fault.contains("`ports` with a name")), "{ports:?}");
+    let mixed = minimal("udp://pbx.example.ng", "")
+        + "[[backend.server]]\nname = \"x\"\naddress = \"udp://10.0.0.9\"\nports = \"10-20\"\n";
+    assert!(
+        faults(&mixed).iter().any(|fault| fault.contains("b/s is a name, which can have none")),
+        "{:?}",
+        faults(&mixed)
+    );
+    let nobody = faults(&(minimal("udp://pbx.example.ng", "") + "weight = 0\n"));
+    assert!(nobody.len() == 1 && nobody[0].contains("every weight is zero"), "{nobody:?}");
+    let twice = minimal("udp://a", "") + "[[backend.server]]\nname = \"s\"\naddress = \"udp://b\"\n";
+    assert!(faults(&twice).len() == 1 && faults(&twice)[0].contains("there are two servers \"s\""));
+    let many: String = (0..=names::MOST_NAMES)
+        .map(|n| format!("[[backend.server]]\nname = \"s{n}\"\naddress = \"udp://a{n}\"\n"))
+        .collect();
+    let many = faults(&(minimal("udp://10.0.0.1", "") + &many));
+    assert!(many.len() == 1 && many[0].contains("more than 1000 servers are written with a name"), "{many:?}");
+}
+
+#[test]
+fn the_dns_has_limits() {
+    let with = |lines: &str| faults(&(format!("[dns]\n{lines}\n") + GOOD));
+    for good in [
+        "",
+        "nameservers = [\"10.0.0.53\", \"[::1]:5353\", \"::1\"]",
+        "ttl_min = \"1s\"\nttl_max = \"1d\"\ntimeout = \"100ms\"",
+        "ttl_min = \"10m\"",
+    ] {
+        assert_eq!(with(good), [""; 0], "{good}");
+    }
+    for (bad, what) in [
+        ("nameservers = \"ns.example\"", "`nameservers` is not the address of a nameserver"),
+        ("nameservers = \"0.0.0.0\"", "`nameservers` is not the address of a nameserver"),
+        (
+            "nameservers = [\"1.1.1.1\",\"1.1.1.2\",\"1.1.1.3\",\"1.1.1.4\",\"1.1.1.5\",\"1.1.1.6\",\"1.1.1.7\",\"1.1.1.8\",\"1.1.1.9\"]",
+            "more than 8 nameservers",
+        ),
+        ("ttl_min = \"999ms\"", "`ttl_min` is 999ms"),
+        ("ttl_max = \"2d\"", "`ttl_max` is 172800s"),
+        ("ttl_min = \"1m\"\nttl_max = \"30s\"", "`ttl_max` is shorter than `ttl_min`"),
+        ("timeout = \"1m\"", "`timeout` is 60s"),
+        ("timeout = \"10ms\"", "`timeout` is 10ms"),
+        ("ttl = \"1m\"", "unknown key `ttl` in [dns]"),
+    ] {
+        let found = with(bad);
+        assert!(found.len() == 1 && found[0].contains(what), "{bad}: {found:?}");
     }
 }
 

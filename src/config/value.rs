@@ -6,9 +6,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::names::Query;
 use super::read::Read;
 use super::{Bind, Ports};
 use crate::sip::Transport;
+
+/// 255 octets on the wire (RFC 1035 §3.1.2) are 253 characters; `_sip._udp.` takes ten of them.
+const LONGEST_NAME: usize = 243;
 
 impl Read for Duration {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
@@ -115,18 +119,21 @@ impl Read for Ports {
     }
 }
 
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerAddress {
-    pub transport: Transport,
-    pub address: SocketAddr,
-    /// Whether the port was written, not supplied.
-    pub has_port: bool,
+/// Where a server listens, or the name that the DNS is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    Address {
+        transport: Transport,
+        address: SocketAddr,
+        /// Whether the port was written, not supplied.
+        has_port: bool,
+    },
+    Name(Query),
 }
 
 impl Read for ServerAddress {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
-        let wanted = "an address such as \"udp://10.0.10.11:5060\" (names come with a later version)";
+        let wanted = "an address such as \"udp://10.0.10.11:5060\" or a name such as \"udp://pbx.example.ng\"";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
         let parsed = rest.parse();
         let has_port = parsed.is_ok();
@@ -134,11 +141,45 @@ impl Read for ServerAddress {
             let host = rest.trim_start_matches('[').trim_end_matches(']');
             host.parse().map(|ip: IpAddr| SocketAddr::new(ip, crate::sip::DEFAULT_PORT))
         });
-        let address = parsed.map_err(|_| wanted)?;
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-            return Err(format!("{wanted} of one host, with a port"));
+        match parsed {
+            Ok(address) if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() => {
+                Err(format!("{wanted} of one host, with a port"))
+            }
+            Ok(address) => Ok(Self::Address { transport, address, has_port }),
+            Err(_) => name(transport, rest).map(Self::Name).ok_or_else(|| wanted.into()),
         }
-        Ok(Self { transport, address, has_port })
+    }
+}
+
+/// A host name (RFC 1123 §2.1), with a port if one is written. Its last part is no number: `10.0.10` is a slip.
+fn name(transport: Transport, text: &str) -> Option<Query> {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        None => (text, None),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    // `_sip._udp.` is put before it where no port is written.
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    let good = host.len() <= LONGEST_NAME
+        && !host.starts_with('_')
+        && host.split('.').all(label)
+        && !host.rsplit('.').next().is_some_and(number);
+    good.then_some(Query { transport, host, port })
+}
+
+/// A nameserver: port 53 where none is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nameserver(pub SocketAddr);
+
+impl Read for Nameserver {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "the address of a nameserver such as \"10.0.0.53\" or \"10.0.0.53:5353\"";
+        let text = value.as_str().ok_or(wanted)?;
+        let parsed = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)));
+        let usable = |address: &SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
+        parsed.ok().filter(usable).map(Self).ok_or_else(|| wanted.into())
     }
 }
 

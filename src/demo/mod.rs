@@ -61,7 +61,7 @@ fn lost_nothing(total: &Ledger) -> bool {
 async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.len()]), String> {
     let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let (mut stage, mut balancer) = Stage::start(args.rate, args.length.unwrap_or(Duration::MAX))?;
+    let (mut stage, mut balancer) = Stage::start(args.rate, args.length.unwrap_or(Duration::MAX)).await?;
     let mut script = match args.script {
         Some(script) => script,
         None if keys => Script::default(),

@@ -55,7 +55,7 @@ impl Stage {
     ///
     /// # Errors
     /// What the system refused.
-    pub fn start(rate: f64, length: Duration) -> Result<(Self, Balancer), String> {
+    pub async fn start(rate: f64, length: Duration) -> Result<(Self, Balancer), String> {
         let servers = Answerer::start(&AnswererOptions { servers: cast(), ..AnswererOptions::default() })?;
         let address = SocketAddr::new(IpAddr::V4(OUTSIDE), free_port()?);
         let text = config(address, &servers);
@@ -66,7 +66,7 @@ impl Stage {
             getrandom::fill(secret).map_err(|error| format!("no random numbers: {error}"))?;
         }
         let keys = key::parse(&key::generate(secrets[0], secrets[1])).map_err(|_| "a key of our own cannot be read")?;
-        let balancer = Balancer::start(config, keys, None).map_err(|error: StartError| error.to_string())?;
+        let balancer = Balancer::start(config, keys, None).await.map_err(|error: StartError| error.to_string())?;
         let (snapshot, _) = balancer.view();
         let clients = Generator::start(options(address, rate, length)?)?;
         Ok((Self { servers, clients, snapshot, address, killed: [false; REGIONS.len()] }, balancer))

@@ -84,8 +84,8 @@ async fn watch(target: Target, health: Health, mut signs: mpsc::Receiver<Sign>, 
     let check = &target.check;
     let mut monitor = Monitor::new(health);
     let mut nonce = target.seed;
-    // A tenth of the interval: soon after start, but not all servers at one moment.
-    let spread = check.interval.as_millis() as u64 / 10 + 1;
+    // A tenth of the interval: soon after start, but not all servers at one moment. Of a suspect it must be known.
+    let spread = if health == Health::Suspect { 1 } else { check.interval.as_millis() as u64 / 10 + 1 };
     let mut start = Instant::now() + Duration::from_millis(target.seed % spread);
     loop {
         let timeout = monitor.next(check).timeout;

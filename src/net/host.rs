@@ -24,7 +24,8 @@ pub fn ask(config: &Config, node: u16) -> Host {
     }
 }
 
-fn interfaces() -> Vec<IpAddr> {
+/// The addresses of this machine.
+pub fn interfaces() -> Vec<IpAddr> {
     let Ok(addresses) = getifaddrs() else { return Vec::new() };
     let ip = |interface: nix::ifaddrs::InterfaceAddress| {
         let address = interface.address?;

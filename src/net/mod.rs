@@ -20,6 +20,7 @@ pub mod check;
 pub mod host;
 pub mod mmsg;
 pub mod relay;
+pub mod resolve;
 pub mod socket;
 pub mod udp;
 pub mod worker;

@@ -58,6 +58,7 @@ impl Balancer {
                 Some(changed) = self.changes.recv() => self.change(changed),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
+                Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.let_go().await,
                 _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
                 _ = look.tick() => {
@@ -183,7 +184,7 @@ impl Balancer {
     }
 
     /// Workers left signs at servers: their checks follow them up, and breakers are looked at.
-    fn pass_signs_on(&mut self) {
+    pub(super) fn pass_signs_on(&mut self) {
         let snapshot = self.setup.snapshot.load_full();
         let mut failing = false;
         for server in &snapshot.servers {

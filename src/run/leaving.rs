@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{Balancer, Basis};
 use crate::config::leaving::{Stays, has_bind, has_server, with_leaving};
-use crate::config::{Bind, Config};
+use crate::config::{Backend, Bind, Config, Server};
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::state::Time;
-use crate::state::server::{Admin, ServerState};
+use crate::state::server::{Admin, Health, ServerState};
 
 /// An address is served so much longer than it is configured: 64*T1, as long as a transaction may be retransmitted
 /// (RFC 3261 §17.1.1.2).
@@ -98,7 +98,8 @@ impl Balancer {
         if names.is_empty() && addresses.is_empty() {
             return;
         }
-        let basis = self.basis.next(self.basis.wanted.clone(), self.basis.keys.clone(), leaving);
+        let Basis { file, wanted, keys, .. } = &self.basis;
+        let basis = self.basis.next(file.clone(), wanted.clone(), keys.clone(), leaving);
         match self.apply(basis).await {
             Ok(()) => {
                 names.iter().for_each(|server| tracing::info!(server, "the removed server is gone"));
@@ -117,7 +118,7 @@ impl Balancer {
 impl Basis {
     /// What the next snapshots are made of: the states of servers survive, but for what the new configuration says of
     /// them.
-    pub(super) fn next(&self, wanted: Config, keys: crate::sip::token::Keys, leaving: Leaving) -> Self {
+    pub(super) fn next(&self, file: Config, wanted: Config, keys: crate::sip::token::Keys, leaving: Leaving) -> Self {
         let config = leaving.with(&wanted, &self.config);
         let host = crate::net::host::ask(&config, self.host.node);
         let (mut states, now) = (HashMap::new(), clock());
@@ -140,8 +141,25 @@ impl Basis {
                 }
                 states.insert(server.id, state);
             }
+            self.distrust(backend, &mut states, now);
         }
-        Self { wanted, config, leaving, keys, host, states }
+        Self { file, wanted, config, leaving, keys, host, states }
+    }
+}
+
+impl Basis {
+    /// An address that the DNS brings shows first that somebody is there: it gets no new calls before its first check,
+    /// as long as others can take them.
+    fn distrust(&self, backend: &Backend, states: &mut HashMap<NameHash, ServerState>, now: Time) {
+        let known = |server: &&Server| self.states.contains_key(&server.id) || has_server(&self.config, server.id);
+        let takes_new = |server: &Server| server.weight > 0 && states[&server.id].takes_new();
+        if backend.check.is_none() || !backend.servers.iter().filter(known).any(takes_new) {
+            return;
+        }
+        for server in backend.servers.iter().filter(|server| server.is_of_name() && !known(server)) {
+            let state = ServerState { health: Health::Suspect, since: now, ..ServerState::default() };
+            states.insert(server.id, state);
+        }
     }
 }
 

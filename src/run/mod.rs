@@ -1,16 +1,18 @@
 //! The wiring: configuration and key to a snapshot, sockets, workers, checks; and the one who writes new snapshots.
 //!
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
-//! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `checks` keeps the checks like
+//! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like
 //! the configuration.
 
 mod breakers;
 mod checks;
 mod control;
 mod leaving;
+mod names;
 mod reload;
 mod start;
 
+pub use names::with_addresses;
 pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files};
 
 use std::collections::HashMap;
@@ -32,6 +34,7 @@ use crate::state::watch::Watch;
 use crate::state::{Reason, Snapshot};
 use checks::Checks;
 use leaving::Leaving;
+use names::Names;
 
 /// Why the balancer could not start, with what to do.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ pub struct Balancer {
     workers: Workers,
     worker_count: usize,
     checks: Checks,
+    names: Names,
     changes: mpsc::Receiver<Changed>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
@@ -78,6 +82,8 @@ pub struct Balancer {
 /// What a snapshot is made of.
 struct Basis {
     /// What the file says.
+    file: Config,
+    /// The same with the addresses of names.
     wanted: Config,
     /// The same with what a reload removed and what is not gone yet.
     config: Config,

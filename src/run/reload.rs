@@ -32,8 +32,9 @@ impl Balancer {
         let Some(before) = self.source.clone() else {
             return Err("this configuration came from no file\n".to_owned());
         };
-        let (wanted, source) = Source::read(&before.file).map_err(|error| error.to_string())?;
-        let keys = self.new_keys(&wanted)?;
+        let (file, source) = Source::read(&before.file).map_err(|error| error.to_string())?;
+        let keys = self.new_keys(&file)?;
+        let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
         let warnings = needs_restart(&self.first, &wanted);
         let mut leaving = self.basis.leaving.clone();
@@ -41,7 +42,9 @@ impl Balancer {
         lines.extend(
             (keys.fingerprint() != self.basis.keys.fingerprint()).then(|| "cluster key: seals changed".to_owned()),
         );
-        self.apply(self.basis.next(wanted, keys, leaving)).await?;
+        let applied = self.apply(self.basis.next(file, wanted, keys, leaving)).await;
+        self.names.ask(&self.basis.file);
+        applied?;
         self.text.store(source.text, Ordering::Relaxed);
         let (was, is) = (format!("{:016x}", before.text), format!("{:016x}", source.text));
         let mut text = format!("{}: reloaded, {}\n", source.file.display(), count(lines.len()));

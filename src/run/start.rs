@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::checks::Checks;
 use super::leaving::Leaving;
+use super::names::Names;
 use super::{Balancer, Basis, StartError};
 use crate::config::{Config, OpenFiles, fingerprint, key};
 use crate::net::worker::{Setup, Workers};
@@ -151,22 +152,25 @@ pub(super) fn open_relays(
 }
 
 impl Balancer {
-    /// Opens the sockets and starts workers and checks. Call it inside a tokio runtime.
+    /// Asks for the names of servers, opens the sockets, and starts workers and checks. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// Where a socket or a thread is refused.
-    pub fn start(config: Config, keys: Keys, source: Option<Source>) -> Result<Self, StartError> {
+    pub async fn start(file: Config, keys: Keys, source: Option<Source>) -> Result<Self, StartError> {
         let refused = |error: &dyn fmt::Display| StartError::Host(format!("{error}\n"));
-        let worker_count = match config.workers {
+        let worker_count = match file.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        allow_open_files(&config, worker_count).map_err(|e| refused(&e))?;
+        allow_open_files(&file, worker_count).map_err(|e| refused(&e))?;
         let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
+        let mut names = Names::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?));
+        let wanted = names.resolve(&file).await;
         let basis = Basis {
-            host: host::ask(&config, node),
-            wanted: config.clone(),
-            config,
+            host: host::ask(&wanted, node),
+            file,
+            config: wanted.clone(),
+            wanted,
             leaving: Leaving::default(),
             keys,
             states: HashMap::new(),
@@ -206,6 +210,7 @@ impl Balancer {
             workers,
             worker_count,
             checks,
+            names,
             changes,
             requests,
             door,
