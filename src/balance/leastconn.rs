@@ -16,6 +16,10 @@ const STAMP: u64 = (1 << STAMP_BITS) - 1;
 /// Loads are compared in 1/65536: for weights up to 256 no two that differ look alike.
 const LOAD_BITS: u32 = 16;
 
+/// Weights of more bits (SRV records have such, and `slow_start` writes in hundredths) are taken coarser: else a call more
+/// or less would not show in the load.
+const WEIGHT_BITS: u32 = 12;
+
 /// The tournament, and the load of each server.
 #[derive(Debug)]
 pub struct Fewest {
@@ -31,8 +35,10 @@ impl Fewest {
     /// For servers of these weights, named by position. All are closed until their loads are [set](Self::set).
     pub fn new(weights: &[u32]) -> Self {
         let common = weights.iter().fold(0, |common, weight| gcd(common, *weight)).max(1);
+        let largest = weights.iter().max().map_or(1, |weight| weight / common).max(1);
+        let coarser = (largest.ilog2() + 1).saturating_sub(WEIGHT_BITS);
         let fewest = Self {
-            weights: weights.iter().map(|weight| weight / common).collect(),
+            weights: weights.iter().map(|weight| ((weight / common) >> coarser).max(u32::from(*weight > 0))).collect(),
             keys: weights.iter().map(|_| AtomicU64::new(CLOSED)).collect(),
             tree: (0..weights.len().next_power_of_two()).map(|_| AtomicU16::new(0)).collect(),
             stamp: AtomicU32::new(0),
@@ -166,6 +172,18 @@ mod tests {
             fewest.set(at, Some(loads[at]));
         }
         assert_eq!(loads, [25_000, 50_000, 25_000, 0]);
+    }
+
+    #[test]
+    fn large_weights_are_met_too() {
+        let (fewest, mut loads) = (Fewest::new(&[6_553_500, 2_184_501, 1]), [0; 3]);
+        (0..3).for_each(|at| fewest.set(at, Some(0)));
+        for _ in 0..10_000 {
+            let at = fewest.choose().unwrap();
+            loads[at] += 1;
+            fewest.set(at, Some(loads[at]));
+        }
+        assert!(loads[0].abs_diff(7_500) < 10 && loads[1].abs_diff(2_500) < 10 && loads[2] < 10, "{loads:?}");
     }
 
     #[test]
