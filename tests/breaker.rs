@@ -358,6 +358,37 @@ fn a_breaker_that_is_asked_for_later_knows_nothing_of_before() {
     assert_eq!(world.walk(OURS), [(Circuit::Open, Why::Unanswered(5))]);
 }
 
+#[test]
+fn a_server_that_was_removed_and_added_again_between_two_looks_is_another() {
+    let mut world = World::new("breaker = {}");
+    let again = |world: &mut World| {
+        let config = world.node.config.clone();
+        world.node.config.backends[0].servers.retain(|server| server.id != NameHash::of(OURS));
+        world.node.states.remove(&NameHash::of(OURS));
+        world.node.renew();
+        world.node.config = config;
+        world.node.renew();
+    };
+    for _ in 0..20 {
+        let call = world.call_to(OURS);
+        world.answer(&call, "180 Ringing");
+    }
+    world.wait(250);
+    again(&mut world);
+    world.wait(250);
+    break_off(&mut world, OURS);
+    world.look();
+    assert_eq!(world.walk(OURS), [(Circuit::Open, Why::Unreachable(5))]);
+    again(&mut world);
+    let reset = world.watch.reset(NameHash::of(OURS), &world.node.snapshot, world.node.now);
+    assert_eq!(reset, None, "the breaker of before is not its own");
+    world.wait(60_000);
+    assert_eq!(world.moves.len(), 1, "it is closed and its rows are empty");
+    break_off(&mut world, OURS);
+    world.look();
+    assert_eq!(world.walk(OURS)[1..], [(Circuit::Open, Why::Unreachable(5))]);
+}
+
 /// Half-open at server a; the others as they are said to be.
 fn half_open(keys: &str, others: Health) -> World {
     let mut world = World::new(keys);

@@ -2,6 +2,7 @@
 //! message path does nothing for it but count.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::breaker::{Breaker, Leave, Step, Transition, Why};
 use super::health::Silence;
@@ -28,21 +29,29 @@ pub struct Watch {
 
 #[derive(Debug)]
 struct Watched {
+    /// Whose counters they count from: one that was removed and added again counts from nothing.
+    live: Arc<ServerLive>,
     silence: Silence,
     breaker: Breaker,
 }
 
 impl Watched {
     /// From now on: what a server did before says nothing.
-    fn new(seen: &Totals) -> Self {
-        Self { silence: Silence::new(seen.asked, seen.said), breaker: Breaker::new(seen) }
+    fn new(live: &Arc<ServerLive>, seen: &Totals) -> Self {
+        let (silence, breaker) = (Silence::new(seen.asked, seen.said), Breaker::new(seen));
+        Self { live: Arc::clone(live), silence, breaker }
+    }
+
+    /// Whether it was this very server, not one of its name from before.
+    fn is_of(&self, server: &Server) -> bool {
+        Arc::ptr_eq(&self.live, &server.live)
     }
 }
 
 impl Watch {
     /// Looks at every server of a snapshot.
     pub fn look(&mut self, snapshot: &Snapshot, now: Time) -> Vec<(NameHash, News)> {
-        self.servers.retain(|id, _| snapshot.server(*id).is_some());
+        self.servers.retain(|id, watched| snapshot.server(*id).is_some_and(|at| watched.is_of(&snapshot.servers[at])));
         let mut news = Vec::new();
         for config in snapshot.backends.iter().map(|backend| &backend.config) {
             for (at, server) in config.servers.iter().enumerate() {
@@ -50,7 +59,7 @@ impl Watch {
                 let known = &snapshot.servers[position];
                 let seen = known.live.totals();
                 // Out of the map, so that the others' breakers can be asked.
-                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(&seen));
+                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(&known.live, &seen));
                 if watched.silence.look(seen.asked, seen.said, &config.suspect, now) {
                     news.push((server.id, News::Silent));
                 }
@@ -89,7 +98,8 @@ impl Watch {
     /// Closes a server's breaker by hand. `None` where it is closed already, or there is no such server.
     pub fn reset(&mut self, id: NameHash, snapshot: &Snapshot, now: Time) -> Option<Transition> {
         let server = &snapshot.servers[snapshot.server(id)?];
-        let step = self.servers.get_mut(&id)?.breaker.close(Why::Reset, &server.live.totals(), now)?;
+        let watched = self.servers.get_mut(&id).filter(|watched| watched.is_of(server))?;
+        let step = watched.breaker.close(Why::Reset, &server.live.totals(), now)?;
         note(&server.live, step, &snapshot.backends[server.backend as usize].config);
         match step {
             Step::Moved(transition) => Some(transition),
