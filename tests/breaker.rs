@@ -402,6 +402,22 @@ fn half_open(keys: &str, others: Health) -> World {
 }
 
 #[test]
+fn a_reload_while_half_open_that_asks_for_more_trial_calls_gets_them() {
+    let mut world = half_open("breaker = {}", Health::Up);
+    let trial = |world: &mut World| {
+        let call = world.call_to(OURS);
+        world.answer(&call, "180 Ringing");
+    };
+    trial(&mut world);
+    world.node.config = support::core::config(&config("breaker = { half_open_max = 5, successes = 5 }"));
+    world.node.renew();
+    world.wait(250);
+    (0..4).for_each(|_| trial(&mut world));
+    world.wait(250);
+    assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Closed, Why::TrialsSucceeded(5))));
+}
+
+#[test]
 fn where_only_trial_calls_may_go_the_rest_is_refused_or_sent_anyway() {
     let keys = "breaker = { max_open = \"100%\" }";
     let mut world = half_open(keys, Health::Down);

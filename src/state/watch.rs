@@ -89,6 +89,10 @@ impl Watch {
                     self.open_share(backend, backend.servers[at].backup) + share(backend, at) <= most
                 };
                 let leave = Leave { open: &room, half_open: server.state.is_well() };
+                if breaker.circuit() == Circuit::HalfOpen {
+                    // A reload may ask for more successes than the places of before can bring.
+                    live.trials.allow(config.half_open_max);
+                }
                 breaker.look(seen, live.trials.calls(), config, leave, now)
             }
         };
