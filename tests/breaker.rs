@@ -107,10 +107,15 @@ impl World {
     }
 
     fn invite(&mut self, lines: &[&str]) -> (u64, Vec<u8>, Outcome) {
+        self.send("INVITE", lines)
+    }
+
+    /// A request that opens something.
+    fn send(&mut self, method: &str, lines: &[&str]) -> (u64, Vec<u8>, Outcome) {
         self.calls += 1;
         let (call_id, via) = (format!("Call-ID: call-{}@phone", self.calls), branch(self.calls));
         let lines: Vec<&str> = [&call_id[..], &via].into_iter().chain(lines.iter().copied()).collect();
-        let bytes = request("INVITE", URI, &lines);
+        let bytes = request(method, URI, &lines);
         let outcome = self.node.receive(addr(PHONE), addr(OUTSIDE), &bytes);
         (self.calls, bytes, outcome)
     }
@@ -415,6 +420,26 @@ fn a_reload_while_half_open_that_asks_for_more_trial_calls_gets_them() {
     (0..4).for_each(|_| trial(&mut world));
     world.wait(250);
     assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Closed, Why::TrialsSucceeded(5))));
+}
+
+#[test]
+fn only_an_invite_is_a_trial_call() {
+    let mut world = half_open("breaker = {}", Health::Up);
+    // Nobody answers them: the phones are dead.
+    for method in ["MESSAGE", "SUBSCRIBE", "OPTIONS"] {
+        for _ in 0..40 {
+            let (_, _, outcome) = world.send(method, &[]);
+            assert_ne!(world.node.server_of(&outcome), OURS, "{method}");
+        }
+    }
+    world.wait(10_000);
+    assert_eq!(world.circuit(OURS), Circuit::HalfOpen);
+    for _ in 0..2 {
+        let trial = world.call_to(OURS);
+        world.answer(&trial, "180 Ringing");
+    }
+    world.wait(250);
+    assert_eq!(world.circuit(OURS), Circuit::Closed);
 }
 
 #[test]
