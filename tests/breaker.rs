@@ -13,7 +13,7 @@ use trunkline::proxy::Passage;
 use trunkline::sip::token::NameHash;
 use trunkline::state::Time;
 use trunkline::state::breaker::{Step, Transition, Why};
-use trunkline::state::server::{BreakerCounts, Circuit, Health, ServerState};
+use trunkline::state::server::{Admin, BreakerCounts, Circuit, Health, ServerState};
 use trunkline::state::watch::{News, Watch};
 
 const PHONE: &str = "198.51.100.7:31234";
@@ -440,6 +440,42 @@ fn only_an_invite_is_a_trial_call() {
     }
     world.wait(250);
     assert_eq!(world.circuit(OURS), Circuit::Closed);
+}
+
+#[test]
+fn the_last_server_that_takes_new_calls_keeps_them() {
+    let usual = ServerState::default();
+    for gone in [
+        ServerState { admin: Admin::Drain, ..usual },
+        ServerState { admin: Admin::Maint, ..usual },
+        ServerState { health: Health::Down, ..usual },
+        ServerState { weight: Some(0), ..usual },
+    ] {
+        let mut world = World::new("breaker = {}");
+        ["pbx/b", "pbx/c"].iter().for_each(|server| world.node.set(server, gone));
+        break_off(&mut world, OURS);
+        world.look();
+        assert_eq!(world.circuit(OURS), Circuit::Open, "one of two");
+        let at = world.node.snapshot.server(NameHash::of("pbx/d")).unwrap();
+        for _ in 0..5 {
+            let call = world.call_to("pbx/d");
+            let passage =
+                Passage::RequestToServer { server: at, balanced: true, method: trunkline::sip::Method::Invite };
+            world.node.undelivered(addr(PHONE), addr(OUTSIDE), &call.bytes, passage);
+        }
+        world.look();
+        assert_eq!(
+            (world.circuit("pbx/d"), &world.held[..]),
+            (Circuit::Closed, &[Why::Unreachable(5)][..]),
+            "{gone:?}"
+        );
+        world.node.set("pbx/b", usual);
+        world.wait(250);
+        assert_eq!(world.circuit("pbx/d"), Circuit::Closed, "two of three are too many");
+        world.node.set("pbx/c", usual);
+        world.wait(250);
+        assert_eq!(world.circuit("pbx/d"), Circuit::Open, "two of four");
+    }
 }
 
 #[test]
