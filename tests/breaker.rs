@@ -13,7 +13,7 @@ use trunkline::proxy::Passage;
 use trunkline::sip::token::NameHash;
 use trunkline::state::Time;
 use trunkline::state::breaker::{Step, Transition, Why};
-use trunkline::state::server::{BreakerCounts, Circuit, Health, ServerState};
+use trunkline::state::server::{Admin, BreakerCounts, Circuit, Health, ServerState};
 use trunkline::state::watch::{News, Watch};
 
 const PHONE: &str = "198.51.100.7:31234";
@@ -107,10 +107,15 @@ impl World {
     }
 
     fn invite(&mut self, lines: &[&str]) -> (u64, Vec<u8>, Outcome) {
+        self.send("INVITE", lines)
+    }
+
+    /// A request that opens something.
+    fn send(&mut self, method: &str, lines: &[&str]) -> (u64, Vec<u8>, Outcome) {
         self.calls += 1;
         let (call_id, via) = (format!("Call-ID: call-{}@phone", self.calls), branch(self.calls));
         let lines: Vec<&str> = [&call_id[..], &via].into_iter().chain(lines.iter().copied()).collect();
-        let bytes = request("INVITE", URI, &lines);
+        let bytes = request(method, URI, &lines);
         let outcome = self.node.receive(addr(PHONE), addr(OUTSIDE), &bytes);
         (self.calls, bytes, outcome)
     }
@@ -358,6 +363,37 @@ fn a_breaker_that_is_asked_for_later_knows_nothing_of_before() {
     assert_eq!(world.walk(OURS), [(Circuit::Open, Why::Unanswered(5))]);
 }
 
+#[test]
+fn a_server_that_was_removed_and_added_again_between_two_looks_is_another() {
+    let mut world = World::new("breaker = {}");
+    let again = |world: &mut World| {
+        let config = world.node.config.clone();
+        world.node.config.backends[0].servers.retain(|server| server.id != NameHash::of(OURS));
+        world.node.states.remove(&NameHash::of(OURS));
+        world.node.renew();
+        world.node.config = config;
+        world.node.renew();
+    };
+    for _ in 0..20 {
+        let call = world.call_to(OURS);
+        world.answer(&call, "180 Ringing");
+    }
+    world.wait(250);
+    again(&mut world);
+    world.wait(250);
+    break_off(&mut world, OURS);
+    world.look();
+    assert_eq!(world.walk(OURS), [(Circuit::Open, Why::Unreachable(5))]);
+    again(&mut world);
+    let reset = world.watch.reset(NameHash::of(OURS), &world.node.snapshot, world.node.now);
+    assert_eq!(reset, None, "the breaker of before is not its own");
+    world.wait(60_000);
+    assert_eq!(world.moves.len(), 1, "it is closed and its rows are empty");
+    break_off(&mut world, OURS);
+    world.look();
+    assert_eq!(world.walk(OURS)[1..], [(Circuit::Open, Why::Unreachable(5))]);
+}
+
 /// Half-open at server a; the others as they are said to be.
 fn half_open(keys: &str, others: Health) -> World {
     let mut world = World::new(keys);
@@ -368,6 +404,78 @@ fn half_open(keys: &str, others: Health) -> World {
         world.node.set(server, ServerState { health: others, ..ServerState::default() });
     }
     world
+}
+
+#[test]
+fn a_reload_while_half_open_that_asks_for_more_trial_calls_gets_them() {
+    let mut world = half_open("breaker = {}", Health::Up);
+    let trial = |world: &mut World| {
+        let call = world.call_to(OURS);
+        world.answer(&call, "180 Ringing");
+    };
+    trial(&mut world);
+    world.node.config = support::core::config(&config("breaker = { half_open_max = 5, successes = 5 }"));
+    world.node.renew();
+    world.wait(250);
+    (0..4).for_each(|_| trial(&mut world));
+    world.wait(250);
+    assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Closed, Why::TrialsSucceeded(5))));
+}
+
+#[test]
+fn only_an_invite_is_a_trial_call() {
+    let mut world = half_open("breaker = {}", Health::Up);
+    // Nobody answers them: the phones are dead.
+    for method in ["MESSAGE", "SUBSCRIBE", "OPTIONS"] {
+        for _ in 0..40 {
+            let (_, _, outcome) = world.send(method, &[]);
+            assert_ne!(world.node.server_of(&outcome), OURS, "{method}");
+        }
+    }
+    world.wait(10_000);
+    assert_eq!(world.circuit(OURS), Circuit::HalfOpen);
+    for _ in 0..2 {
+        let trial = world.call_to(OURS);
+        world.answer(&trial, "180 Ringing");
+    }
+    world.wait(250);
+    assert_eq!(world.circuit(OURS), Circuit::Closed);
+}
+
+#[test]
+fn the_last_server_that_takes_new_calls_keeps_them() {
+    let usual = ServerState::default();
+    for gone in [
+        ServerState { admin: Admin::Drain, ..usual },
+        ServerState { admin: Admin::Maint, ..usual },
+        ServerState { health: Health::Down, ..usual },
+        ServerState { weight: Some(0), ..usual },
+    ] {
+        let mut world = World::new("breaker = {}");
+        ["pbx/b", "pbx/c"].iter().for_each(|server| world.node.set(server, gone));
+        break_off(&mut world, OURS);
+        world.look();
+        assert_eq!(world.circuit(OURS), Circuit::Open, "one of two");
+        let at = world.node.snapshot.server(NameHash::of("pbx/d")).unwrap();
+        for _ in 0..5 {
+            let call = world.call_to("pbx/d");
+            let passage =
+                Passage::RequestToServer { server: at, balanced: true, method: trunkline::sip::Method::Invite };
+            world.node.undelivered(addr(PHONE), addr(OUTSIDE), &call.bytes, passage);
+        }
+        world.look();
+        assert_eq!(
+            (world.circuit("pbx/d"), &world.held[..]),
+            (Circuit::Closed, &[Why::Unreachable(5)][..]),
+            "{gone:?}"
+        );
+        world.node.set("pbx/b", usual);
+        world.wait(250);
+        assert_eq!(world.circuit("pbx/d"), Circuit::Closed, "two of three are too many");
+        world.node.set("pbx/c", usual);
+        world.wait(250);
+        assert_eq!(world.circuit("pbx/d"), Circuit::Open, "two of four");
+    }
 }
 
 #[test]

@@ -259,12 +259,17 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether a server's breaker lets this request through: what opens something is a trial call where it is half-open.
+    /// Whether a server's breaker lets this request through, which opens something: where it is half-open, a trial call.
+    /// Only an INVITE is one. Of anything else silence tells nothing: over UDP it gets no 100 in its first seconds, and
+    /// where nobody answers no 408 (RFC 4320 §4).
     #[inline]
     fn lets_through(&mut self, at: usize, call: u64) -> bool {
         let server = &self.snapshot.servers[at];
-        if server.state.breaker != Circuit::HalfOpen || !self.opens() {
+        if server.state.breaker != Circuit::HalfOpen {
             return true;
+        }
+        if !self.opens_call() {
+            return false;
         }
         self.trial = server.live.trials.let_through(call, self.now).map(|place| (at, place));
         self.trial.is_some()

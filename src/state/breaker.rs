@@ -161,7 +161,7 @@ impl Breaker {
         let failing = seen.failing_rows != self.base.failing_rows;
         self.base.failing_rows = seen.failing_rows;
         let enough = u64::from(config.failures);
-        let (errors, calls) = (seen.errors - self.base.errors, seen.calls - self.base.calls);
+        let (errors, calls) = (grown(seen.errors, self.base.errors), grown(seen.calls, self.base.calls));
         if calls >= enough {
             self.unanswered_at.get_or_insert(now);
         }
@@ -191,7 +191,7 @@ impl Breaker {
         config: &config::Breaker,
         now: Time,
     ) -> Option<(Circuit, Why)> {
-        let errors = seen.errors - self.base.errors;
+        let errors = grown(seen.errors, self.base.errors);
         if errors > 0 {
             return Some((Circuit::Open, Why::Unreachable(errors)));
         }
@@ -219,6 +219,12 @@ impl Breaker {
         *self = Self { circuit: to, since: now, base: *seen, unanswered_at: None, held_at: None };
         Step::Moved(Transition { from, to, why })
     }
+}
+
+/// By how much a counter grew. Those of one server never fall; if they did, a row would begin anew, and no call be lost
+/// with the process for it.
+fn grown(now: u64, before: u64) -> u64 {
+    now.saturating_sub(before)
 }
 
 #[cfg(test)]

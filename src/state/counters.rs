@@ -261,7 +261,7 @@ pub struct ServerCounters {
     pub failing_now: Counter,
     pub failing_call: Counter,
     pub failing_rows: Counter,
-    /// New requests that went elsewhere because its breaker is half-open and has its trial calls.
+    /// New requests that went elsewhere because its breaker is half-open: they were no trial calls.
     pub rejected: Counter,
     pub response_times: Histogram,
 }

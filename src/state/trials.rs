@@ -73,6 +73,11 @@ impl Trials {
             place.sent.store(0, Ordering::Relaxed);
             place.call.store(FREE, Ordering::Relaxed);
         }
+        self.allow(calls);
+    }
+
+    /// While half-open: so many may go in all, with those that went.
+    pub fn allow(&self, calls: u32) {
         self.places_open.store(calls.min(PLACES as u32), Ordering::Release);
     }
 
@@ -109,6 +114,8 @@ mod tests {
         trials.take_back(1);
         assert_eq!(trials.calls().count(), 1);
         assert!(trials.let_through(11, Time(6)).is_some(), "its place is free again");
+        trials.allow(3);
+        assert_eq!([13, 14].map(|call| trials.let_through(call, Time(6)).is_some()), [true, false], "one more");
         trials.end();
         assert_eq!(trials.let_through(12, Time(7)), None);
         trials.begin(1);

@@ -183,6 +183,18 @@ fn what_may_not_open_says_so_once() {
 }
 
 #[test]
+fn counters_that_fall_move_nothing() {
+    let mut closed = Bench::new(usual());
+    (closed.seen.calls, closed.seen.errors) = (100, 100);
+    closed.breaker = Breaker::new(&closed.seen);
+    closed.seen = Totals::default();
+    assert_eq!(closed.look(250), None);
+    let mut trying = Bench::trying(usual());
+    trying.seen = Totals::default();
+    assert_eq!(trying.look(250), None);
+}
+
+#[test]
 fn it_is_closed_by_hand() {
     let mut bench = Bench::opened(usual());
     let step = bench.breaker.close(Why::Reset, &bench.seen, ms(bench.now));
