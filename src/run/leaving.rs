@@ -28,6 +28,11 @@ impl Leaving {
         self.servers.is_empty() && self.binds.is_empty()
     }
 
+    /// Whether this server is in the file no more, whatever was done to it since.
+    pub(super) fn has_server(&self, id: NameHash) -> bool {
+        self.servers.contains_key(&id)
+    }
+
     /// Notes what `wanted` has not and the configuration before had. What is in maintenance has no calls to keep.
     pub(super) fn note(
         &mut self,
