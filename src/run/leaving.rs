@@ -106,7 +106,8 @@ impl Balancer {
         let Basis { file, wanted, keys, .. } = &self.basis;
         let basis = self.basis.next(file.clone(), wanted.clone(), keys.clone(), leaving);
         match self.apply(basis).await {
-            Ok(()) => {
+            Ok(moved) => {
+                moved.iter().for_each(|line| tracing::warn!("changed: {line}"));
                 names.iter().for_each(|server| tracing::info!(server, "the removed server is gone"));
                 addresses.iter().for_each(|address| tracing::info!(%address, "the removed address is closed"));
             }

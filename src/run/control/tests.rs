@@ -104,3 +104,24 @@ async fn a_worker_that_has_ended_keeps_no_snapshot() {
     assert_eq!(balancer.retired.len(), 0);
     balancer.stop();
 }
+
+#[tokio::test]
+async fn servers_see_one_address_for_as_long_as_a_bind_has_its_port() {
+    let (first, second) = (free("127.0.2.204"), free("127.0.2.204"));
+    let text = |binds: &[SocketAddr]| text(binds, "inside = \"127.0.2.205\"");
+    let mut balancer = start(&text(&[first, second])).await;
+    let seen = |balancer: &Balancer| {
+        let snapshot = balancer.setup.snapshot.load();
+        snapshot.frontends[0].egress(0).unwrap().local.port()
+    };
+    assert_eq!(seen(&balancer), first.port());
+    take(&mut balancer, &text(&[second, first])).await.unwrap();
+    assert_eq!(seen(&balancer), first.port(), "the order has changed");
+    take(&mut balancer, &text(&[second])).await.unwrap();
+    assert_eq!(seen(&balancer), first.port(), "the removed address is still served");
+    let Basis { file, wanted, keys, .. } = &balancer.basis;
+    let next = balancer.basis.next(file.clone(), wanted.clone(), keys.clone(), Default::default());
+    balancer.apply(next).await.unwrap();
+    assert_eq!(seen(&balancer), second.port());
+    balancer.stop();
+}
