@@ -120,6 +120,11 @@ impl Workers {
         }
     }
 
+    /// Whether this worker's thread has not ended: one that has holds nothing any more.
+    pub fn is_running(&self, worker: usize) -> bool {
+        self.threads.get(worker).is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Tells the workers to finish what is in flight, and waits until they have.
     pub fn stop(self) {
         // A worker that is gone already has nobody listening.

@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often it is looked whether what a reload removed can go: the pin table is walked for that.
 const LET_GO: Duration = Duration::from_secs(5);
 
+/// Why a server that leaves gets no new calls, in maintenance too, and what brings it back.
+const REMOVED: &str = "This server was removed from the configuration: write it there again and reload.";
+
 impl Basis {
     /// The next generation of routing state.
     pub(super) fn build(&self, workers: usize, previous: Option<&Snapshot>) -> Snapshot {
@@ -82,6 +85,10 @@ impl Balancer {
         let snapshot = self.setup.snapshot.load();
         // A check may have found something before it heard that its server is gone.
         let Some(at) = snapshot.server(id) else { return };
+        // Nor is it known of one that is not checked any more: nobody would take it back.
+        if snapshot.backends[usize::from(snapshot.servers[at].backend)].config.check.is_none() {
+            return;
+        }
         let name = snapshot.servers[at].name.as_str();
         let (from, to, reason) = (transition.from.word(), transition.to.word(), transition.why);
         match transition.to {
@@ -156,10 +163,8 @@ impl Balancer {
 
     fn set_admin(&mut self, who: &Who, id: NameHash, admin: Admin) -> Result<String, String> {
         let (name, before) = self.named(id)?;
-        if before.admin == Admin::Leaving && admin != Admin::Maint {
-            return Err(
-                "This server was removed from the configuration; a reload that has it again makes it ready.".into()
-            );
+        if self.basis.leaving.has_server(id) && admin != Admin::Maint {
+            return Err(REMOVED.into());
         }
         tracing::info!(%who, server = name, from = before.admin.word(), to = admin.word(), "administrative state");
         self.set_state(id, |state| state.admin = admin);
@@ -169,8 +174,8 @@ impl Balancer {
     /// `None` gives it back the weight of the file.
     fn set_weight(&mut self, who: &Who, id: NameHash, weight: Option<u32>) -> Result<String, String> {
         let (name, before) = self.named(id)?;
-        if before.admin == Admin::Leaving {
-            return Err("This server was removed from the configuration and has no weight.".into());
+        if self.basis.leaving.has_server(id) {
+            return Err(REMOVED.into());
         }
         tracing::info!(%who, server = name, from = ?before.weight, to = ?weight, "weight at run time");
         self.set_state(id, |state| state.weight = weight);
@@ -202,7 +207,8 @@ impl Balancer {
 
     fn drop_retired(&mut self) {
         let workers = &self.setup.shared.workers;
-        let oldest = (0..self.worker_count).map(|worker| workers.of(worker).generation.get()).min().unwrap_or(u64::MAX);
+        let running = (0..self.worker_count).filter(|worker| self.workers.is_running(*worker));
+        let oldest = running.map(|worker| workers.of(worker).generation.get()).min().unwrap_or(u64::MAX);
         self.retired.retain(|snapshot| snapshot.generation >= oldest);
     }
 }
@@ -223,3 +229,6 @@ fn tell_drops(snapshot: &Snapshot, told: &mut [u64; Reason::ALL.len()]) {
         tracing::warn!("dropped or refused:{words}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,11 @@ impl Leaving {
         self.servers.is_empty() && self.binds.is_empty()
     }
 
+    /// Whether this server is in the file no more, whatever was done to it since.
+    pub(super) fn has_server(&self, id: NameHash) -> bool {
+        self.servers.contains_key(&id)
+    }
+
     /// Notes what `wanted` has not and the configuration before had. What is in maintenance has no calls to keep.
     pub(super) fn note(
         &mut self,
@@ -101,7 +106,8 @@ impl Balancer {
         let Basis { file, wanted, keys, .. } = &self.basis;
         let basis = self.basis.next(file.clone(), wanted.clone(), keys.clone(), leaving);
         match self.apply(basis).await {
-            Ok(()) => {
+            Ok(moved) => {
+                moved.iter().for_each(|line| tracing::warn!("changed: {line}"));
                 names.iter().for_each(|server| tracing::info!(server, "the removed server is gone"));
                 addresses.iter().for_each(|address| tracing::info!(%address, "the removed address is closed"));
             }

@@ -192,7 +192,9 @@ impl Balancer {
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
         match self.apply(self.basis.next(file, wanted, self.basis.keys.clone(), leaving)).await {
-            Ok(()) => lines.iter().for_each(|line| tracing::info!(name = %query, "resolved: {line}")),
+            Ok(moved) => {
+                lines.iter().chain(&moved).for_each(|line| tracing::info!(name = %query, "resolved: {line}"));
+            }
             Err(error) => {
                 tracing::warn!(name = %query, "its new addresses cannot be used: {error}");
                 self.names.forget(&query);

@@ -1,5 +1,6 @@
 //! A new configuration for a running balancer. Everything is validated and opened before anything is touched.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use super::start::{Source, allow_open_files, open_relays};
@@ -44,7 +45,7 @@ impl Balancer {
         );
         let applied = self.apply(self.basis.next(file, wanted, keys, leaving)).await;
         self.names.ask(&self.basis.file);
-        applied?;
+        lines.extend(applied?);
         self.text.store(source.text, Ordering::Relaxed);
         let (was, is) = (format!("{:016x}", before.text), format!("{:016x}", source.text));
         let mut text = format!("{}: reloaded, {}\n", source.file.display(), count(lines.len()));
@@ -79,8 +80,8 @@ impl Balancer {
     }
 
     /// Makes the next snapshot from a new basis, with the sockets that it needs and without those that it needs no
-    /// more. Nothing was touched where it fails.
-    pub(super) async fn apply(&mut self, mut basis: Basis) -> Result<(), String> {
+    /// more. Nothing was touched where it fails. Says which addresses that servers see are others now.
+    pub(super) async fn apply(&mut self, mut basis: Basis) -> Result<Vec<String>, String> {
         self.slow_starts.apply(&basis.config, &mut basis.states, clock());
         let previous = self.setup.snapshot.load_full();
         let next = basis.build(self.worker_count, Some(&previous));
@@ -89,7 +90,7 @@ impl Balancer {
             return Err(format!("more than {MOST_SERVERS} servers, those included that leave: {leaving}\n"));
         }
         let (opened, closed) = (only_in(&next, &previous), only_in(&previous, &next));
-        let marked = marked(&previous, &next);
+        let (marked, moved) = (marked(&previous, &next), moved(&previous, &next));
         let unchanged = |error: &dyn std::fmt::Display| format!("{error}; nothing was changed\n");
         allow_open_files(&basis.config, self.worker_count).map_err(|error| unchanged(&error))?;
         let mut ports = open_relays(&next, Some(&previous), self.worker_count).map_err(|error| unchanged(&error))?;
@@ -123,7 +124,7 @@ impl Balancer {
             self.change(changed);
         }
         self.checks.start(&self.basis.config, &self.basis.states);
-        Ok(())
+        Ok(moved)
     }
 
     /// One socket of each new bind for each worker, by worker.
@@ -151,6 +152,20 @@ fn only_in(one: &Snapshot, other: &Snapshot) -> Vec<Bind> {
 fn marked(previous: &Snapshot, next: &Snapshot) -> Vec<Bind> {
     let before = |bind: &Bind| previous.bind_of_lane(bind.lane.into()).map(|at| previous.binds[at].dscp);
     next.binds.iter().filter(|bind| before(bind).is_some_and(|dscp| dscp != bind.dscp)).cloned().collect()
+}
+
+/// What servers see of each frontend that they saw otherwise before: running calls know the old address.
+fn moved(previous: &Snapshot, next: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    for frontend in &next.frontends {
+        let Some(before) = previous.frontend(frontend.config.id).map(|at| &previous.frontends[at]) else { continue };
+        for is in frontend.seen().filter(|is| before.seen().all(|was| was != *is)) {
+            let gone = |was: &SocketAddr| was.is_ipv4() == is.is_ipv4() && frontend.seen().all(|other| other != *was);
+            let was = before.seen().find(gone);
+            lines.extend(was.map(|was| format!("frontend {}: servers see {was} -> {is}", frontend.config.name)));
+        }
+    }
+    lines
 }
 
 fn count(changes: usize) -> String {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Addresses, Config, Frontend, Ports};
+use crate::sip::token::NameHash;
 use crate::sip::{Side, Transport};
 
 /// What only the host that runs us can tell.
@@ -92,12 +93,16 @@ pub struct Plan {
     pub egress_of: Vec<Vec<u16>>,
 }
 
+/// The addresses that servers see of each frontend.
+pub type Seen = HashMap<NameHash, Vec<SocketAddr>>;
+
 /// A server that this frontend has no address to reach from.
 pub const UNREACHABLE: u16 = u16::MAX;
 
 impl Plan {
-    /// `before` are the binds of the generation before: an address that was bound keeps its lane.
-    pub fn new(config: &Config, host: &Host, before: &[Bind]) -> Self {
+    /// `before` are the binds of the generation before: an address that was bound keeps its lane. `seen` is what servers
+    /// saw of each frontend: that stays for as long as one of its binds has the port.
+    pub fn new(config: &Config, host: &Host, before: &[Bind], seen: &Seen) -> Self {
         let mut plan = Self { binds: Vec::new(), relays: relays(config), egresses: Vec::new(), egress_of: Vec::new() };
         let proxies = || config.frontends.iter().enumerate().filter(|(_, frontend)| frontend.relay().is_none());
         for (position, frontend) in proxies() {
@@ -109,14 +114,15 @@ impl Plan {
         plan.egress_of.resize(config.frontends.len(), Vec::new());
         for (position, frontend) in proxies() {
             for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
-                if let Some(port) = port_for(config, frontend, inside) {
+                if let Some(port) = port_for(config, frontend, seen, inside) {
                     plan.bind(host, position, frontend, SocketAddr::new(inside, port));
                 }
             }
             let mut egresses = Vec::new();
             let servers = config.backends.iter().flat_map(|backend| &backend.servers);
-            let of =
-                servers.map(|server| plan.reach(config, host, position, server.address.ip(), &mut egresses)).collect();
+            let of = servers
+                .map(|server| plan.reach(config, (host, seen), position, server.address.ip(), &mut egresses))
+                .collect();
             (plan.egresses[position], plan.egress_of[position]) = (egresses, of);
         }
         plan.number_lanes(before);
@@ -158,7 +164,7 @@ impl Plan {
     fn reach(
         &mut self,
         config: &Config,
-        host: &Host,
+        (host, seen): (&Host, &Seen),
         position: usize,
         server: IpAddr,
         egresses: &mut Vec<Egress>,
@@ -170,7 +176,7 @@ impl Plan {
             .map(|bind| bind.address.ip())
             .find(|ip| ip.is_ipv4() == server.is_ipv4() && !ip.is_unspecified());
         let ip = frontend.inside.like(server).or_else(|| host.routes.get(&server).copied()).or(fixed);
-        let Some((ip, port)) = ip.and_then(|ip| Some((ip, port_for(config, frontend, ip)?))) else {
+        let Some((ip, port)) = ip.and_then(|ip| Some((ip, port_for(config, frontend, seen, ip)?))) else {
             return UNREACHABLE;
         };
         let local = SocketAddr::new(ip, port);
@@ -193,9 +199,14 @@ impl Plan {
     }
 }
 
-/// The port that servers see: of this frontend's first bind of the family, else of any of its binds, else of the first
-/// frontend's.
-fn port_for(config: &Config, frontend: &Frontend, ip: IpAddr) -> Option<u16> {
+/// The port that servers see: the one they saw, where one of this frontend's binds still has it; else of its first bind
+/// of the family, else of any of its binds, else of the first frontend's.
+fn port_for(config: &Config, frontend: &Frontend, seen: &Seen, ip: IpAddr) -> Option<u16> {
+    let has_port = |port: u16| frontend.binds.iter().any(|bind| bind.address.port() == port);
+    let mut kept = seen.get(&frontend.id).into_iter().flatten().filter(|local| local.ip() == ip);
+    if let Some(local) = kept.find(|local| has_port(local.port())) {
+        return Some(local.port());
+    }
     let like = |bind: &&crate::config::Bind| bind.address.is_ipv4() == ip.is_ipv4();
     let bind = frontend.binds.iter().find(like).or(frontend.binds.first());
     let first = || config.frontends.iter().find(|frontend| frontend.relay().is_none())?.binds.first();
@@ -222,7 +233,12 @@ mod tests {
         let servers =
             "[[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://10.0.10.11:5060\"\n";
         let text = format!("{text}\n{servers}");
-        Plan::new(&Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))), host, &[])
+        Plan::new(
+            &Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))),
+            host,
+            &[],
+            &Seen::new(),
+        )
     }
 
     fn host() -> Host {

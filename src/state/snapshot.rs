@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::binds::{Bind, Egress, Host, Plan, RelayBind, UNREACHABLE};
+use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
@@ -72,6 +72,11 @@ impl Frontend {
     pub fn egress(&self, server: usize) -> Option<&Egress> {
         let at = *self.egress_of.get(server)?;
         (at != UNREACHABLE).then(|| &self.egresses[at as usize])
+    }
+
+    /// The addresses that servers see of it.
+    pub fn seen(&self) -> impl Iterator<Item = SocketAddr> {
+        self.egresses.iter().map(|egress| egress.local)
     }
 }
 
@@ -190,7 +195,8 @@ impl Snapshot {
     /// tables of the balance that nothing changed.
     pub fn build(ingredients: &Ingredients<'_>, previous: Option<&Self>) -> Self {
         let Ingredients { config, keys, host, states, workers } = ingredients;
-        let plan = Plan::new(config, host, previous.map_or(&[], |p| &p.binds));
+        let seen = |p: &Self| p.frontends.iter().map(|f| (f.config.id, f.seen().collect())).collect();
+        let plan = Plan::new(config, host, previous.map_or(&[], |p| &p.binds), &previous.map_or_else(Seen::new, seen));
         let servers: Vec<_> = config
             .backends
             .iter()
