@@ -64,7 +64,7 @@ impl Frontend {
     /// Under which key a source's rate is kept: what one frontend allows says nothing about another.
     #[inline]
     pub fn rate_key(&self, source: u64) -> u64 {
-        source ^ u64::from(self.config.id.0) * 0x1_0000_0001
+        source ^ (u64::from(self.config.id.0) * 0x1_0000_0001)
     }
 
     /// How it reaches a server.
