@@ -3,9 +3,12 @@
 mod support;
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use support::calls::response;
+use support::process::wait_for;
 use support::wire::{SERVERS, Wire, heard, take};
+use trunkline::net::udp::clock;
 
 /// Pins that are asked for; the table holds 2,048.
 const PINS: usize = 1_000;
@@ -40,7 +43,7 @@ fn flood(wire: &Wire) {
                 from.send_to(&invite, wire.outside).unwrap();
             }
         });
-        support::process::wait_for("the flood to reach the servers", || {
+        wait_for("the flood to reach the servers", || {
             at_servers += wire.servers.iter().filter_map(take).count();
             at_servers == start + WINDOW
         });
@@ -63,7 +66,7 @@ fn a_flood_of_fresh_calls_evicts_no_confirmed_one() {
     let evicted = || wire.setup.shared.workers.sum(|worker| &worker.pins_evicted);
     assert_eq!((calls_that_find(&wire, server, &calls), evicted()), (CALLS, 0), "before");
     flood(&wire);
-    let (pins, confirmed) = wire.setup.shared.pins.count(trunkline::net::udp::clock());
+    let (pins, confirmed) = wire.setup.shared.pins.count(clock());
     assert_eq!(confirmed, CALLS + 1, "of {pins} pins");
     assert!(pins > PINS && evicted() > FLOOD as u64 / 2, "the table was full: {pins} pins, {} evicted", evicted());
     assert_eq!(calls_that_find(&wire, server, &calls), CALLS, "after {FLOOD} fresh calls");
@@ -83,6 +86,9 @@ fn a_flood_of_fresh_calls_evicts_unanswered_ones() {
     };
     let calls: Vec<_> = (0..CALLS).map(ring).collect();
     assert_eq!(calls_that_find(&wire, first.server, &calls), CALLS, "before");
+    // The table tells ages by the second.
+    let rung = clock();
+    wait_for("a younger second", || clock().since(rung) > Duration::from_secs(2));
     flood(&wire);
     let found = calls_that_find(&wire, first.server, &calls);
     assert!(found < CALLS * 2 / SERVERS, "{found} of {CALLS} unanswered calls outlived the flood");
