@@ -123,7 +123,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mac = branch(&mut source, &keys);
     way(&mut source, &keys, mac);
     sealed(&mut source, &keys);
-    let time = SendTime { node: u16::from_be_bytes(source.take()), micros: u64::from_be_bytes(source.take()) >> 16 };
+    let [opens] = source.take();
+    let (node, micros) = (u16::from_be_bytes(source.take()), u64::from_be_bytes(source.take()) >> 17);
+    let time = SendTime { node, opens: opens & 1 == 1, micros };
     assert_eq!(SendTime::read(&time.write()), Some(time));
     // And any text, as it came.
     for text in [bytes, source.0] {
