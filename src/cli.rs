@@ -1,6 +1,8 @@
 //! The command line. What is for people goes to stderr, what is for programs to stdout.
 
 mod door;
+mod events;
+mod watch;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -16,16 +18,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::runtime_socket::RuntimeSocket;
 use crate::admin::{Request, Who, Wish};
 use crate::balance::Algorithm;
-use crate::config::names::Named;
-use crate::config::{Backend, Config, OpenFiles, RUNTIME_SOCKET};
+use crate::config::{Backend, Config, Frontend, OpenFiles, RUNTIME_SOCKET, StickOn};
 use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
+use crate::net::tls::Tls;
 use crate::proxy::explain;
 use crate::proxy::relay::source_key;
 use crate::run::{
-    Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, too_few_files, with_addresses,
+    Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, read_tls, too_few_files, with_addresses,
 };
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
@@ -57,13 +59,40 @@ enum Command {
     },
     /// Let the running Trunkline read its configuration again, and say what changed.
     Reload(door::Door),
-    /// Show the servers of the running Trunkline.
+    /// Show the servers of the running Trunkline, under one sentence that says how it is.
+    ///
+    /// Exit code 0: it answered, however it is. 1: it did not. With --check the code says how it is.
     Status {
         #[command(flatten)]
         door: door::Door,
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+        /// Again every second until ^C: in place on a terminal, with what changed marked; as blocks of lines elsewhere.
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// Only the sentence. Exit code 0: good. 1: warning. 2: bad. 3: no answer. As monitoring plugins have it.
+        #[arg(long, conflicts_with_all = ["json", "watch"])]
+        check: bool,
+    },
+    /// Show what happened in the running Trunkline, one event a line: the newest 500 since it started.
+    Events {
+        #[command(flatten)]
+        door: door::Door,
+        /// The last ten, then new ones as they come, until ^C; also those of a Trunkline that was restarted.
+        #[arg(long, short)]
+        follow: bool,
+        /// Each as a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow one call: each of its messages as it passes, and what became of it, until ^C.
+    Trace {
+        #[command(flatten)]
+        door: door::Door,
+        /// Its Call-ID.
+        #[arg(value_name = "CALL-ID")]
+        call_id: String,
     },
     /// Give a server no new calls; it keeps those that it has.
     Drain {
@@ -104,7 +133,7 @@ enum Command {
     /// Make calls, or answer them: a SIP load generator and answering server.
     #[command(subcommand)]
     Load(Box<LoadCommand>),
-    /// Turn a password (read from stdin) into a hash for the configuration.
+    /// Turn a password (read from stdin) into what `password_hash` of a user takes.
     HashPassword,
     /// Print the version.
     Version,
@@ -128,7 +157,12 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, log } => run(&config.file, log),
         Command::Reload(door) => door::reload(&door),
-        Command::Status { door, json } => door::status(&door, json),
+        Command::Status { door, check: true, .. } => door::check(&door),
+        Command::Status { door, watch: true, .. } => watch::watch(&door),
+        Command::Status { door, json, .. } => door::status(&door, json),
+        Command::Events { door, follow: false, json } => events::show(&door, json),
+        Command::Events { door, follow: true, json } => events::follow(&door, json),
+        Command::Trace { door, call_id } => events::trace(&door, &call_id),
         Command::Drain { server, wait } => door::drain(&server, wait),
         Command::Ready(server) => door::set(&server, "ready"),
         Command::Maint(server) => door::set(&server, "maint"),
@@ -155,10 +189,15 @@ fn fail(error: &StartError) -> ExitCode {
     }
 }
 
+/// Whether somebody wants none (no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 fn start_log(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = io::stderr().is_terminal() && !no_color();
     let builder =
         tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).with_ansi(color).with_target(false);
     match format {
@@ -227,7 +266,7 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
         }
     };
     tracing::info!(signal = why, "stopping");
-    balancer.stop();
+    balancer.stop().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -267,13 +306,20 @@ fn check(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let key = match read_keys(&config.cluster_key_file) {
-        Ok(Some(keys)) => format!("cluster key {:016x}", keys.fingerprint()),
-        Ok(None) => format!("{} will be made at the first start", config.cluster_key_file.display()),
-        Err(error) => {
-            eprint!("{error}");
+    let (keys, tls) = (read_keys(&config.cluster_key_file), read_tls(&config));
+    let warnings = tls.as_ref().map(Tls::warnings).unwrap_or_default();
+    source.warnings.iter().chain(&warnings).for_each(|warning| eprintln!("warning: {warning}"));
+    let keys = match (keys, tls) {
+        (Ok(keys), Ok(_)) => keys,
+        (keys, tls) => {
+            let errors = [keys.err(), tls.err()];
+            errors.iter().flatten().for_each(|error| eprint!("{error}"));
             return ExitCode::FAILURE;
         }
+    };
+    let key = match keys {
+        Some(keys) => format!("cluster key {:016x}", keys.fingerprint()),
+        None => format!("{} will be made at the first start", config.cluster_key_file.display()),
     };
     let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
     let (frontends, backends) = (config.frontends.len(), config.backends.len());
@@ -287,11 +333,11 @@ fn check(file: &Path) -> ExitCode {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { workers } else { config.workers };
     match config.open_files(workers) {
-        Some(files) if files.all > host::most_open_files() => eprintln!("{}", too_few_files(files)),
-        Some(OpenFiles { all, ports, flows }) => eprintln!(
+        files if files.all > host::most_open_files() => eprintln!("{}", too_few_files(files)),
+        OpenFiles { flows: 0, .. } => {}
+        OpenFiles { all, ports, flows, .. } => eprintln!(
             "relays may have {all} files open ({ports} ports, {flows} flows): LimitNOFILE= of the unit must allow it"
         ),
-        None => {}
     }
     ExitCode::SUCCESS
 }
@@ -318,11 +364,11 @@ fn route(file: &Path, asked: &Asked) -> ExitCode {
     }
 }
 
-/// A line for each name that has no server.
-fn unresolved(backend: &Backend) -> String {
-    let names = backend.names.iter().filter(|named| named.servers(backend).next().is_none());
-    let line = |n: &Named| format!("{}/{}: {} has no address that can be used\n", backend.name, n.name, n.query);
-    names.map(line).collect()
+/// Whether a backend's calls or flows go where their source says: those of a relay, and of `stick = { on = "source" }`.
+fn goes_by_source(config: &Config, backend: usize) -> bool {
+    let relays = |frontend: &Frontend| frontend.relay().is_some() && frontend.backends().contains(&backend);
+    let stick = config.backends[backend].stick.as_ref();
+    stick.is_some_and(|stick| matches!(stick.on, StickOn::Source { .. })) || config.frontends.iter().any(relays)
 }
 
 /// The server's name, and the reasons as lines.
@@ -354,6 +400,11 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
     }
     let (key, of) = match (&asked.call_id, source) {
         (Some(call_id), _) => (snapshot.keys.call(call_id.as_bytes()), format!("\"{call_id}\"")),
+        (None, Some(_)) if !goes_by_source(&config, position) => {
+            let name = &config.backends[position].name;
+            let error = format!("calls of \"{name}\" do not go by their source: give --call-id beside it\n");
+            return Err(StartError::Config(error));
+        }
         (None, Some(ip)) => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
         (None, None) => {
             let name = &config.backends[position].name;
@@ -362,7 +413,7 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
         }
     };
     let backend = &config.backends[position];
-    let unresolved = unresolved(backend);
+    let unresolved: String = backend.without_address().map(|line| line + "\n").collect();
     let found = explain(&snapshot, position, key, source)
         .ok_or_else(|| StartError::Config(unresolved.clone() + "no server of this backend has a weight\n"))?;
     let server = &snapshot.servers[found.server];

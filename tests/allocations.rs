@@ -180,6 +180,8 @@ fn a_relay_allocates_nothing_for_a_datagram() {
     assert_eq!((count(|c| &c.relayed_to_clients), count(|c| &c.bytes_to_clients)), (all, 86 * all));
     let live = &snapshot.servers[0].live.counters;
     assert_eq!((live.sum(|c| &c.relayed_to), live.sum(|c| &c.relayed_from)), (all, all));
+    assert_eq!((live.sum(|c| &c.bytes_to), live.sum(|c| &c.bytes_from)), (172 * all, 86 * all));
+    assert_eq!(count(|c| &c.bytes_from_clients), 172 * all);
     // RTP and RTCP of a stream are on one worker, streams on all.
     let by_worker: Vec<_> = (0..WORKERS).map(|worker| snapshot.frontends[0].live.of(worker).received.get()).collect();
     assert_eq!(by_worker, [all; WORKERS], "half of the ports each");

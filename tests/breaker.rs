@@ -7,18 +7,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::calls::{request, response};
-use support::core::{Node, Outcome, addr};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, addr};
 use support::lines::{header, param};
 use trunkline::proxy::Passage;
 use trunkline::sip::token::NameHash;
 use trunkline::state::Time;
 use trunkline::state::breaker::{Step, Transition, Why};
+use trunkline::state::response_times::Timed;
 use trunkline::state::server::{Admin, BreakerCounts, Circuit, Health, ServerState};
 use trunkline::state::watch::{News, Watch};
 
-const PHONE: &str = "198.51.100.7:31234";
-const OUTSIDE: &str = "203.0.113.10:5060";
-const INSIDE: &str = "10.0.1.10:5060";
 const URI: &str = "sip:100@sip.example.ng";
 const OURS: &str = "pbx/a";
 
@@ -294,7 +292,7 @@ fn codes_open_it_in_a_row_and_a_failure_that_is_repeated_is_one() {
     world.look();
     assert_eq!(world.walk(OURS)[2], (Circuit::Open, Why::TrialFailed(503)));
     let live = &world.node.snapshot.servers[world.node.snapshot.server(NameHash::of(OURS)).unwrap()].live;
-    assert_eq!(live.trials.let_through(1, world.node.now), None, "not by a snapshot of before, either");
+    assert_eq!(live.trials.let_through(1, true, world.node.now), None, "not by a snapshot of before, either");
 }
 
 /// Refuses to send five new calls to a server, as the kernel does after ICMP errors; each goes elsewhere.
@@ -302,7 +300,13 @@ fn break_off(world: &mut World, server: &str) {
     for _ in 0..5 {
         let call = world.call_to(server);
         let at = world.node.snapshot.server(NameHash::of(server)).unwrap();
-        let passage = Passage::RequestToServer { server: at, balanced: true, method: trunkline::sip::Method::Invite };
+        let passage = Passage::RequestToServer {
+            server: at,
+            balanced: true,
+            why: trunkline::state::tap::Why::Balance,
+            method: trunkline::sip::Method::Invite,
+            transaction: 0,
+        };
         let outcome = world.node.undelivered(addr(PHONE), addr(OUTSIDE), &call.bytes, passage);
         assert_ne!(world.node.server_of(&outcome), server);
     }
@@ -334,6 +338,46 @@ fn no_more_than_half_of_the_weight_is_taken_away_and_a_hand_gives_it_back() {
         all.look();
     }
     assert_eq!(["pbx/a", "pbx/b", "pbx/c"].map(|server| all.circuit(server)), [Circuit::Open; 3]);
+}
+
+#[test]
+fn failures_of_two_calls_that_are_repeated_in_turn_are_two() {
+    let mut world = World::new("breaker = { codes = [500] }");
+    let calls = [world.call_to(OURS), world.call_to(OURS), world.call_to(OURS)];
+    for _ in 0..10 {
+        calls.iter().for_each(|call| world.answer(call, "500 Oops"));
+        world.wait(500);
+    }
+    assert_eq!((world.moves.len(), world.counts(OURS).failed), (0, 3));
+    for _ in 0..2 {
+        let call = world.call_to(OURS);
+        world.answer(&call, "500 Oops");
+    }
+    world.wait(250);
+    assert_eq!(world.walk(OURS), [(Circuit::Open, Why::Failing(5))]);
+}
+
+#[test]
+fn a_breaker_that_closed_has_forgotten_its_rows_of_codes() {
+    let mut world = World::new("breaker = { codes = [500] }");
+    let fail = |world: &mut World, calls| {
+        for _ in 0..calls {
+            let call = world.call_to(OURS);
+            world.answer(&call, "500 Oops");
+        }
+        world.wait(250);
+    };
+    fail(&mut world, 4);
+    assert_eq!(world.moves.len(), 0, "four are no row");
+    break_off(&mut world, OURS);
+    world.look();
+    let (id, now) = (NameHash::of(OURS), world.node.now);
+    let closed = world.watch.reset(id, &world.node.snapshot, now).expect("it was open");
+    world.moved(id, closed);
+    fail(&mut world, 4);
+    assert_eq!(world.circuit(OURS), Circuit::Closed, "four are no row now either");
+    fail(&mut world, 1);
+    assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Open, Why::Failing(5))));
 }
 
 #[test]
@@ -422,24 +466,87 @@ fn a_reload_while_half_open_that_asks_for_more_trial_calls_gets_them() {
     assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Closed, Why::TrialsSucceeded(5))));
 }
 
+/// A MESSAGE to a phone that is gone stays without any answer, which says nothing of the server.
 #[test]
-fn only_an_invite_is_a_trial_call() {
+fn what_is_no_invite_may_be_a_trial_call_and_its_silence_proves_nothing() {
     let mut world = half_open("breaker = {}", Health::Up);
-    // Nobody answers them: the phones are dead.
-    for method in ["MESSAGE", "SUBSCRIBE", "OPTIONS"] {
-        for _ in 0..40 {
-            let (_, _, outcome) = world.send(method, &[]);
-            assert_ne!(world.node.server_of(&outcome), OURS, "{method}");
-        }
-    }
-    world.wait(10_000);
-    assert_eq!(world.circuit(OURS), Circuit::HalfOpen);
+    let silent = |world: &mut World| {
+        let ways = ["MESSAGE", "SUBSCRIBE", "OPTIONS"].into_iter().cycle().take(120);
+        let outcomes: Vec<_> = ways.map(|method| world.send(method, &[]).2).collect();
+        outcomes.iter().filter(|outcome| world.node.server_of(outcome) == OURS).count()
+    };
+    assert_eq!((silent(&mut world), silent(&mut world)), (3, 0), "no more than half_open_max");
+    world.wait(4_750);
+    assert_eq!(silent(&mut world), 0, "their answers may still come");
+    world.wait(250);
+    assert_eq!((silent(&mut world), world.circuit(OURS)), (3, Circuit::HalfOpen), "their places are free again");
+    world.wait(5_000);
     for _ in 0..2 {
         let trial = world.call_to(OURS);
         world.answer(&trial, "180 Ringing");
     }
     world.wait(250);
     assert_eq!(world.circuit(OURS), Circuit::Closed);
+}
+
+/// Everything but new calls works: registrations do not bring the calls back.
+#[test]
+fn who_ignores_calls_is_tried_by_calls() {
+    let mut world = World::new("breaker = {}");
+    (0..5).for_each(|_| drop(world.call_to(OURS)));
+    world.wait(40_000);
+    assert_eq!(world.walk(OURS)[0], (Circuit::Open, Why::Unanswered(5)));
+    assert_eq!(world.circuit(OURS), Circuit::HalfOpen);
+    for _ in 0..40 {
+        let (_, _, outcome) = world.send("REGISTER", &[]);
+        assert_ne!(world.node.server_of(&outcome), OURS);
+    }
+    // But where nobody calls any more they do.
+    world.wait(30_000);
+    let outcomes: Vec<_> = (0..40).map(|_| world.send("REGISTER", &[]).2).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| world.node.server_of(outcome) == OURS).count(), 3);
+}
+
+/// Nobody calls there: a breaker opens and closes by registrations alone.
+#[test]
+fn a_registrar_s_breaker_closes_by_what_it_answers() {
+    let register = |world: &mut World| {
+        let (_, _, outcome) = world.send("REGISTER", &[]);
+        let answer = |outcome: &Outcome, status| response(&outcome.text(), status, &[]);
+        if let Outcome::Sent { to, .. } = &outcome {
+            world.node.receive(*to, addr(INSIDE), &answer(&outcome, "401 Unauthorized"));
+        }
+        world.wait(250);
+        outcome
+    };
+    for (keys, failing) in [("breaker = {}", 1), ("breaker = { max_open = \"100%\" }", 4)] {
+        let mut world = World::new(keys);
+        for server in &world.node.snapshot.servers[..failing] {
+            server.live.counters.of(0).unreachable.add(5);
+        }
+        world.look();
+        assert_eq!(world.moves.len(), failing, "{keys}");
+        let refused = (failing == 4).then_some(503);
+        assert_eq!(register(&mut world).status(), refused);
+        world.wait(30_000);
+        for _ in 0..100 {
+            let outcome = register(&mut world);
+            assert!(matches!(outcome, Outcome::Sent { .. }), "{keys}: {outcome:?}");
+        }
+        let servers = ["pbx/a", "pbx/b", "pbx/c", "pbx/d"];
+        assert_eq!(servers.map(|server| world.circuit(server)), [Circuit::Closed; 4], "{keys}");
+    }
+}
+
+#[test]
+fn an_answer_with_one_of_codes_fails_any_trial_call() {
+    let mut world = half_open("breaker = { codes = [500] }", Health::Up);
+    let outcomes: Vec<_> = (0..100).map(|_| world.send("REGISTER", &[]).2).collect();
+    let is_trial = |outcome: &&Outcome| world.node.server_of(outcome) == OURS;
+    let outcome = outcomes.iter().find(is_trial).expect("one of them is a trial");
+    world.node.receive(outcome.to(), addr(INSIDE), &response(&outcome.text(), "500 Oops", &[]));
+    world.wait(250);
+    assert_eq!(world.walk(OURS).last(), Some(&(Circuit::Open, Why::TrialFailed(500))));
 }
 
 #[test]
@@ -459,8 +566,13 @@ fn the_last_server_that_takes_new_calls_keeps_them() {
         let at = world.node.snapshot.server(NameHash::of("pbx/d")).unwrap();
         for _ in 0..5 {
             let call = world.call_to("pbx/d");
-            let passage =
-                Passage::RequestToServer { server: at, balanced: true, method: trunkline::sip::Method::Invite };
+            let passage = Passage::RequestToServer {
+                server: at,
+                balanced: true,
+                why: trunkline::state::tap::Why::Balance,
+                method: trunkline::sip::Method::Invite,
+                transaction: 0,
+            };
             world.node.undelivered(addr(PHONE), addr(OUTSIDE), &call.bytes, passage);
         }
         world.look();
@@ -520,7 +632,13 @@ fn backups_take_the_calls_that_are_no_trials() {
     for _ in 0..5 {
         let call = world.call();
         assert_eq!(call.server, OURS);
-        let passage = Passage::RequestToServer { server: 0, balanced: true, method: trunkline::sip::Method::Invite };
+        let passage = Passage::RequestToServer {
+            server: 0,
+            balanced: true,
+            why: trunkline::state::tap::Why::Balance,
+            method: trunkline::sip::Method::Invite,
+            transaction: 0,
+        };
         world.node.undelivered(addr(PHONE), addr(OUTSIDE), &call.bytes, passage);
     }
     world.look();
@@ -553,6 +671,54 @@ fn silence_is_told_apart_from_having_nothing_to_say() {
     }
     world.wait(1_500);
     assert_eq!(world.silent, [OURS]);
+}
+
+/// 100, ringing and the end of an INVITE are told apart, and from what answers anything else. A look at two moments shows
+/// what was timed between them.
+#[test]
+fn response_times_are_told_apart_by_what_is_answered() {
+    let mut world = World::new("");
+    let answers: [&[(u64, &str)]; 3] = [
+        &[(10, "100 Trying"), (90, "180 Ringing"), (400, "183 Session Progress"), (1_500, "200 OK")],
+        &[(20, "100 Trying"), (200, "486 Busy Here")],
+        &[(70_000, "180 Ringing"), (10_000, "200 OK")],
+    ];
+    let times = |world: &World, timed| {
+        let at = world.node.snapshot.server(NameHash::of(OURS)).unwrap();
+        world.node.snapshot.servers[at].live.times(&[timed])
+    };
+    let mut earlier = Timed::ALL.map(|timed| times(&world, timed));
+    // In each window, of each kind: how many, and milliseconds together.
+    let expected = [
+        [(1, 10), (2, 100 + 500), (1, 2_000), (0, 0)],
+        [(1, 20), (0, 0), (1, 220), (0, 0)],
+        // Nobody waits that long for what rings, but it may be picked up then.
+        [(0, 0), (0, 0), (1, 80_000), (0, 0)],
+    ];
+    for (statuses, expected) in answers.iter().zip(expected) {
+        let call = world.call_to(OURS);
+        for (millis, status) in *statuses {
+            world.node.now = world.node.now + Duration::from_millis(*millis);
+            world.answer(&call, status);
+        }
+        for ((timed, earlier), expected) in Timed::ALL.into_iter().zip(&mut earlier).zip(expected) {
+            let now = times(&world, timed);
+            let window = now.since(earlier);
+            assert_eq!((window.count(), window.total().as_millis()), expected, "{}", timed.word());
+            *earlier = now;
+        }
+    }
+    let options = request("OPTIONS", URI, &["Call-ID: other@phone"]);
+    let sent = world.node.receive(addr(PHONE), addr(OUTSIDE), &options);
+    let server = world.node.server_of(&sent);
+    world.node.now = world.node.now + Duration::from_millis(30);
+    for status in ["100 Trying", "200 OK"] {
+        let answer = response(&sent.text(), status, &[]);
+        world.node.receive(sent.to(), addr(INSIDE), &answer);
+    }
+    let at = world.node.snapshot.server(NameHash::of(&server)).unwrap();
+    let other = world.node.snapshot.servers[at].live.times(&[Timed::Other]);
+    assert_eq!((other.count(), other.total().as_millis()), (1, 30), "its 100 is no final response");
 }
 
 #[test]

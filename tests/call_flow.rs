@@ -3,7 +3,8 @@
 
 mod support;
 
-use support::core::{Node, Outcome, addr, wire};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr, wire};
+use trunkline::sip::FlowToken;
 use trunkline::sip::token::{Branch, Direction, NameHash, Sealed, SealedIn};
 
 const CONFIG: &str = r#"
@@ -23,10 +24,6 @@ name = "k"
 address = "udp://10.0.10.11:5060"
 "#;
 
-const PHONE: &str = "198.51.100.7:31234";
-const OUTSIDE: &str = "203.0.113.10:5060";
-const INSIDE: &str = "10.0.1.10:5060";
-const SERVER: &str = "10.0.10.11:5060";
 const CALL: &str = "call-1@phone";
 
 /// The value of the first header of a name.
@@ -118,7 +115,7 @@ fn an_invite_goes_to_the_server_with_exactly_these_lines() {
     let (opened, _) = Branch::open(branch.as_bytes(), node.keys.call(CALL.as_bytes()), &node.keys).unwrap();
     assert_eq!((opened.direction, opened.server), (Direction::ToServer, NameHash::of("opensips/k")));
     let sealed = Sealed::open(d.as_bytes(), node.keys.call(CALL.as_bytes()), &node.keys).unwrap();
-    assert_eq!((sealed.flow.remote, sealed.flow.local), (addr(PHONE), addr(OUTSIDE)));
+    assert_eq!(sealed.flow, FlowToken::Ends { local: addr(OUTSIDE), remote: addr(PHONE) });
     assert!(sealed.nat && sealed.stands_in == SealedIn::RecordRoute);
 }
 
@@ -287,7 +284,8 @@ fn a_registration_carries_a_path_and_the_phone_is_called_through_it() {
     assert_eq!(routes, expected);
     assert_eq!(headers(&text, "Route").count(), 0);
     let sealed = Sealed::open(d.as_bytes(), node.keys.call(b"other-call@carol"), &node.keys).unwrap();
-    assert_eq!((sealed.server, sealed.flow.remote, sealed.nat), (NameHash::of("opensips/k"), addr(PHONE), true));
+    assert_eq!((sealed.server, sealed.nat), (NameHash::of("opensips/k"), true));
+    assert!(matches!(sealed.flow, FlowToken::Ends { remote, .. } if remote == addr(PHONE)));
     // The phone hangs up: its route set is the Record-Route reversed by nobody, for it was the callee.
     let bye = wire(&format!(
         "BYE sip:carol@10.0.10.50 SIP/2.0

@@ -46,6 +46,12 @@ fn the_shipped_configurations_are_good() {
         assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()), "{name}: {}", stderr(&output));
         assert!(stderr(&output).contains("good"), "{}", stderr(&output));
     }
+    // Of this one nothing is wrong but that its certificates are not here.
+    let output = run(&["check", "-c", &conf("tls.toml")]);
+    let said = stderr(&output);
+    let faults: Vec<_> = said.lines().filter(|line| line.contains("error")).collect();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(faults.iter().all(|fault| fault.contains("is not there") || fault.ends_with(": 2 errors")), "{said}");
     let text = std::fs::read_to_string(conf("trunkline.toml")).unwrap();
     let production = support::core::config(&text);
     let weights: Vec<_> =
@@ -65,7 +71,7 @@ fn check_says_everything_that_is_wrong_and_run_will_not_start() {
             && said.contains("did you mean \"b\"?"),
         "{said}"
     );
-    assert!(said.contains("unknown key `wrokers`") && said.contains("2 errors"), "{said}");
+    assert!(said.contains("unknown key `wrokers`") && said.contains(": 2 errors\n"), "{said}");
     let run = run(&["run", "-c", &file]);
     assert_eq!((run.status.code(), stderr(&run).contains("2 errors")), (Some(78), true), "{}", stderr(&run));
 }
@@ -74,7 +80,10 @@ fn check_says_everything_that_is_wrong_and_run_will_not_start() {
 fn a_missing_file_and_a_wrong_usage_are_told_apart() {
     let missing = run(&["check", "-c", "/nowhere/trunkline.toml"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(stderr(&missing).contains("/nowhere/trunkline.toml: No such file"), "{}", stderr(&missing));
+    let said = stderr(&missing);
+    assert!(said.contains("/nowhere/trunkline.toml: No such file") && said.contains("with -c"), "{said}");
+    let directory = run(&["check", "-c", "/etc"]);
+    assert_eq!(stderr(&directory), "/etc: it is a directory; name a file in it\n");
     assert_eq!(run(&["run", "-c", "/nowhere/trunkline.toml"]).status.code(), Some(78));
     assert_eq!(run(&["fly"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
@@ -193,4 +202,96 @@ fn a_password_becomes_a_hash_that_verifies_and_is_not_shown() {
     let empty = hash("\n");
     assert_eq!(empty.status.code(), Some(1));
     assert!(stderr(&empty).contains("the password is empty"), "{}", stderr(&empty));
+}
+
+#[test]
+fn what_may_be_a_slip_is_warned_of_with_its_line() {
+    let (folder, file) = folder(
+        &(GOOD.replace("127.0.0.1:5060", "203.0.113.77:5060")
+            + "[backend.check]\ninterval = \"2s\"\nfast_interval = \"1s\"\ntimeout = \"3s\"\n\
+               [[frontend]]\nname = \"g\"\nbind = \"udp://127.0.0.1:5062\"\nbackend = \"b\"\n\
+               [[frontend.route]]\nmethods = [\"REGISTR\", \"INVITE\", \"UPDATE\"]\n\
+               clients = [\"127.0.0.1/8\", \"10.0.0.0/8\", \"10.0.0.1\"]\nbackend = \"b\"\n"),
+    );
+    std::fs::set_permissions(folder.path().join("cluster.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .unwrap();
+    let check = run(&["check", "-c", &file]);
+    let said = stderr(&check);
+    let warnings: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    assert_eq!((check.status.code(), warnings.len()), (Some(0), 5), "{said}");
+    for warning in [
+        "method \"REGISTR\"",
+        "127.0.0.1/8 has bits behind its prefix: 127.0.0.0/8 is meant",
+        "a check of \"b\" may take longer (3s) than until the next (2s)",
+        "cluster.key: others may read it",
+        "203.0.113.77",
+    ] {
+        assert!(warnings.iter().any(|line| line.contains(warning)), "{warning}\n{said}");
+    }
+    assert!(said.contains(":24:12: 127.0.0.1/8"), "the line is told: {said}");
+}
+
+#[test]
+fn a_key_that_cannot_be_made_is_warned_of_and_a_broken_one_is_to_be_restored() {
+    let (folder, file) = folder(GOOD);
+    let key = folder.path().join("cluster.key");
+    for broken in ["", "seal_with = 1\n", "route = \"00\"\n[[seal]]\nid = 1\n"] {
+        std::fs::write(&key, broken).unwrap();
+        let said = stderr(&run(&["check", "-c", &file]));
+        assert!(said.contains("restore the file from its backup or from the other node"), "{broken}: {said}");
+        assert!(!said.contains("add `"), "a new secret loses every call: {said}");
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(key.to_str().unwrap(), "/nowhere/cluster.key")).unwrap();
+    let said = stderr(&run(&["check", "-c", &file]));
+    assert!(said.contains("warning: /nowhere/cluster.key: there is no cluster key"), "{said}");
+}
+
+#[test]
+fn help_says_how_a_password_becomes_what_a_user_has() {
+    let help = stdout(&run(&["--help"]));
+    assert!(help.contains("status") && help.contains("hash-password") && help.contains("`password_hash`"), "{help}");
+}
+
+/// As the unit does: the directory as packaging/tmpfiles.d makes it, and a user who is not root.
+#[test]
+fn a_service_s_user_makes_its_key_beside_what_it_cannot_change() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    const USER: u32 = 64_321;
+    let at = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let unit = std::fs::read_to_string(at("systemd/trunkline.service")).unwrap();
+    for line in ["User=trunkline", "Group=trunkline", "ReadWritePaths=/etc/trunkline"] {
+        assert!(unit.lines().any(|of_unit| of_unit == line), "{line}");
+    }
+    assert!(!unit.contains("DynamicUser"), "its key would be nobody's after a restart");
+    let made = std::fs::read_to_string(at("packaging/tmpfiles.d/trunkline.conf")).unwrap();
+    let mode = made.lines().find_map(|line| line.strip_prefix("d /etc/trunkline ")?.split(' ').next()).unwrap();
+    let port = free_port("127.0.2.36");
+    let (folder, file) = folder(&GOOD.replace("127.0.0.1:5060", &format!("127.0.2.36:{port}")));
+    let (path, key) = (folder.path(), folder.path().join("cluster.key"));
+    std::fs::remove_file(&key).unwrap();
+    let set = |path: &Path, mode: u32| {
+        chown(path, Some(0), Some(USER)).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set(Path::new(&file), 0o640);
+    // A directory that root alone may write to is warned of.
+    set(path, 0o750);
+    let as_user = |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(arguments).args(["-c", &file]).uid(USER).gid(USER);
+        command
+    };
+    let check = as_user(&["check"]).output().unwrap();
+    assert!(stderr(&check).contains("this user may make none in"), "{}", stderr(&check));
+    set(path, u32::from_str_radix(mode, 8).unwrap());
+    let check = as_user(&["check"]).output().unwrap();
+    assert!(!stderr(&check).contains("warning"), "{}", stderr(&check));
+    let mut process = Process::start(&mut as_user(&["run"]));
+    process.line_with("started");
+    let found = std::fs::metadata(&key).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (USER, 0o600));
+    let remove = Command::new("rm").arg("-f").arg(&file).uid(USER).gid(USER).status().unwrap();
+    assert!(!remove.success() && Path::new(&file).exists(), "the configuration is root's");
 }

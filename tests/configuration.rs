@@ -11,15 +11,31 @@ const PAGE: &str = include_str!("../docs/configuration.md");
 const BASE: &str = r#"
 [global]
 #global#
+[admin]
+#admin#
+[[admin.users]]
+name = "grace"
+password_hash = "$argon2id$v=19$m=19456,t=2,p=1$eIyjyZD2/ybQ5VcO2KkLmw$9PGnQxH1g2h0J1p7k4kE1oOR7BlJ6mHN3AStn2HQ1nE"
+#admin.users#
+[admin.compat]
+#admin.compat#
+[call_log]
+#call_log#
+[hep]
+collector = "192.0.2.9:9060"
+#hep#
 [dns]
 #dns#
 [[frontend]]
 name = "sip"
-bind = "udp://203.0.113.10:5060"
+bind = ["udp://203.0.113.10:5060", "tls://203.0.113.10:5061"]
 backend = "pbx"
 #frontend#
 [frontend.limits]
 #frontend.limits#
+[frontend.tls]
+certificates = "/etc/trunkline/certs"
+#frontend.tls#
 [[frontend.route]]
 methods = ["REGISTER"]
 backend = "pbx"
@@ -38,6 +54,10 @@ on = "source"
 #backend.suspect#
 [backend.breaker]
 #backend.breaker#
+[backend.tls]
+#backend.tls#
+[backend.timeout]
+#backend.timeout#
 [[backend.region]]
 name = "lagos"
 #backend.region#
@@ -51,7 +71,7 @@ name = "abuja"
 [[backend.server]]
 name = "abuja-1"
 region = "abuja"
-address = "udp://10.1.10.11:5060"
+address = "tls://10.1.10.11:5061"
 "#;
 
 /// The same for the keys of mode `relay`.

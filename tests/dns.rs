@@ -226,6 +226,9 @@ fn calls_go_on_whatever_the_nameserver_does() {
 
     dns.change(1, &records(&net, [11, 13, 14]));
     calls.log(&line(12, "removed"));
+    let told = calls.ask("set server pbx/pbx state drain");
+    let names = told.starts_with("No such server: pbx/pbx is a name; its servers are pbx/pbx@");
+    assert!(names && told.contains(&format!("pbx/pbx@{}:{port}", net.ip(13))), "{told}");
     let status = calls.ask("status");
     let leaves = |line: &str| line.contains(&format!("pbx/pbx@{}:{port}", net.ip(12))) && line.contains("leaving");
     assert!(status.lines().any(leaves), "{status}");
@@ -270,9 +273,9 @@ fn calls_go_on_whatever_the_nameserver_does() {
     // Behind most of these is nobody: they get no call, for none of their checks has passed.
     dns.change(0, &records(&net, [11, 12].into_iter().chain(20..127)));
     calls.log("there are more than 64 addresses");
-    let status = calls.ask("status");
-    let stays = |line: &&str| line.contains("pbx/pbx@") && !line.contains("leaving");
-    assert_eq!(status.lines().filter(stays).count(), 64, "{status}");
+    // It is said when the answer is read; its servers come with the reload that follows.
+    let stays = |line: &&str| line.starts_with("pbx/pbx@") && !line.contains("leaving");
+    until("64 servers of the name", || calls.ask("status").lines().filter(stays).count() == 64);
     calls.share(&[0, 1]);
     dns.change(0, &records(&net, [13]));
     calls.log(&line(13, "added"));
@@ -371,11 +374,20 @@ fn a_name_that_does_not_resolve_stops_nobody() {
     dns.change(1, &(records(&net, [11, 12]) + &format!("late IN A {}\n", net.ip(13))));
     let text = global(&calls.balancer.folder, WORKERS)
         + &config(&net, dns.at, port, &(server("pbx", &name) + &server("late", &format!("late.example.ng:{port}"))));
-    std::fs::write(calls.balancer.folder.path().join("trunkline.toml"), text).unwrap();
+    let file = calls.balancer.folder.path().join("trunkline.toml");
+    std::fs::write(&file, &text).unwrap();
     until("the zone to be read", || {
-        calls.ask("reload").contains("reloaded") && calls.ask("status").contains("pbx/late@")
+        let said = calls.ask("reload");
+        said.contains("reloaded") && !said.contains("has no address") && calls.ask("status").contains("pbx/late@")
     });
     calls.share(&[0, 1, 2]);
+
+    // A name of which nothing comes takes a server away: whoever asked for it is told.
+    std::fs::write(&file, text.replace("late.example", "latte.example")).unwrap();
+    let said = calls.ask("reload");
+    let warning = format!("  warning: pbx/late: udp://latte.example.ng:{port} has no address that can be used\n");
+    assert!(said.contains(&warning), "{said}");
+    calls.share(&[0, 1]);
     calls.end();
 }
 

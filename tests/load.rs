@@ -16,8 +16,8 @@ use core::{Node, wire};
 use sim::{Setup, Sim, every_scenario};
 use trunkline::load::flood::FloodOptions;
 use trunkline::load::{
-    Answerer, AnswererOptions, Behaviour, CallReport, Flood, Generator, GeneratorOptions, Habits, Manner, Mix,
-    Scenario, Timers, Weather,
+    Answerer, AnswererOptions, Behaviour, CallReport, Carrier, Flood, Generator, GeneratorOptions, Habits, Listen,
+    Manner, Mix, Scenario, Timers, Weather,
 };
 use trunkline::net::udp::clock;
 
@@ -171,8 +171,8 @@ fn quick() -> Timers {
 }
 
 fn answerer(names: &[&str], timers: Timers) -> Answerer {
-    let servers = names.iter().map(|name| ((*name).to_owned(), "127.0.3.1:0".parse().unwrap())).collect();
-    Answerer::start(&AnswererOptions { servers, manner: Manner::default(), timers }).unwrap()
+    let servers = names.iter().map(|name| ((*name).to_owned(), Listen::udp("127.0.3.1:0".parse().unwrap()))).collect();
+    Answerer::start(&AnswererOptions { servers, timers, ..AnswererOptions::default() }).unwrap()
 }
 
 fn options(to: SocketAddr, mix: Mix, count: u64, timers: Timers) -> GeneratorOptions {
@@ -193,6 +193,7 @@ fn options(to: SocketAddr, mix: Mix, count: u64, timers: Timers) -> GeneratorOpt
         duration: Duration::from_secs(60),
         clients: "127.0.1.0/24".parse().unwrap(),
         sockets: 4,
+        carrier: Carrier::Udp,
         weather: Weather::default(),
         seed: 1,
     }
@@ -239,7 +240,9 @@ fn the_clients_stay_until_the_servers_have_heard_everything() {
     let timers = Timers::from_t1(Duration::from_millis(40));
     let answerer = answerer(&["a"], timers);
     let options = options(answerer.servers()[0].address, Mix::only(Scenario::ServerBye), 100, timers);
-    let weather = Weather { lose: 0.2, ..Weather::default() };
+    // Seven INVITEs are lost in a row once in ten million calls; at twice the loss it was one run of two hundred in which
+    // somebody gave up, as he should.
+    let weather = Weather { lose: 0.1, ..Weather::default() };
     let report = call(GeneratorOptions { weather, rate: 5000.0, ..options });
     assert!(report.succeeded(), "{report}");
     // The last thing in a call is the 200 to the server's BYE: where it got lost, the BYE comes again.

@@ -470,6 +470,81 @@ fn ports_come_and_go_by_reload_and_other_streams_go_on() {
     balancer.stop();
 }
 
+/// A relay of one port before one server, and what a reload of another text says.
+struct OnePort {
+    balancer: Balancer,
+    server: UdpSocket,
+}
+
+impl OnePort {
+    fn text(bind: SocketAddr, mode: &str, server: &UdpSocket) -> String {
+        let server = server.local_addr().unwrap();
+        format!(
+            "[[frontend]]\nname = \"one\"\nmode = \"{mode}\"\nbind = \"udp://{bind}\"\nbackend = \"b\"\n\
+             [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://{server}\"\n"
+        )
+    }
+
+    /// One worker: a new socket takes the place of the one that was closed.
+    fn start(bind: SocketAddr, mode: &str, server: &str) -> Self {
+        let server = bound(server);
+        Self { balancer: Balancer::start(1, &Self::text(bind, mode, &server)), server }
+    }
+
+    fn reload(&self, text: &str) -> String {
+        let file = self.balancer.folder.path().join("trunkline.toml");
+        std::fs::write(file, support::process::global(&self.balancer.folder, 1) + text).unwrap();
+        trunkline::admin::client::ask(&self.balancer.folder.path().join("admin.sock"), "reload").unwrap()
+    }
+}
+
+/// The flows of a port end with it: nobody hears their servers from another one.
+#[test]
+fn a_removed_port_takes_its_flows_with_it() {
+    let [old, new] = [(); 2].map(|()| at("127.93.2.1", free_port("127.93.2.1")));
+    let one = OnePort::start(old, "relay", "127.93.2.21:0");
+    let client = bound("127.93.1.1:0");
+    client.send_to(b"x", old).unwrap();
+    let mut datagram = [0; 10];
+    let (_, flow) = one.server.recv_from(&mut datagram).unwrap();
+    one.server.connect(flow).unwrap();
+    one.server.send(b"before").unwrap();
+    assert_eq!(client.recv_from(&mut datagram).unwrap(), (6, old));
+    let said = one.reload(&OnePort::text(new, "relay", &one.server));
+    assert!(said.starts_with("Success=1"), "{said}");
+    one.server.send(b"after").unwrap();
+    let refused = one.server.recv(&mut datagram).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the flow's socket is closed");
+    client.set_nonblocking(true).unwrap();
+    assert!(client.recv_from(&mut datagram).is_err(), "from {new}");
+    one.balancer.stop();
+}
+
+/// An address does not change its mode while the process runs, nor does a frontend: the answer says so, and nothing changes.
+#[test]
+fn an_address_that_changes_its_mode_waits_for_a_restart() {
+    let [old, new] = [(); 2].map(|()| at("127.94.2.1", free_port("127.94.2.1")));
+    let wildcard = at("0.0.0.0", old.port());
+    for (mode, other) in [("proxy", "relay"), ("relay", "proxy")] {
+        let one = OnePort::start(old, mode, "127.94.2.21:0");
+        let named = |bind, mode| OnePort::text(bind, mode, &one.server).replace("\"one\"", "\"two\"");
+        let address = format!("udp://{old} is a {mode}'s, and ");
+        for (text, what) in [
+            (OnePort::text(old, other, &one.server), "frontend one is a"),
+            (OnePort::text(new, other, &one.server), "frontend one is a"),
+            (named(old, other), &address),
+            (named(wildcard, other), &address),
+        ] {
+            let said = one.reload(&text);
+            assert!(said.contains(what) && said.contains("restart") && said.contains("nothing was changed"), "{said}");
+            assert!(!said.contains("another process"), "{said}");
+        }
+        let said = one.reload(&named(new, other));
+        assert!(said.starts_with("Success=1"), "another name at another address: {said}");
+        one.balancer.stop();
+    }
+}
+
 #[test]
 fn route_says_whose_a_port_is_and_where_a_source_goes() {
     let range = Range::new(89, 8);

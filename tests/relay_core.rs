@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use support::core::{Node, addr};
-use trunkline::proxy::relay::{Verdict, destination, relay, relay_back, sweep};
+use trunkline::proxy::relay::{Verdict, destination, end, relay, relay_back, sweep};
+use trunkline::sip::Flow;
 use trunkline::sip::token::NameHash;
-use trunkline::sip::{Flow, Transport};
 use trunkline::state::Reason;
 use trunkline::state::counters::{Counter, FrontendCounters};
 use trunkline::state::flows::FlowTable;
@@ -54,7 +54,7 @@ fn node(text: &str) -> Node {
 
 fn flow(remote: &str, port: u16) -> Flow {
     let local = SocketAddr::new("192.0.2.1".parse().unwrap(), port);
-    Flow { transport: Transport::Udp, local, remote: addr(remote) }
+    Flow::of_datagrams(local, addr(remote))
 }
 
 /// The decision about one datagram of a client.
@@ -162,6 +162,29 @@ fn flows_leave_a_dead_server_and_stay_on_a_draining_one() {
     }
     (1..=5).for_each(|n| node.set(&format!("b/s{n}"), dead()));
     assert_eq!(server(&mut node, client).1, Some(Reason::NoServer));
+}
+
+#[test]
+fn who_goes_and_comes_back_has_the_flows_that_are_open() {
+    let mut node = five("");
+    let config = node.config.clone();
+    (0..200).for_each(|host| drop(server(&mut node, flow(&format!("203.0.113.{host}:4000"), 7000))));
+    let has = |node: &Node| -> Vec<u64> { node.snapshot.servers.iter().map(|server| server.live.flows()).collect() };
+    let before = has(&node);
+    assert_eq!(before.iter().sum::<u64>(), 200);
+    node.config.backends[0].servers.remove(0);
+    node.renew();
+    // Some of its flows move while it is away, and some of all end.
+    (0..20).for_each(|host| drop(server(&mut node, flow(&format!("203.0.113.{host}:4000"), 7000))));
+    (100..150).for_each(|at| end(at, &node.snapshot, &mut node.memory));
+    node.config = config;
+    node.renew();
+    assert_eq!(has(&node).iter().sum::<u64>(), 150);
+    assert!(0 < has(&node)[0] && has(&node)[0] < before[0], "{before:?} {:?}", has(&node));
+    (0..200).for_each(|at| end(at, &node.snapshot, &mut node.memory));
+    assert_eq!(has(&node), [0; 5]);
+    (0..200).for_each(|host| drop(server(&mut node, flow(&format!("203.0.113.{host}:4000"), 7000))));
+    assert_eq!(has(&node), before);
 }
 
 #[test]

@@ -6,9 +6,9 @@ mod support;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::process::{Balancer, Process, is_bound, program, wait_for};
+use support::process::{Balancer, Process, is_bound, program, wait_for, wait_longer};
 use support::regions::{DOMAIN, Net, REGIONS, SERVERS, answer, stop};
 use trunkline::admin::client::ask;
 use trunkline::load::{
@@ -81,7 +81,10 @@ struct Running {
 
 impl Running {
     fn start(text: &str) -> Self {
-        let balancer = Balancer::start(WORKERS, text);
+        Self::of(Balancer::start(WORKERS, text))
+    }
+
+    fn of(balancer: Balancer) -> Self {
         let head = support::process::global(&balancer.folder, WORKERS);
         Self { balancer, head }
     }
@@ -135,15 +138,6 @@ fn calls(net: &Net, to: SocketAddr, count: u64, rate: f64, mix: &str) -> Generat
 
 fn started(calls: &Generator) -> u64 {
     calls.report().total().started
-}
-
-/// Waits for what takes half a minute by design: 64*T1.
-fn wait_longer(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// All calls came to their end, at the server where they began.
@@ -351,11 +345,7 @@ fn a_broken_configuration_under_load_says_why_and_touches_nothing() {
     in_use.guests = vec![taken.local_addr().unwrap()];
     let faulty = include_str!("data/faulty.toml").replace("[global]", "[globe]");
     let cases = [
-        (
-            faulty.as_str(),
-            key.as_str(),
-            &["there is no backend \"opensip\"", "unknown key `wieght`", " errors, nothing was changed"][..],
-        ),
+        (faulty.as_str(), key.as_str(), &["there is no backend \"opensip\"", "unknown key `wieght`", " errors"][..]),
         ("[[frontend]]\nname = sip\n[[backend]\n", &key, &["not TOML"]),
         ("", &key, &["there is no frontend", "there is no backend"]),
         (&shape.text().replace("weight = 100", "weight = 0"), &key, &["every weight is zero"]),
@@ -383,7 +373,7 @@ fn a_broken_configuration_under_load_says_why_and_touches_nothing() {
     }
     std::fs::remove_file(running.path("trunkline.toml")).unwrap();
     let (code, _, stderr) = running.command(&["reload", "--socket", running.path("admin.sock").to_str().unwrap()]);
-    assert!(code == Some(1) && stderr.contains("No such file"), "{stderr}");
+    assert!(code == Some(1) && stderr.ends_with("trunkline.toml: the file is gone; nothing was changed\n"), "{stderr}");
     std::fs::write(running.path("cluster.key"), key).unwrap();
     assert!(running.reload(&shape.text()).contains("nothing differs"));
     let report = callers.finish().unwrap();
@@ -391,6 +381,52 @@ fn a_broken_configuration_under_load_says_why_and_touches_nothing() {
     running.balancer.stop();
     assert_kept(&[&report], &answered);
     assert_all_arrived(&[&report], &answered);
+}
+
+/// Frontends that need more open files than the process may have are refused before anything is touched, and those that it
+/// may have cost a descriptor for each worker and address.
+#[test]
+fn more_frontends_than_open_files_are_refused_and_calls_go_on() {
+    /// There are descriptors for their sockets, but none to spare.
+    const MANY: usize = 12;
+    let net = Net(99);
+    let mut shape = Shape::new(&net);
+    let answerer = servers(&shape);
+    let mut shell = Command::new("sh");
+    let script = "ulimit -n 200 && exec setpriv --bounding-set -sys_resource \"$@\"";
+    shell.args(["-c", script, "sh"]).arg(program());
+    let mut running = Running::of(Balancer::start_under(shell, WORKERS, &shape.text()));
+    let pid = running.balancer.process.child.id();
+    let sockets = || {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let is_socket = |link: std::path::PathBuf| link.to_string_lossy().starts_with("socket:");
+        files.filter(|file| std::fs::read_link(file.as_ref().unwrap().path()).is_ok_and(is_socket)).count()
+    };
+    let callers = calls(&net, shape.at, 2_000, 400.0, "call=4,reinvite=1");
+    wait_for("calls to run", || started(&callers) > 100);
+    let name = running.name_of_configuration();
+    shape.guests = (0..MANY).map(|_| net.free(1)).collect();
+    running.write(&shape.text());
+    let (code, _, stderr) = running.command(&["reload"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    for words in ["this process may have 200", "raise LimitNOFILE=", "nothing was changed"] {
+        assert!(stderr.contains(words), "no {words}: {stderr}");
+    }
+    assert_eq!(running.name_of_configuration(), name);
+    assert!(!shape.guests.iter().any(|guest| is_bound(*guest)));
+    let report = callers.finish().unwrap();
+    let before = sockets();
+    shape.guests.truncate(2);
+    running.reload(&shape.text());
+    // Each has an address outside and one inside.
+    assert_eq!(sockets() - before, 2 * 2 * WORKERS);
+    let guests = calls(&net, shape.guests[1], 100, 400.0, "call").finish().unwrap();
+    let answered = stop(answerer);
+    let said = running.balancer.process.said();
+    assert!(!said.contains("worker cannot"), "{said}");
+    running.balancer.stop();
+    assert_kept(&[&report, &guests], &answered);
+    assert_all_arrived(&[&report, &guests], &answered);
 }
 
 /// A dead server is dead after a reload, too, without a moment in which it gets calls, and rises as it would have.

@@ -16,8 +16,8 @@ fn is_no_token(place: Option<(usize, u8)>) -> bool {
     match place {
         // The filling of the last character; the version; the id of the key.
         None | Some((0, 1..) | (1, _)) => true,
-        // IPv6 though it is too short for it, and a transport that there is not.
-        Some((2, bit)) => bit == 0 || bit >= 4,
+        // Another form of flow than its length has, or none that there is: of the flags only the NAT's stands apart.
+        Some((2, bit)) => bit != 1,
         Some(_) => false,
     }
 }

@@ -9,18 +9,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use support::calls::{counts, request, response};
-use support::core::{Node, Outcome, addr};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, addr};
 use trunkline::proxy::{Memory, Received, Verdict, decide};
 use trunkline::sip::edit::Edits;
 use trunkline::sip::token::NameHash;
-use trunkline::sip::{Flow, Message, Transport};
+use trunkline::sip::{Flow, Message};
 use trunkline::state::server::{Health, ServerState};
-use trunkline::state::{Reason, Time};
+use trunkline::state::snapshot::Ingredients;
+use trunkline::state::{Reason, Snapshot, Time};
 
-const OUTSIDE: &str = "203.0.113.10:5060";
-const INSIDE: &str = "10.0.1.10:5060";
-const PHONE: &str = "198.51.100.7:31234";
 const URI: &str = "sip:100@sip.example.ng";
+const ALGORITHMS: [&str; 6] = ["hash", "roundrobin", "leastconn", "leasttransactions", "random2", "first"];
 
 /// Three servers; `backend` and `server` are lines for each of them.
 fn config(backend: &str, server: &str) -> String {
@@ -63,6 +62,12 @@ impl Calls {
     /// How many calls each server has.
     fn calls(&self) -> [i64; 3] {
         ["b/s1", "b/s2", "b/s3"].map(|name| self.node.snapshot.calls_of(NameHash::of(name)).unwrap())
+    }
+
+    /// The file is another one now.
+    fn reload(&mut self, text: &str) {
+        self.node.config = support::core::config(text);
+        self.node.renew();
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -211,7 +216,7 @@ fn what_is_refused_after_the_choice_is_counted_nowhere() {
 /// Every algorithm fills all servers to the brim, none beyond; then it says why it refuses.
 #[test]
 fn max_calls_is_never_passed_and_the_refusal_has_a_name() {
-    for algorithm in ["hash", "roundrobin", "leastconn", "leasttransactions", "random2", "first"] {
+    for algorithm in ALGORITHMS {
         let mut calls = Calls::new(&format!("balance = \"{algorithm}\""), "max_calls = 7");
         let mut sent = Vec::new();
         for call in 0..21 {
@@ -281,6 +286,131 @@ fn an_early_answer_counts_for_leasttransactions() {
     assert!(calls.node.snapshot.servers.iter().all(|server| open(server) == 0));
 }
 
+#[test]
+fn a_limit_that_a_reload_takes_away_is_gone() {
+    for algorithm in ALGORITHMS {
+        let backend = format!("balance = \"{algorithm}\"");
+        // With the others' seats closed, or only the first one's.
+        for full in [3, 1] {
+            let mut calls = Calls::new(&backend, "max_calls = 1");
+            (0..full).for_each(|call| drop(calls.invite(call)));
+            assert_eq!(calls.calls().iter().sum::<i64>(), i64::from(full), "{algorithm}");
+            calls.reload(&config(&backend, ""));
+            for call in 10..40 {
+                let outcome = calls.invite(call);
+                assert!(matches!(outcome, Outcome::Sent { .. }), "{algorithm}, {full} were full: {outcome:?}");
+                if algorithm == "first" {
+                    assert_eq!(calls.node.server_of(&outcome), "b/s1", "{full} were full");
+                }
+            }
+        }
+    }
+}
+
+/// The seat of a server that was full opens with the reload: others' calls may spill to it.
+#[test]
+fn calls_spill_to_who_was_full_before_a_reload_took_his_limit_away() {
+    for algorithm in ALGORITHMS {
+        let backend = format!("balance = \"{algorithm}\"");
+        let mut calls = Calls::new(&backend, "max_calls = 1");
+        (0..3).for_each(|call| drop(calls.invite(call)));
+        calls.reload(&config(&backend, "").replace(".11:5060\"\n", ".11:5060\"\nmax_rate = \"1/m\"\n"));
+        let took: Vec<_> = (10..40).map(|call| calls.invite(call)).collect();
+        assert!(took.iter().all(|outcome| matches!(outcome, Outcome::Sent { .. })), "{algorithm}");
+        assert_eq!(calls.calls()[0], 2, "{algorithm}: one within its rate");
+    }
+}
+
+/// A worker that is in the middle of a batch has the old snapshot still, and its limits.
+#[test]
+fn who_knows_the_limit_of_before_closes_nobody_for_good() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    let Node { keys, host, states, snapshot, .. } = &calls.node;
+    let wanted = support::core::config(&config("balance = \"first\"", ""));
+    let ingredients = Ingredients { config: &wanted, keys: keys.clone(), host, states, workers: 1 };
+    let next = Snapshot::build(&ingredients, Some(snapshot));
+    assert!(snapshot.take_call(0, calls.node.now), "it fills the server");
+    calls.node.snapshot = next;
+    calls.wait(1);
+    let sent = calls.invite(1);
+    assert_eq!(calls.node.server_of(&sent), "b/s1");
+}
+
+/// A server in maintenance that is removed goes at once, and its calls stay in the table for a while: it may be back before
+/// they end.
+#[test]
+fn who_goes_and_comes_back_has_the_calls_that_the_table_holds() {
+    let whole = config("balance = \"leastconn\"", "");
+    let (without, _) = whole.rsplit_once("[[backend.server]]").unwrap();
+    // How many looks for calls that are nobody's come in between.
+    for sweeps in [0, 1] {
+        let mut calls = Calls::new("balance = \"leastconn\"", "");
+        let sent: Vec<_> = (0..30).map(|call| calls.invite(call)).collect();
+        sent.iter().for_each(|sent| calls.answer(sent, "200 OK"));
+        assert_eq!(calls.calls(), [10, 10, 10]);
+        calls.reload(without);
+        assert_eq!(calls.node.snapshot.calls_of(NameHash::of("b/s3")), None);
+        // One of them is heard of at another server.
+        let pin = |calls: &Calls, call: u32| {
+            let key = calls.node.snapshot.keys.call(format!("c{call}").as_bytes());
+            calls.node.memory.shared.pins.find(key, calls.node.now).unwrap().server
+        };
+        let of_s3 = (0..30).find(|call| pin(&calls, *call) == NameHash::of("b/s3")).unwrap();
+        calls.invite(of_s3);
+        (0..sweeps).for_each(|_| calls.wait(1));
+        calls.reload(&whole);
+        let held = calls.node.memory.shared.pins.calls(calls.node.now).filter(|id| *id == NameHash::of("b/s3")).count();
+        assert_eq!((calls.calls()[2], held < 9), (held as i64, sweeps > 0), "after {sweeps} sweeps");
+        (0..8).for_each(|_| calls.wait(7_300));
+        assert_eq!(calls.node.memory.shared.pins.calls(calls.node.now).count(), 0);
+        assert_eq!(calls.calls(), [0, 0, 0], "after {sweeps} sweeps");
+    }
+}
+
+/// A worker that has the snapshot of before takes a place in the table from a call of a server that it does not know.
+#[test]
+fn who_does_not_know_a_server_yet_counts_its_calls_nevertheless() {
+    let whole = config("balance = \"first\"", "");
+    let (without, _) = whole.rsplit_once("[[backend.server]]").unwrap();
+    let mut calls = Calls::new("balance = \"first\"", "");
+    calls.reload(without);
+    let Node { keys, host, snapshot, .. } = &calls.node;
+    let wanted = support::core::config(&whole);
+    let dead = |name| (NameHash::of(name), ServerState { health: Health::Dead, ..ServerState::default() });
+    let states = ["b/s1", "b/s2"].map(dead).into();
+    let ingredients = Ingredients { config: &wanted, keys: keys.clone(), host, states: &states, workers: 1 };
+    let next = Snapshot::build(&ingredients, Some(snapshot));
+    let before = std::mem::replace(&mut calls.node.snapshot, next);
+    let sent = calls.invite(1);
+    assert_eq!((calls.node.server_of(&sent).as_str(), calls.calls()), ("b/s3", [0, 0, 1]));
+    let next = std::mem::replace(&mut calls.node.snapshot, before);
+    calls.invite(1);
+    calls.node.snapshot = next;
+    assert_eq!(calls.calls(), [1, 0, 0]);
+}
+
+#[test]
+fn a_rate_that_a_reload_raises_counts_at_once() {
+    let with = |limits: &str, server: &str| {
+        let limits = format!("backend = \"b\"\n[frontend.limits]\n{limits}\n");
+        config("", server).replacen("backend = \"b\"\n", &limits, 1)
+    };
+    let source = |rate| (with(&format!("per_source_rate = \"{rate}\""), ""), 20);
+    let server = |rate| (with("", &format!("max_rate = \"{rate}\"")), 3);
+    for ((slow, most), (fast, _)) in [(source("10/m"), source("200/s")), (server("1/m"), server("100/s"))] {
+        let mut calls = Calls::new("", "");
+        calls.reload(&slow);
+        let sent = |calls: &mut Calls, from: u32| {
+            (from..from + 100).filter(|call| matches!(calls.invite(*call), Outcome::Sent { .. })).count()
+        };
+        assert_eq!((sent(&mut calls, 0), sent(&mut calls, 100)), (most, 0));
+        calls.reload(&fast);
+        assert!(sent(&mut calls, 200) > 0, "not as if nothing had been used, but now");
+        calls.wait(1);
+        assert!(sent(&mut calls, 300) >= 20, "and from now on at its pace");
+    }
+}
+
 /// Four workers at once against one limit: no two of them give the same place away, and what all of them count together
 /// is what the table holds.
 #[test]
@@ -302,8 +432,8 @@ fn four_workers_never_pass_the_limit_and_lose_no_count() {
                         let id = format!("Call-ID: w{worker}-{n}");
                         let bytes = request("INVITE", URI, &[&id]);
                         let message = Message::parse(&bytes).unwrap();
-                        let flow = Flow { transport: Transport::Udp, local: addr(OUTSIDE), remote: addr(PHONE) };
-                        let received = Received { bytes: &bytes, message: &message, flow: &flow, bind: 0 };
+                        let flow = Flow::of_datagrams(addr(OUTSIDE), addr(PHONE));
+                        let received = Received { bytes: &bytes, message: &message, flow: &flow, bind: 0, peer: None };
                         let now = Time(1_000_000_000_000);
                         match decide(received, now, snapshot, &mut memory, &mut edits) {
                             Verdict::Forward { .. } => running.push_back(snapshot.keys.call(&id.as_bytes()[9..])),

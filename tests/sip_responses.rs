@@ -2,8 +2,8 @@
 
 mod support;
 
-use support::calls::{feed, request, response};
-use support::core::{Node, Outcome, addr};
+use support::calls::{feed, from_phone, from_server, request, response};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
 use support::lines::{header, headers, param};
 use trunkline::config::key;
 use trunkline::proxy::Passage;
@@ -36,26 +36,18 @@ address = "udp://10.0.10.12:5060"
 weight = 0
 "#;
 
-const PHONE: &str = "198.51.100.7:31234";
-const OUTSIDE: &str = "203.0.113.10:5060";
 const SECOND: &str = "203.0.113.10:5080";
-const INSIDE: &str = "10.0.1.10:5060";
-const SERVER: &str = "10.0.10.11:5060";
 const URI: &str = "sip:100@example.org";
 
 /// An INVITE of the phone as it reaches the server.
 fn at_server(node: &mut Node, lines: &[&str]) -> String {
-    feed(node, addr(PHONE), addr(OUTSIDE), &request("INVITE", URI, lines), "requests_to_servers").text()
-}
-
-fn from_server(node: &mut Node, bytes: &[u8], counter: &str) -> Outcome {
-    feed(node, addr(SERVER), addr(INSIDE), bytes, counter)
+    from_phone(node, &request("INVITE", URI, lines), "requests_to_servers").text()
 }
 
 /// An INVITE that the server sent to the phone's address, as it reaches the phone.
 fn at_phone(node: &mut Node, via: &str) -> String {
     let invite = request("INVITE", &format!("sip:bob@{PHONE}"), &[via]);
-    feed(node, addr(SERVER), addr(INSIDE), &invite, "requests_to_clients").text()
+    from_server(node, &invite, "requests_to_clients").text()
 }
 
 /// The same text without our parameters beside the branch: what a server leaves that rebuilds Vias.
@@ -317,7 +309,9 @@ fn a_503_reaches_the_client_as_500_without_retry_after_and_the_server_rests() {
                 expected.replacen("Retry-After: 30\r\n", "", 1).replacen("retry-after : 60\r\n (later)\r\n", "", 1);
         }
         assert_eq!(sent.text(), expected);
-        let Outcome::Sent { passage: Passage::ResponseToClient { server, status }, .. } = sent else { panic!("sent") };
+        let Outcome::Sent { passage: Passage::ResponseToClient { server, status, .. }, .. } = sent else {
+            panic!("sent")
+        };
         assert_eq!(status, 503, "it is counted as what it was");
         assert!(node.memory.sign_left);
         let signs: Vec<_> = node.snapshot.servers[server].live.take_signs().collect();

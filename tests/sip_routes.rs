@@ -4,8 +4,8 @@ mod support;
 
 use std::net::SocketAddr;
 
-use support::calls::{CALL, feed, request, sealed, token};
-use support::core::{Node, Outcome, addr};
+use support::calls::{CALL, feed, from_phone, from_server, request, sealed, token};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
 use support::lines::headers;
 use trunkline::config::key;
 use trunkline::sip::token::{Keys, NameHash, SealKey, Sealed, SealedIn};
@@ -37,19 +37,8 @@ name = "m"
 address = "udp://10.0.10.12:5060"
 "#;
 
-const PHONE: &str = "198.51.100.7:31234";
-const OUTSIDE: &str = "203.0.113.10:5060";
-const INSIDE: &str = "10.0.1.10:5060";
-const SERVERS: [(&str, &str); 2] = [("pbx/k", "10.0.10.11:5060"), ("pbx/m", "10.0.10.12:5060")];
+const SERVERS: [(&str, &str); 2] = [("pbx/k", SERVER), ("pbx/m", "10.0.10.12:5060")];
 const URI: &str = "sip:100@example.org";
-
-fn from_phone(node: &mut Node, bytes: &[u8], counter: &str) -> Outcome {
-    feed(node, addr(PHONE), addr(OUTSIDE), bytes, counter)
-}
-
-fn from_server(node: &mut Node, bytes: &[u8], counter: &str) -> Outcome {
-    feed(node, addr(SERVERS[0].1), addr(INSIDE), bytes, counter)
-}
 
 fn record_route(server: &str) -> Sealed {
     sealed(SealedIn::RecordRoute, server, addr(OUTSIDE), addr(PHONE))
@@ -393,7 +382,7 @@ fn a_server_s_request_may_not_turn_us_against_the_inside() {
         // A Route to ourselves is taken off; one to another is followed.
         let route = format!("Route: <sip:{host};lr>");
         let routed = request("INVITE", "sip:u@name.example", &[&route]);
-        let refused = node.receive(addr(SERVERS[0].1), addr(INSIDE), &routed);
+        let refused = node.receive(addr(SERVER), addr(INSIDE), &routed);
         assert!(matches!(refused.status(), Some(403 | 404)), "{host}: {refused:?}");
         node.now.0 += 1_000_000_000;
     }

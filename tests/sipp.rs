@@ -111,3 +111,37 @@ fn two_thousand_calls_of_sipp_keep_their_servers() {
     assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), made, "{counts:?}");
     assert_shares(&counts);
 }
+
+/// Five thousand calls over TCP: all over one connection, or each over its own. Servers speak what is said.
+fn five_thousand_calls_over_tcp(net: &Net, client: &str, servers_speak: &str) {
+    const CALLS: u64 = 5000;
+    let (folder, addresses) = (TempDir::new().unwrap(), net.servers());
+    let transport = if servers_speak == "tcp" { "t1" } else { "u1" };
+    let servers = SERVERS.iter().zip(addresses).map(|((name, _), address)| {
+        let server = Sipp::start("server", name, folder.path(), address, &["-t".to_owned(), transport.to_owned()]);
+        wait_for(name, || is_bound(address));
+        server
+    });
+    let servers: Vec<_> = servers.collect();
+    let (balancer, at) = net.balance_by(["tcp", servers_speak], &addresses, ["", "check = { type = \"none\" }", ""]);
+    let arguments =
+        ["-t", client, "-max_socket", "6000", "-l", "900", "-m", &CALLS.to_string(), "-r", "500", &at.to_string()]
+            .map(str::to_owned);
+    let made = Sipp::start("call", "client", folder.path(), net.free(200), &arguments).end();
+    assert_eq!(made, CALLS);
+    balancer.stop();
+    servers.iter().for_each(|server| server.process.signal(Signal::SIGUSR1));
+    let counts: Vec<_> = servers.into_iter().map(|server| (server.name.clone(), server.end())).collect();
+    assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), made, "{counts:?}");
+    assert_shares(&counts);
+}
+
+#[test]
+fn calls_of_one_tcp_connection_are_split() {
+    five_thousand_calls_over_tcp(&Net(54), "t1", "tcp");
+}
+
+#[test]
+fn calls_with_a_tcp_connection_each_are_split() {
+    five_thousand_calls_over_tcp(&Net(55), "tn", "udp");
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use support::calls::feed;
-use support::core::{Node, Outcome, addr};
+use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
 use support::lines::{Pieces, VIA, is_named};
 use support::model::{check_agreement, text};
 use trunkline::sip::Message;
@@ -28,10 +28,6 @@ name = "k"
 address = "udp://10.0.10.11:5060"
 "#;
 
-const OUTSIDE: &str = "203.0.113.10:5060";
-const INSIDE: &str = "10.0.1.10:5060";
-const SERVER: &str = "10.0.10.11:5060";
-const PHONE: &str = "198.51.100.7:31234";
 const V6_PHONE: &str = "[2001:db8::9]:5060";
 const V6_OUTSIDE: &str = "[2001:db8:f::10]:5060";
 

@@ -11,7 +11,7 @@ use trunkline::proxy::{Memory, Received, Verdict, decide};
 use trunkline::sip::datagram::{Datagram, classify};
 use trunkline::sip::edit::{Edits, HEADROOM};
 use trunkline::sip::token::{Branch, Keys};
-use trunkline::sip::{Flow, MAX_MESSAGE, Message, Method, Transport};
+use trunkline::sip::{Flow, MAX_MESSAGE, Message, Method};
 use trunkline::state::binds::Host;
 use trunkline::state::snapshot::Ingredients;
 use trunkline::state::{Shared, Snapshot, Time};
@@ -173,7 +173,7 @@ impl Scene {
     pub fn pass(&mut self, loaded: &Loaded) -> (std::ops::Range<usize>, SocketAddr) {
         self.read(loaded);
         match self.decide(loaded) {
-            Verdict::Forward { to, end, .. } => (self.edit(end), to.remote),
+            Verdict::Forward { to, end, .. } => (self.edit(end), to.datagram().unwrap().remote),
             other => panic!("not forwarded: {other:?}"),
         }
     }
@@ -190,7 +190,7 @@ impl Scene {
     #[inline]
     pub fn decide(&mut self, loaded: &Loaded) -> Verdict {
         let bytes = &self.buffer[HEADROOM..HEADROOM + loaded.len];
-        let received = Received { bytes, message: &self.message, flow: &loaded.flow, bind: loaded.bind };
+        let received = Received { bytes, message: &self.message, flow: &loaded.flow, bind: loaded.bind, peer: None };
         decide(received, self.now(), &self.snapshot, &mut self.memory, &mut self.edits)
     }
 
@@ -207,7 +207,7 @@ impl Scene {
 }
 
 fn flow(local: &str, remote: SocketAddr) -> Flow {
-    Flow { transport: Transport::Udp, local: local.parse().unwrap(), remote }
+    Flow::of_datagrams(local.parse().unwrap(), remote)
 }
 
 /// A response to a request as a server makes it: the headers that RFC 3261 §8.2.6.2 wants copied, and its own.

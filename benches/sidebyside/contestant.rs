@@ -65,7 +65,7 @@ impl Contestant {
 }
 
 /// For each server one text.
-fn each(servers: &[SocketAddr], write: impl Fn(usize, &SocketAddr) -> String) -> String {
+pub fn each(servers: &[SocketAddr], write: impl Fn(usize, &SocketAddr) -> String) -> String {
     servers.iter().enumerate().map(|(n, server)| write(n + 1, server)).collect()
 }
 
@@ -78,12 +78,17 @@ fn trunkline(
     let servers =
         each(servers, |n, at| format!("[[backend.server]]\nname = \"server-{n}\"\naddress = \"udp://{at}\"\n"));
     let text = format!(
-        "[global]\nworkers = 1\ncluster_key_file = \"{}\"\n\
-         [[frontend]]\nname = \"sip\"\nmode = \"proxy\"\nbind = \"udp://{front}\"\ninside = \"{}\"\nbackend = \"b\"\n\
+        "[[frontend]]\nname = \"sip\"\nmode = \"proxy\"\nbind = \"udp://{front}\"\ninside = \"{}\"\nbackend = \"b\"\n\
          [[backend]]\nname = \"b\"\ncheck = {{ type = \"none\" }}\n{servers}",
-        folder.join("cluster.key").display(),
         inside.ip(),
     );
+    trunkline_with(&text, folder)
+}
+
+/// Trunkline with one worker, and these frontends and backends.
+pub fn trunkline_with(text: &str, folder: &Path) -> Result<Command, Box<dyn Error>> {
+    let key = folder.join("cluster.key");
+    let text = format!("[global]\nworkers = 1\ncluster_key_file = \"{}\"\n{text}", key.display());
     let file = folder.join("trunkline.toml");
     fs::write(&file, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
@@ -101,12 +106,20 @@ fn bare(front: SocketAddr, inside: SocketAddr, servers: &[SocketAddr]) -> Result
 /// The larger buffers keep a burst whole.
 fn nginx(front: SocketAddr, servers: &[SocketAddr], folder: &Path) -> Result<Command, Box<dyn Error>> {
     let servers = each(servers, |_, at| format!(" server {at};"));
+    let stream = format!(
+        "  upstream servers {{ hash $remote_addr$remote_port consistent;{servers} }}\n\
+         \x20 server {{\n    listen {front} udp rcvbuf=4m sndbuf=4m;\n    proxy_pass servers;\n\
+         \x20   proxy_responses 1;\n    proxy_timeout 10s;\n  }}\n"
+    );
+    nginx_with(&stream, folder)
+}
+
+/// nginx with one worker and this in its `stream`.
+pub fn nginx_with(stream: &str, folder: &Path) -> Result<Command, Box<dyn Error>> {
     let text = format!(
         "daemon off;\nworker_processes 1;\npid {}/nginx.pid;\nerror_log stderr error;\n\
          load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nevents {{ worker_connections 16384; }}\n\
-         stream {{\n  upstream servers {{ hash $remote_addr$remote_port consistent;{servers} }}\n\
-         \x20 server {{\n    listen {front} udp rcvbuf=4m sndbuf=4m;\n    proxy_pass servers;\n\
-         \x20   proxy_responses 1;\n    proxy_timeout 10s;\n  }}\n}}\n",
+         stream {{\n{stream}}}\n",
         folder.display(),
     );
     let file = folder.join("nginx.conf");

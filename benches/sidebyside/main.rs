@@ -9,7 +9,10 @@ mod load;
 mod media;
 mod process;
 mod relay;
+mod rounds;
+mod streams;
 mod table;
+mod talk;
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,6 +36,9 @@ const SERVERS: [Ipv4Addr; 3] =
 
 const LOADS: [Load; 4] = [Load::Closed, Load::Open(5_000), Load::Open(20_000), Load::Open(50_000)];
 
+/// What can be measured alone, by its word on the command line.
+const ALL_PARTS: [&str; 3] = ["calls", "relay", "streams"];
+
 /// How much is measured.
 struct Plan {
     /// Rounds, the first of them to warm up.
@@ -44,7 +50,7 @@ struct Plan {
 }
 
 const FULL: Plan =
-    Plan { rounds: 7, closed: Duration::from_millis(2500), open: Duration::from_millis(1200), keep: true };
+    Plan { rounds: 7, closed: Duration::from_millis(2000), open: Duration::from_millis(1200), keep: true };
 const QUICK: Plan =
     Plan { rounds: 4, closed: Duration::from_millis(700), open: Duration::from_millis(300), keep: false };
 
@@ -60,13 +66,16 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         [forwarder::WORD, ..] => forwarder::run(&arguments[1..]).map(|()| true),
         [media::WORD, ..] => media::run(&arguments[1..]).map(|()| true),
-        [] => run(&FULL, true),
-        ["--quick"] => run(&QUICK, true),
-        ["relay"] => run(&FULL, false),
-        ["relay", "--quick"] => run(&QUICK, false),
+        [talk::WORD, ..] => talk::run(&arguments[1..]).map(|()| true),
+        [] => run(&FULL, &ALL_PARTS),
+        ["--quick"] => run(&QUICK, &ALL_PARTS),
+        [part] if ALL_PARTS.contains(part) => run(&FULL, &[part]),
+        [part, "--quick"] if ALL_PARTS.contains(part) => run(&QUICK, &[part]),
         _ => {
             eprintln!(
-                "usage: benches/run [relay] [--quick]\n  relay    only media\n  --quick  within a minute, and docs/performance.md stays as it is"
+                "usage: benches/run [calls|relay|streams] [--quick]\n  calls    only SIP over UDP\n  relay    only media\n  \
+                 streams  only SIP over TCP, and handshakes of TLS\n  --quick  within three minutes, and docs/performance.md \
+                 stays as it is"
             );
             return ExitCode::from(2);
         }
@@ -82,12 +91,18 @@ fn main() -> ExitCode {
 }
 
 /// Measures and shows; true where the bars are met.
-fn run(plan: &Plan, calls: bool) -> Result<bool, Box<dyn Error>> {
+fn run(plan: &Plan, parts: &[&str]) -> Result<bool, Box<dyn Error>> {
     watch_signals()?;
     pin(LOAD_CORE)?;
     let folder = TempDir::new()?;
-    let mut missed = if calls { side_by_side(plan, folder.path())? } else { Vec::new() };
-    missed.extend(relay::run(plan, folder.path())?);
+    let mut missed = Vec::new();
+    for part in parts {
+        missed.extend(match *part {
+            "calls" => side_by_side(plan, folder.path())?,
+            "relay" => relay::run(plan, folder.path())?,
+            _ => streams::run(plan, folder.path())?,
+        });
+    }
     for bar in &missed {
         eprintln!("bar missed, closed loop: {bar}");
     }

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,14 +164,23 @@ pub fn pin(core: usize) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("core {core} cannot be used: {error}; two cores are needed").into())
 }
 
-/// Whether somebody has a UDP socket on this address.
+/// Whether somebody has a UDP socket on this address, or listens there for TCP.
 fn is_bound(address: SocketAddr) -> bool {
     let IpAddr::V4(ip) = address.ip() else { return false };
     let entry = format!(" {:08X}:{:04X} ", u32::from_ne_bytes(ip.octets()), address.port());
-    fs::read_to_string("/proc/net/udp").is_ok_and(|table| table.contains(&entry))
+    let holds = |table: &str, entry: &str| fs::read_to_string(table).is_ok_and(|table| table.contains(entry));
+    // 0A is LISTEN.
+    holds("/proc/net/udp", &entry) || holds("/proc/net/tcp", &format!("{entry}00000000:0000 0A "))
 }
 
-/// This address with a port that is free there now.
+/// This address with a port that is free there now, for UDP and for TCP.
 pub fn free(ip: Ipv4Addr) -> Result<SocketAddr, Box<dyn Error>> {
-    Ok(UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr())?)
+    loop {
+        let address = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr())?;
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::contestant::{nginx_with, trunkline_with};
 use super::load::number;
 use super::media::{self, SIZE, STREAMS};
 use super::process::Program;
-use super::table::{Mark, Spread};
+use super::rounds::{Load, Part, Sample};
+use super::table::Mark;
 use super::{BALANCER_CORE, LOAD_CORE, Plan};
 
 /// In the order of a round. Trunkline has two turns: what they differ by is noise.
@@ -20,68 +22,28 @@ const WHO: [&str; 3] = ["Trunkline", "nginx", "Trunkline again"];
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 84);
 const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 3, 84), Ipv4Addr::new(127, 0, 3, 85)];
 
-/// Datagrams in flight for each stream; none: at their pace.
-const LOADS: [(&str, u32); 2] =
-    [("Closed loop, one datagram in flight for each stream", 1), ("50 datagrams a second for each stream", 0)];
+/// Datagrams in flight for each stream of each load; none: at their pace.
+const FLIGHT: [u32; 2] = [1, 0];
 
-/// The most that a datagram may cost Trunkline, in those of nginx.
-const BAR: f64 = 1.0;
-
-pub const MARK: Mark = Mark("relay");
-
-#[derive(Clone, Copy)]
-struct Sample {
-    /// Processor time of the relay for each datagram that it passed on, microseconds.
-    micros: f64,
-    busy: f64,
-    /// Datagrams a second, both ways together.
-    rate: f64,
-    lost: u64,
-    /// kB
-    memory: u64,
-}
-
-/// By load, then by [`WHO`].
-type Round = Vec<[Sample; WHO.len()]>;
+const PART: Part = Part {
+    mark: Mark("relay"),
+    who: &WHO,
+    loads: &[
+        Load {
+            title: "Closed loop, one datagram in flight for each stream",
+            unit: "datagram",
+            closed: true,
+            bars: &[0.0, 1.0],
+        },
+        Load { title: "50 datagrams a second for each stream", unit: "datagram", closed: false, bars: &[] },
+    ],
+};
 
 /// Measures, shows and keeps; says which bar was missed.
 pub fn run(plan: &Plan, folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
-    let mut rounds = Vec::new();
-    for number in 0..plan.rounds {
-        eprintln!("relay, round {} of {}", number + 1, plan.rounds);
-        let round = round(plan, number % 2 == 1, folder)?;
-        if number > 0 {
-            rounds.push(round);
-        }
-    }
-    let (text, missed) = write(&rounds)?;
-    println!("{text}");
-    if plan.keep {
-        MARK.keep(&text)?;
-    }
-    Ok(missed)
-}
-
-fn round(plan: &Plan, backwards: bool, folder: &Path) -> Result<Round, Box<dyn Error>> {
-    let start = |at: usize| start(at, folder);
-    let running: Vec<(Program, SocketAddr)> = (0..WHO.len()).map(start).collect::<Result<_, _>>()?;
-    for (program, front) in &running {
-        measure(program, *front, 1, super::WARM_UP, folder)?;
-    }
-    let mut round = Vec::new();
-    for (title, flight) in LOADS {
-        let mut samples = [None; WHO.len()];
-        for turn in 0..WHO.len() {
-            let turn = if backwards { WHO.len() - 1 - turn } else { turn };
-            let (program, front) = &running[turn];
-            let time = if flight > 0 { plan.closed } else { plan.open * 2 };
-            let sample = measure(program, *front, flight, time, folder)?;
-            eprintln!("  {title:<52}{:<16}{:6.2} us{:9.0}/s", WHO[turn], sample.micros, sample.rate);
-            samples[turn] = Some(sample);
-        }
-        round.push(samples.map(|sample| sample.expect("everybody had a turn")));
-    }
-    Ok(round)
+    let about =
+        || format!("{STREAMS} streams of {SIZE} bytes, {} servers with a part of the range each\n", SERVERS.len());
+    PART.run(plan, about, |at| start(at, folder), |relay, load, time| measure(relay, FLIGHT[load], time, folder))
 }
 
 /// Starts one of [`WHO`], on an address and in a folder of its own.
@@ -116,19 +78,14 @@ fn parts(first: u16) -> impl Iterator<Item = (Ipv4Addr, u16, u16)> {
 fn trunkline(front: SocketAddr, folder: &Path) -> Result<Command, Box<dyn Error>> {
     let (first, last) = (front.port(), front.port() + STREAMS - 1);
     let mut text = format!(
-        "[global]\nworkers = 1\ncluster_key_file = \"{}\"\n[[frontend]]\nname = \"rtp\"\nmode = \"relay\"\n\
+        "[[frontend]]\nname = \"rtp\"\nmode = \"relay\"\n\
          bind = \"udp://{}:{first}-{last}\"\nbackend = \"media\"\n[[backend]]\nname = \"media\"\n",
-        folder.join("cluster.key").display(),
         front.ip(),
     );
     for (ip, first, last) in parts(first) {
         write!(text, "[[backend.server]]\nname = \"{ip}\"\naddress = \"udp://{ip}\"\nports = \"{first}-{last}\"\n")?;
     }
-    let file = folder.join("trunkline.toml");
-    fs::write(&file, text)?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
-    command.args(["run", "-c"]).arg(file);
-    Ok(command)
+    trunkline_with(&text, folder)
 }
 
 /// UDP by nginx, a server block for each server's part; no end after so many answers, for a stream has none.
@@ -141,21 +98,11 @@ fn nginx(front: SocketAddr, folder: &Path) -> Result<Command, Box<dyn Error>> {
             front.ip()
         )?;
     }
-    let text = format!(
-        "daemon off;\nworker_processes 1;\npid {}/nginx.pid;\nerror_log stderr error;\n\
-         load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nevents {{ worker_connections 16384; }}\nstream {{\n{servers}}}\n",
-        folder.display(),
-    );
-    let file = folder.join("nginx.conf");
-    fs::write(&file, text)?;
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.arg("-p").arg(folder).args(["-e", "stderr", "-c"]).arg(file);
-    Ok(command)
+    nginx_with(&servers, folder)
 }
 
 fn measure(
-    program: &Program,
-    front: SocketAddr,
+    (program, front): &(Program, SocketAddr),
     flight: u32,
     time: Duration,
     folder: &Path,
@@ -181,38 +128,4 @@ fn measure(
         lost: (sent - echoed) as u64,
         memory: program.peak_memory(),
     })
-}
-
-fn write(rounds: &[Round]) -> Result<(String, Vec<String>), Box<dyn Error>> {
-    let (mut text, mut missed) = (String::new(), Vec::new());
-    writeln!(text, "{STREAMS} streams of {SIZE} bytes, {} servers with a part of the range each", SERVERS.len())?;
-    for (load, (title, flight)) in LOADS.into_iter().enumerate() {
-        let spread = |of: &dyn Fn(&[Sample; WHO.len()]) -> f64| Spread::of(rounds.iter().map(|round| of(&round[load])));
-        writeln!(text, "\n### {title}\n")?;
-        writeln!(text, "| | CPU per datagram, µs | × nginx | datagrams/s | core busy | lost | memory, MB |")?;
-        writeln!(text, "|---|---|---|---|---|---|---|")?;
-        for (at, name) in WHO.into_iter().enumerate() {
-            let lost: u64 = rounds.iter().map(|round| round[load][at].lost).sum();
-            let lost = if lost == 0 { "none".to_owned() } else { format!("**{lost}**") };
-            writeln!(
-                text,
-                "| {name} | {} | {} | {:.0} | {:.0} % | {lost} | {:.0} |",
-                spread(&|round| round[at].micros).show(),
-                spread(&|round| round[at].micros / round[1].micros).show(),
-                spread(&|round| round[at].rate).median,
-                spread(&|round| round[at].busy * 100.0).median,
-                spread(&|round| round[at].memory as f64 / 1024.0).median,
-            )?;
-        }
-        let ratio = spread(&|round| (round[0].micros + round[2].micros) / 2.0 / round[1].micros).median;
-        writeln!(text, "\nControl, Trunkline again ÷ Trunkline: {}.", spread(&|r| r[2].micros / r[0].micros).show())?;
-        if flight > 0 {
-            let verdict = if ratio <= BAR { "met" } else { "**missed**" };
-            writeln!(text, "\n- bar of {BAR} × nginx: {verdict}, {ratio:.3}")?;
-            if ratio > BAR {
-                missed.push(format!("relay: {ratio:.3} × nginx instead of at most {BAR}"));
-            }
-        }
-    }
-    Ok((text, missed))
 }

@@ -13,7 +13,7 @@ use super::{LOADS, Round};
 const BARS: [(Contestant, f64); 2] = [(Contestant::Bare, 1.3), (Contestant::Kamailio, 0.35)];
 
 /// In the closed loop the balancer is the limit; where it had less of its core, something else was.
-const LEAST_BUSY: f64 = 0.9;
+pub const LEAST_BUSY: f64 = 0.9;
 
 /// A part of docs/performance.md that a measurement writes, by its name.
 pub struct Mark(pub &'static str);
@@ -75,14 +75,7 @@ impl Column<'_> {
     fn disturbance(&self) -> String {
         let busy = |who: Contestant| self.spread(|round| round[position(who)].busy).median;
         let idle: Vec<_> = ALL.into_iter().filter(|who| busy(*who) < LEAST_BUSY).map(Contestant::name).collect();
-        match idle.as_slice() {
-            [] => String::new(),
-            idle => format!(
-                "**Disturbed:** {} did not have a whole core, because other programs ran or the generator was the limit. \
-                 Take the figures again on a quiet machine.\n",
-                idle.join(", ")
-            ),
-        }
+        disturbed(&idle)
     }
 
     fn row(&self, who: Contestant) -> String {
@@ -102,6 +95,18 @@ impl Column<'_> {
             median(|sample| sample.p99 as f64),
             median(|sample| sample.memory as f64 / 1024.0),
         )
+    }
+}
+
+/// Says who did not have a whole core, if anybody.
+pub fn disturbed(idle: &[&str]) -> String {
+    match idle {
+        [] => String::new(),
+        idle => format!(
+            "**Disturbed:** {} did not have a whole core, because other programs ran or the generator was the limit. \
+             Take the figures again on a quiet machine.\n",
+            idle.join(", ")
+        ),
     }
 }
 
@@ -162,13 +167,13 @@ fn machine() -> Result<String, Box<dyn Error>> {
     ))
 }
 
-/// The word with the version in what `-v` says.
-fn version(program: &str) -> Result<String, Box<dyn Error>> {
-    let output = Command::new(program).arg("-v").output()?;
+/// Its name, and the number in what `-v` says.
+pub fn version(program: &str) -> Result<String, Box<dyn Error>> {
+    let output = Command::new(program).arg("-v").output().map_err(|error| format!("{program}: {error}"))?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    let line = said.lines().next().unwrap_or_default();
-    let version = line.split_once(": ").map_or(line, |(_, version)| version);
-    Ok(version.split(" (").next().unwrap_or_default().trim().replace('/', " "))
+    let number = said.split([' ', '/', '-', '\n']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let name = program.rsplit('/').next().unwrap_or(program);
+    Ok(format!("{name} {}", number.unwrap_or_default()))
 }
 
 impl Mark {

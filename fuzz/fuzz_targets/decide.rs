@@ -86,7 +86,7 @@ fuzz_target!(|input: &[u8]| {
     let (from, to) = (addr(from), addr(to));
     let (first, second, from_server) = NODE.with_borrow_mut(|node| {
         node.now = Time((node.now.0 + LATER) & (u64::MAX >> 2));
-        let from_server = node.snapshot.server_at(&from).is_some();
+        let from_server = node.snapshot.server_at(&from, false).is_some();
         (node.receive(from, to, bytes), node.receive(from, to, bytes), from_server)
     });
     assert_eq!(carried_out(&first), carried_out(&second), "the same message, the same verdict");

@@ -8,7 +8,7 @@ use trunkline::sip::token::{
     BRANCH_LEN, Branch, RawBranch, Direction, Keys, NameHash, SEALED_LEN_MAX, SealKey, Sealed, SealedIn, SendTime,
     WAY_LEN_MAX, Way,
 };
-use trunkline::sip::{Flow, Transport};
+use trunkline::sip::{ConnectionId, FlowToken};
 
 /// Bytes that become values; zeros where they end.
 struct Source<'a>(&'a [u8]);
@@ -29,6 +29,13 @@ impl Source<'_> {
     fn address(&mut self, v6: bool) -> SocketAddr {
         let ip: IpAddr = if v6 { self.take::<16>().into() } else { self.take::<4>().into() };
         SocketAddr::new(ip, u16::from_be_bytes(self.take()))
+    }
+
+    fn flow(&mut self, connection: bool, v6: bool) -> FlowToken {
+        match ConnectionId::from_bits(u64::from_be_bytes(self.take())).filter(|_| connection) {
+            Some(connection) => FlowToken::Connection(connection),
+            None => FlowToken::Ends { local: self.address(v6), remote: self.address(v6) },
+        }
     }
 
     fn name(&mut self) -> NameHash {
@@ -76,7 +83,7 @@ fn way(source: &mut Source<'_>, keys: &Keys, mac: RawBranch) {
     let flags = source.byte();
     let v6 = flags & 1 != 0;
     let stick = (flags & 2 != 0).then(|| u64::from_be_bytes(source.take()));
-    let way = Way { frontend: source.name(), local: source.address(v6), remote: source.address(v6), stick };
+    let way = Way { frontend: source.name(), flow: source.flow(flags & 4 != 0, v6), stick };
     let seal = |way: &Way| {
         let mut text = [0; WAY_LEN_MAX];
         let len = way.seal(&mac, keys, &mut text);
@@ -97,11 +104,7 @@ fn sealed(source: &mut Source<'_>, keys: &Keys) {
         nat: flags & 4 != 0,
         server: source.name(),
         frontend: source.name(),
-        flow: Flow {
-            transport: [Transport::Udp, Transport::Tcp, Transport::Tls][usize::from(flags >> 3) % 3],
-            local: source.address(v6),
-            remote: source.address(v6),
-        },
+        flow: source.flow(flags & 8 != 0, v6),
     };
     let seal = |sealed: &Sealed| {
         let mut text = [0; SEALED_LEN_MAX];

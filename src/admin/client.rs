@@ -1,12 +1,20 @@
 //! The other end of the runtime socket, for the command line.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::follow::FOLLOWS;
+
 /// A reload waits for every worker; none takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whoever looks every second does not wait longer for one look.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Says one command and returns its answer, without the empty line behind it.
 ///
@@ -14,22 +22,71 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where nobody answers, with what to do.
 pub fn ask(socket: &Path, command: &str) -> Result<String, String> {
     let at = socket.display();
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => format!(
-            "{at}: no Trunkline listens there; is it running? -c names its configuration, whose `runtime_socket` counts, \
-             and --socket the socket itself"
-        ),
-        ErrorKind::PermissionDenied => format!("{at}: {error}; its owner, its group and root may use it"),
-        _ => format!("{at}: {error}"),
-    })?;
+    let mut stream = UnixStream::connect(socket).map_err(|error| nobody(socket, &error))?;
     let mut answer = String::new();
     let asked = stream
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| stream.write_all(format!("{command}\n").as_bytes()))
         .and_then(|()| stream.read_to_string(&mut answer));
     asked.map_err(|error| format!("{at}: no answer: {error}"))?;
-    match answer.strip_suffix('\n') {
-        Some(answer) => Ok(answer.to_owned()),
-        None => Err(format!("{at}: the answer was cut off")),
+    whole(socket, &answer)
+}
+
+/// The same for whoever asks again soon: it waits for two seconds at most, and can be given up at any time.
+///
+/// # Errors
+/// Where nobody answers, with what to do.
+pub async fn ask_soon(socket: &Path, command: &str) -> Result<String, String> {
+    let asked = async {
+        let mut stream = tokio::net::UnixStream::connect(socket).await?;
+        stream.write_all(format!("{command}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map(|_| answer)
+    };
+    match timeout(SOON, asked).await {
+        Ok(Ok(answer)) => whole(socket, &answer),
+        Ok(Err(error)) => Err(nobody(socket, &error)),
+        Err(_) => Err(format!("{}: somebody listens there, and says nothing", socket.display())),
     }
+}
+
+/// Says one command, and hands over each line of its answer as it comes, until the answer ends or nobody takes it.
+///
+/// # Errors
+/// Where nobody answers, with what to do; and the first line where it is a refusal.
+pub fn hear(socket: &Path, command: &str, mut line: impl FnMut(&str) -> io::Result<()>) -> Result<(), String> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| nobody(socket, &error))?;
+    stream.write_all(format!("{command}\n").as_bytes()).map_err(|error| nobody(socket, &error))?;
+    let (mut lines, mut text) = (BufReader::new(stream), String::new());
+    let mut heard = 0;
+    while lines.read_line(&mut text).is_ok_and(|read| read > 0) {
+        match text.trim_end() {
+            "" => {}
+            refusal if heard == 0 && !refusal.ends_with(FOLLOWS) => return Err(refusal.to_owned()),
+            _ if line(&text).is_err() => return Ok(()),
+            _ => heard += 1,
+        }
+        text.clear();
+    }
+    Ok(())
+}
+
+fn nobody(socket: &Path, error: &io::Error) -> String {
+    let at = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => format!(
+            "{at}: no Trunkline listens there; is it running? -c names its configuration, whose `runtime_socket` counts, \
+             and --socket the socket itself; was `runtime_socket` changed in the file since it started? Then name the old one"
+        ),
+        ErrorKind::PermissionDenied => format!("{at}: {error}; its owner, its group and root may use it"),
+        // Its queue of connections is full.
+        ErrorKind::WouldBlock => format!("{at}: somebody listens there, and takes no connection"),
+        _ => format!("{at}: {error}"),
+    }
+}
+
+/// An answer without the empty line behind it.
+fn whole(socket: &Path, answer: &str) -> Result<String, String> {
+    let cut = || format!("{}: the answer was cut off", socket.display());
+    answer.strip_suffix('\n').map(str::to_owned).ok_or_else(cut)
 }

@@ -1,17 +1,47 @@
 //! One line of the runtime API: what it asks for.
 
+use super::haproxy::dump::Format;
+use super::haproxy::stat::Wanted;
+
 /// What a line asks for. Names are as written; whether there is such a server is for whoever answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    Help,
+    /// Those that contain a word, or all.
+    Help(Option<String>),
     Quit,
     Prompt,
-    ShowInfo,
+    ShowInfo(Format),
+    /// `None` where a proxy was named: it is looked up by whoever answers.
+    ShowStat {
+        proxy: Option<String>,
+        wanted: Wanted,
+        format: Format,
+    },
     ShowVersion,
     ShowLevel,
     ShowBackend,
     /// Of one backend, or of all.
     ShowServersState(Option<String>),
+    ShowServersConn(Option<String>),
+    /// A table, or a list of them; with a key one entry.
+    ShowTable {
+        table: Option<String>,
+        key: Option<String>,
+    },
+    /// Of all proxies, or of one.
+    ShowErrors(Option<String>),
+    ShowSessions,
+    ShowActivity,
+    ShowPeers,
+    ShowResolvers,
+    ShowSockets,
+    ShowEnvironment,
+    ShowSchema,
+    /// Lists that HAProxy has and that are always empty here: what is there of them.
+    ShowNothing(&'static str),
+    ClearCounters {
+        all: bool,
+    },
     Status(Style),
     GetWeight(String),
     SetWeight {
@@ -24,14 +54,112 @@ pub enum Command {
         what: String,
         to: String,
     },
+    /// `set maxconn server`: as written.
+    SetMaxCalls {
+        server: String,
+        most: String,
+    },
+    /// A stick table's entries, or that of a key.
+    ClearTable {
+        table: String,
+        key: Option<String>,
+    },
+    /// Whether it is checked.
+    SetCheck {
+        server: String,
+        on: bool,
+    },
     DisableServer(String),
     EnableServer(String),
+    /// HAProxy knows it and it is not done here: why, and what to do instead. What it is about is looked up before.
+    Elsewhere {
+        about: About,
+        why: &'static str,
+    },
+    /// What is asked for is so already, if there is such a server.
+    Already(String),
+    /// `drain`, `ready`, `maint`, as the command line says it: the answer warns of what is lost.
+    Put {
+        server: String,
+        state: &'static str,
+    },
+    CloseBreaker(String),
     /// How many calls a server has.
     ShowCalls(String),
+    Calls,
+    Split,
+    Bans,
+    Breakers,
+    /// A call's messages as they pass, by its Call-ID.
+    Trace(String),
+    /// What happened after this event.
+    Events {
+        after: u64,
+        style: Style,
+    },
     Reload,
     /// The idle timeout of this connection, as written.
     SetTimeout(String),
     SetSeverity(Severity),
+    Lower(Level),
+}
+
+/// What a command is about that is not done here, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    Process,
+    Frontend(String),
+    Server(String),
+    Table(String),
+}
+
+/// Who may say what, as HAProxy has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    User,
+    Operator,
+    #[default]
+    Admin,
+}
+
+impl Level {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Command {
+    /// The level that it needs.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::ShowErrors(_)
+            | Self::ShowSessions
+            | Self::ShowEnvironment
+            | Self::ClearCounters { all: false }
+            | Self::Trace(_) => Level::Operator,
+            // As there: a lower one is not had back.
+            Self::Lower(level) => *level,
+            // A table's is HAProxy's only where there is one.
+            Self::Elsewhere { about: About::Table(_), .. } | Self::ClearTable { .. } => Level::User,
+            Self::ClearCounters { all: true }
+            | Self::SetWeight { .. }
+            | Self::SetServer { .. }
+            | Self::SetMaxCalls { .. }
+            | Self::SetCheck { .. }
+            | Self::DisableServer(_)
+            | Self::EnableServer(_)
+            | Self::Elsewhere { .. }
+            | Self::Already(_)
+            | Self::Put { .. }
+            | Self::CloseBreaker(_)
+            | Self::Reload => Level::Admin,
+            _ => Level::User,
+        }
+    }
 }
 
 /// For whom a status is.
@@ -51,35 +179,81 @@ pub enum Severity {
 }
 
 /// What `help` prints, and every line that is no command.
-const COMMANDS: [(&str, &str); 20] = [
+const COMMANDS: &[(&str, &str)] = &[
+    ("clear counters [all]", "clear max statistics counters, or all of them"),
+    ("clear table <table> [key <key>]", "forget to whom keys stick; calls keep their servers"),
+    ("disable health <bk>/<srv>", "check it no more: its health stays as it is"),
     ("disable server <bk>/<srv>", "put a server into maintenance: no calls, not even its own"),
+    ("enable health <bk>/<srv>", "check it again"),
     ("enable server <bk>/<srv>", "make it ready again"),
     ("get weight <bk>/<srv>", "report a server's weight, and that of the file"),
-    ("help", "this list"),
+    ("help [<command>]", "list matching or all commands"),
+    ("operator", "lower the level of this connection to operator"),
     ("prompt", "toggle interactive mode with a prompt"),
     ("quit", "disconnect"),
     ("reload", "read the configuration again"),
-    ("set server <bk>/<srv> breaker closed", "let new calls go to it again"),
+    ("set maxconn server <bk>/<srv> <n>", "its max_calls, until the file has another one; 0: no limit"),
+    ("set server <bk>/<srv> breaker closed", "the same as sip reset breaker"),
+    ("set server <bk>/<srv> health <h>", "up, stopping or down, until a check says otherwise"),
     ("set server <bk>/<srv> state <s>", "ready, drain or maint"),
     ("set server <bk>/<srv> weight <w>", "0 to 256, or a percentage of the file's"),
     ("set severity-output [none|number|string]", "set presence of a severity level in errors"),
     ("set timeout cli <delay>", "seconds until an idle connection is closed"),
     ("set weight <bk>/<srv> <w>", "the same as set server ... weight"),
+    ("show activity", "report about the workers"),
     ("show backend", "list the backends"),
     ("show calls <bk>/<srv>", "how many calls a server has"),
-    ("show info", "report about the process"),
+    ("show cli level", "the level of this connection"),
+    ("show cli sockets", "list the sockets that take commands"),
+    ("show env", "the environment of the process, without values"),
+    ("show errors", "the last messages that could not be read"),
+    ("show events [<after>] [json]", "what happened, and who did it"),
+    ("show info [typed|json]", "report about the process"),
+    ("show peers", "other nodes"),
+    ("show resolvers", "nameservers"),
+    ("show schema json", "what the JSON looks like"),
     ("show servers", "the same as status"),
+    ("show servers conn [<backend>]", "connections to servers"),
     ("show servers state [<backend>]", "dump the servers' states"),
+    ("show sess", "the calls, by server"),
+    ("show stat [{<iid>|<proxy>} <type> <sid>] [typed|json|no-maint|up]", "report counters"),
+    ("show table [<table> [key <key>]]", "list the stick tables, or what is in one"),
     ("show version", "report the version"),
+    ("sip drain|ready|maint <bk>/<srv>", "put a server into this state, and say what it costs"),
+    ("sip reset breaker <bk>/<srv>", "let new calls go to it again"),
+    ("sip show bans", "who was refused lately, and why"),
+    ("sip show breakers", "the breakers, and what they count"),
+    ("sip show calls", "the calls of each server"),
+    ("sip show split", "each region's part of the calls, beside what it should have"),
+    ("sip trace call-id <Call-ID>", "a call's messages as they pass, until a key is pressed"),
     ("status [json]", "the servers as a table, or as one JSON object"),
+    ("user", "lower the level of this connection to user"),
 ];
 
-/// The longest answer to a line that is no command begins so: tools look for it.
-pub const UNKNOWN: &str = "Unknown command. Please enter one of the following commands only:\n";
+/// The answer to a line that is no command begins so: tools look for it.
+pub const UNKNOWN: &str = "Unknown command";
 
-/// Every command with its meaning, one a line.
-pub fn help() -> String {
-    COMMANDS.iter().map(|(command, meaning)| format!("  {command:<41}: {meaning}\n")).collect()
+/// What is said to words that are no command: those that begin alike, or all.
+fn unknown(words: &[&str]) -> String {
+    let alike = |command: &str| words.first().is_some_and(|word| command.split(' ').next() == Some(*word));
+    match words {
+        [] => format!("{UNKNOWN}. Please enter one of the following commands only:\n{}", list(|_| true)),
+        _ if COMMANDS.iter().any(|(command, _)| alike(command)) => {
+            format!("{UNKNOWN}, but maybe one of the following ones is a better match:\n{}", list(alike))
+        }
+        _ => format!("{UNKNOWN}, but maybe one of the following ones is a better match:\n{}", list(|_| true)),
+    }
+}
+
+/// Every command that contains this word, with its meaning, one a line.
+pub fn help(word: Option<&str>) -> String {
+    let wanted = list(|command| word.is_none_or(|word| command.contains(word)));
+    format!("The following commands are valid at this level:\n{wanted}")
+}
+
+fn list(wanted: impl Fn(&str) -> bool) -> String {
+    let wanted = COMMANDS.iter().filter(|(command, _)| wanted(command));
+    wanted.map(|(command, meaning)| format!("  {command:<41}: {meaning}\n")).collect()
 }
 
 /// A line's commands: `;` parts them, `\` takes the meaning from what follows it.
@@ -108,37 +282,222 @@ pub fn split(line: &str) -> Vec<Vec<String>> {
 /// What to say instead, in HAProxy's words.
 pub fn parse(words: &[String]) -> Result<Command, String> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let parsed = match words.first().copied() {
+        Some("show") => show(&words[1..]),
+        Some("set") => set(&words[1..]),
+        Some("sip") => sip(&words[1..]).map(Ok),
+        Some("enable" | "disable" | "shutdown" | "add" | "del") => switch(&words),
+        _ => plain(&words),
+    };
+    parsed.unwrap_or_else(|| Err(unknown(&words)))
+}
+
+fn plain(words: &[&str]) -> Option<Result<Command, String>> {
     let word = |at: usize| words.get(at).copied().unwrap_or_default().to_owned();
-    match words[..] {
-        ["help", ..] => Ok(Command::Help),
-        ["quit", ..] => Ok(Command::Quit),
-        ["prompt", ..] => Ok(Command::Prompt),
-        ["reload"] => Ok(Command::Reload),
-        ["status"] => Ok(Command::Status(Style::People)),
-        ["status", "json"] => Ok(Command::Status(Style::Json)),
-        ["show", "info", ..] => Ok(Command::ShowInfo),
-        ["show", "version"] => Ok(Command::ShowVersion),
-        ["show", "cli", "level"] => Ok(Command::ShowLevel),
-        ["show", "servers"] => Ok(Command::Status(Style::People)),
-        ["show", "backend"] => Ok(Command::ShowBackend),
-        ["show", "servers", "state", ..] => Ok(Command::ShowServersState(words.get(3).map(|name| (*name).to_owned()))),
-        ["show", "calls", ..] => Ok(Command::ShowCalls(word(2))),
-        ["get", "weight", ..] => Ok(Command::GetWeight(word(2))),
-        ["set", "weight", ..] => Ok(Command::SetWeight { server: word(2), weight: word(3) }),
-        ["set", "server", ..] => Ok(Command::SetServer { server: word(2), what: word(3), to: word(4) }),
-        ["disable", "server", ..] => Ok(Command::DisableServer(word(2))),
-        ["enable", "server", ..] => Ok(Command::EnableServer(word(2))),
-        ["set", "timeout", "cli", ..] => Ok(Command::SetTimeout(word(3))),
-        ["set", "timeout", ..] => Err("'set timeout' only supports 'cli'.".to_owned()),
-        ["set", "severity-output", level] => match level {
-            "none" => Ok(Command::SetSeverity(Severity::None)),
-            "number" => Ok(Command::SetSeverity(Severity::Number)),
-            "string" => Ok(Command::SetSeverity(Severity::String)),
-            _ => Err("one of 'none', 'number', 'string' is a required argument".to_owned()),
+    Some(Ok(match words {
+        ["help"] => Command::Help(None),
+        ["help", which @ ..] => Command::Help(Some(which.join(" "))),
+        ["quit", ..] => Command::Quit,
+        ["prompt", ..] => Command::Prompt,
+        ["reload"] => Command::Reload,
+        ["operator", ..] => Command::Lower(Level::Operator),
+        ["user", ..] => Command::Lower(Level::User),
+        ["status"] => Command::Status(Style::People),
+        ["status", "json"] => Command::Status(Style::Json),
+        ["get", "weight", ..] => Command::GetWeight(word(2)),
+        ["clear", "counters", ..] => Command::ClearCounters { all: word(2) == "all" },
+        ["clear", "table"] => {
+            let needs = "<table> \"data.<store_data_type>\" <operator> <value> or <table> key <key>";
+            return Some(Err(format!("Required arguments: {needs}")));
+        }
+        ["clear", "table", _] => Command::ClearTable { table: word(2), key: None },
+        ["clear", "table", _, "key", _, ..] => Command::ClearTable { table: word(2), key: Some(word(4)) },
+        ["clear", "table", table, ..] => Command::Elsewhere {
+            about: About::Table((*table).to_owned()),
+            why: "Entries have no data but their server: clear table <table> [key <key>].",
         },
-        ["set", "severity-output", ..] => Err("one of 'none', 'number', 'string' is a required argument".to_owned()),
-        _ => Err(format!("{UNKNOWN}{}", help())),
+        _ => return None,
+    }))
+}
+
+/// What is switched on and off, added and taken away.
+fn switch(words: &[&str]) -> Option<Result<Command, String>> {
+    const FILE: &str = "Servers are added and removed in the configuration; a reload loses nothing.";
+    let word = |at: usize| words.get(at).copied().unwrap_or_default().to_owned();
+    let (about, why) = match words {
+        ["disable", "server", ..] => return Some(Ok(Command::DisableServer(word(2)))),
+        ["enable", "server", ..] => return Some(Ok(Command::EnableServer(word(2)))),
+        ["disable", "agent", ..] => return Some(Ok(Command::Already(word(2)))),
+        ["enable", "agent", ..] => (About::Server(word(2)), "Agent was not configured on this server, cannot enable."),
+        [on @ ("enable" | "disable"), "health", ..] => {
+            return Some(Ok(Command::SetCheck { server: word(2), on: *on == "enable" }));
+        }
+        ["enable", "frontend", ..] => (About::Frontend(word(2)), "All sockets are already enabled."),
+        ["disable" | "shutdown", "frontend", ..] => {
+            (About::Frontend(word(2)), "Frontends are added and removed in the configuration; a reload loses nothing.")
+        }
+        // HAProxy reads a pointer: it is named by nothing else.
+        ["shutdown", "session", id, ..] if id.starts_with("0x") => {
+            (About::Process, "No such session (use 'show sess').")
+        }
+        ["shutdown", "session", ..] => (About::Process, "Session pointer expected (use 'show sess')."),
+        ["shutdown", "sessions", "server", ..] => (
+            About::Server(word(3)),
+            "Calls end at their ends; 'set server <srv> state maint' sends what follows elsewhere.",
+        ),
+        ["add", "server", name, ..] if name.contains('/') => (About::Process, FILE),
+        ["add", "server", ..] => (About::Process, "Require 'backend/server'."),
+        ["del", "server", ..] => (About::Server(word(2)), FILE),
+        _ => return None,
+    };
+    Some(Ok(Command::Elsewhere { about, why }))
+}
+
+fn show(words: &[&str]) -> Option<Result<Command, String>> {
+    let some = |at: usize| words.get(at).map(|word| (*word).to_owned());
+    Some(Ok(match words {
+        ["info", options @ ..] => Command::ShowInfo(format(options)),
+        ["stat", options @ ..] => stat(options),
+        ["version", ..] => Command::ShowVersion,
+        ["cli", "level", ..] => Command::ShowLevel,
+        ["cli", "sockets", ..] => Command::ShowSockets,
+        ["servers"] => Command::Status(Style::People),
+        ["backend", ..] => Command::ShowBackend,
+        ["servers", "state", ..] => Command::ShowServersState(some(2)),
+        ["servers", "conn", ..] => Command::ShowServersConn(some(2)),
+        ["table", ..] => {
+            let key = words.iter().position(|word| *word == "key").and_then(|at| some(at + 1));
+            Command::ShowTable { table: some(1), key }
+        }
+        ["errors", ..] => Command::ShowErrors(some(1)),
+        ["events"] => Command::Events { after: 0, style: Style::People },
+        ["events", "json"] => Command::Events { after: 0, style: Style::Json },
+        ["events", after, style @ ..] => match after.parse() {
+            Ok(after) => Command::Events { after, style: if style == ["json"] { Style::Json } else { Style::People } },
+            Err(_) => return Some(Err("No such event sink".to_owned())),
+        },
+        ["sess", ..] => Command::ShowSessions,
+        ["activity", ..] => Command::ShowActivity,
+        ["peers", _, ..] => return Some(Err("No such peers".to_owned())),
+        ["peers"] => Command::ShowPeers,
+        ["resolvers"] | ["resolvers", "default", ..] => Command::ShowResolvers,
+        ["resolvers", ..] => return Some(Err("Can't find that resolvers section".to_owned())),
+        ["env", ..] => Command::ShowEnvironment,
+        ["schema", "json", ..] => Command::ShowSchema,
+        ["map", _, ..] => {
+            return Some(Err("Unknown map identifier. Please use #<id> or <file>.".to_owned()));
+        }
+        ["acl", _, ..] => {
+            return Some(Err("Unknown ACL identifier. Please use #<id> or <file>.".to_owned()));
+        }
+        ["map" | "acl"] => Command::ShowNothing("# id (file) description\n"),
+        ["tls-keys", ..] => Command::ShowNothing("# id (file)\n"),
+        ["pools", ..] => Command::ShowNothing("Dumping pools usage. Use SIGQUIT to flush them.\n"),
+        ["startup-logs", ..] => Command::ShowNothing("\n"),
+        ["cache", ..] | ["ssl", _, ..] => Command::ShowNothing(""),
+        ["calls", ..] => Command::ShowCalls(some(1).unwrap_or_default()),
+        _ => return None,
+    }))
+}
+
+fn set(words: &[&str]) -> Option<Result<Command, String>> {
+    let word = |at: usize| words.get(at).copied().unwrap_or_default().to_owned();
+    let set = match words {
+        ["weight", ..] => Command::SetWeight { server: word(1), weight: word(2) },
+        ["server", ..] => Command::SetServer { server: word(1), what: word(2), to: word(3) },
+        ["timeout", "cli"] => return Some(Err("Expects an integer value.".to_owned())),
+        ["timeout", "cli", ..] => Command::SetTimeout(word(2)),
+        ["timeout", ..] => return Some(Err("'set timeout' only supports 'cli'.".to_owned())),
+        ["severity-output", "none"] => Command::SetSeverity(Severity::None),
+        ["severity-output", "number"] => Command::SetSeverity(Severity::Number),
+        ["severity-output", "string"] => Command::SetSeverity(Severity::String),
+        ["severity-output", ..] => {
+            return Some(Err("one of 'none', 'number', 'string' is a required argument".to_owned()));
+        }
+        ["maxconn" | "rate-limit", ..] => return limit(words),
+        ["table"] => {
+            let needs = "<table> key <key> [data.<store_data_type> <value>]*";
+            return Some(Err(format!("Required arguments: {needs}")));
+        }
+        ["table", table, ..] => Command::Elsewhere {
+            about: About::Table((*table).to_owned()),
+            why: "Entries of a stick table are made by calls alone.",
+        },
+        _ => return None,
+    };
+    Some(Ok(set))
+}
+
+/// `set maxconn`, `set rate-limit`: what is missing is said as HAProxy says it.
+fn limit(words: &[&str]) -> Option<Result<Command, String>> {
+    let why = "Limits are set in the configuration: max_calls, max_rate, [frontend.limits]; then reload.";
+    let (about, why) = match words {
+        ["maxconn", "frontend"] => (About::Frontend(String::new()), why),
+        ["maxconn", "frontend", name] => (About::Frontend((*name).to_owned()), "Integer value expected."),
+        ["maxconn", "frontend", name, ..] => (About::Frontend((*name).to_owned()), why),
+        ["maxconn", "server"] => (About::Server(String::new()), why),
+        ["maxconn", "server", name] => (About::Server((*name).to_owned()), "Require <maxconn>."),
+        ["maxconn", "server", name, most, ..] => {
+            return Some(Ok(Command::SetMaxCalls { server: (*name).to_owned(), most: (*most).to_owned() }));
+        }
+        ["maxconn", "global"] => (About::Process, "Expects an integer value."),
+        ["maxconn", "global", ..] => (About::Process, why),
+        ["rate-limit", "connections" | "sessions" | "ssl-sessions" | "http-compression", "global"] => {
+            (About::Process, "Expects an integer value.")
+        }
+        ["rate-limit", ..] => (About::Process, why),
+        _ => return None,
+    };
+    Some(Ok(Command::Elsewhere { about, why }))
+}
+
+/// Ours beside HAProxy's.
+fn sip(words: &[&str]) -> Option<Command> {
+    let server = || words.last().copied().unwrap_or_default().to_owned();
+    Some(match words {
+        ["show", "calls" | "stickies"] => Command::Calls,
+        ["show", "bans"] => Command::Bans,
+        ["show", "split"] => Command::Split,
+        ["show", "breakers"] => Command::Breakers,
+        ["trace", "call-id", _] => Command::Trace(server()),
+        ["reset", "breaker", _] => Command::CloseBreaker(server()),
+        ["drain", _] => Command::Put { server: server(), state: "drain" },
+        ["ready", _] => Command::Put { server: server(), state: "ready" },
+        ["maint", _] => Command::Put { server: server(), state: "maint" },
+        _ => return None,
+    })
+}
+
+/// Of several the last counts.
+fn format(options: &[&str]) -> Format {
+    let format = options.iter().rev().find_map(|option| match *option {
+        "typed" => Some(Format::Typed),
+        "json" => Some(Format::Json),
+        _ => None,
+    });
+    format.unwrap_or_default()
+}
+
+/// `show stat`: a proxy by number or name, HAProxy's bits, a server by number, then what is left out.
+fn stat(options: &[&str]) -> Command {
+    let has = |word: &str| options.contains(&word);
+    let mut wanted = Wanted { up: has("up"), no_maint: has("no-maint"), ..Wanted::default() };
+    let words = ["typed", "json", "no-maint", "up", "desc"];
+    let chosen: Vec<_> = options.iter().take_while(|word| !words.contains(word)).collect();
+    let mut proxy = None;
+    // As there: only where all three are given.
+    if let [name, kinds, sid] = chosen[..] {
+        let number = |text: &str| text.parse::<i64>().unwrap_or_default();
+        match name.parse::<i64>() {
+            Ok(-1) => {}
+            Ok(iid) => wanted.iid = Some(usize::try_from(iid).unwrap_or_default()),
+            Err(_) => proxy = Some((*name).to_owned()),
+        }
+        wanted.kinds = Some(number(kinds)).filter(|bits| *bits != -1);
+        wanted.sid = Some(number(sid)).filter(|sid| *sid != -1).map(|sid| usize::try_from(sid).unwrap_or_default());
     }
+    let format = format(options);
+    Command::ShowStat { proxy, wanted, format }
 }
 
 /// A weight as `set weight` has it, beside that of the file; `None` for exactly that one.
@@ -151,16 +510,22 @@ pub fn weight(written: &str, initial: u32) -> Result<Option<u32>, String> {
     if written.is_empty() {
         return Err("Require <weight> or <weight%>.".to_owned());
     }
-    let (digits, percent) = written.strip_suffix('%').map_or((written, false), |digits| (digits, true));
-    let Ok(number) = digits.parse::<i64>() else {
-        return Err("Trailing garbage in weight string".to_owned());
-    };
-    match (percent, number) {
-        (true, ..0) => Err("Relative weight must be positive.".to_owned()),
-        (true, 100) => Ok(None),
-        (true, percent) => Ok(Some((i64::from(initial) * percent.min(100 * MOST) / 100).min(MOST) as u32)),
-        (false, 0..=MOST) => Ok(Some(number as u32)),
-        (false, _) => Err("Absolute weight can only be between 0 and 256 inclusive.".to_owned()),
+    // As strtol reads it: a sign, digits, and what stands behind them.
+    let signs = usize::from(written.starts_with(['-', '+']));
+    let digits = written[signs..].bytes().take_while(u8::is_ascii_digit).count();
+    if digits == 0 {
+        return Err("Empty weight string empty or preceded by garbage".to_owned());
+    }
+    let (number, rest) = written.split_at(signs + digits);
+    // What is too long for a number is too large for a weight.
+    let number = number.parse().unwrap_or(if number.starts_with('-') { i64::MIN } else { i64::MAX });
+    match (rest, number) {
+        ("%", ..0) => Err("Relative weight must be positive.".to_owned()),
+        ("%", 100) => Ok(None),
+        ("%", percent) => Ok(Some((i64::from(initial) * percent.min(100 * MOST) / 100).min(MOST) as u32)),
+        (_, ..0 | 257..) => Err("Absolute weight can only be between 0 and 256 inclusive.".to_owned()),
+        ("", weight) => Ok(Some(weight as u32)),
+        _ => Err("Trailing garbage in weight string".to_owned()),
     }
 }
 
@@ -207,15 +572,16 @@ mod tests {
 
     #[test]
     fn what_is_no_command_is_told_what_there_is() {
-        for line in ["", "sh ver", "SHOW VERSION", "show\\ version", "show bogus", "reload now"] {
+        for line in ["", "sh ver", "SHOW VERSION", "show\\ version", "show bogus", "reload now", "enable", "del"] {
             let said = parsed(line).remove(0).unwrap_err();
-            assert!(said.starts_with("Unknown command") && said.contains("\n  show info "), "{line}: {said}");
+            assert!(said.starts_with("Unknown command") && said.contains("\n  "), "{line}: {said}");
         }
         let trailing = parsed("show version;");
         assert!(trailing[1].as_ref().unwrap_err().starts_with("Unknown command"), "{trailing:?}");
         assert!(COMMANDS.iter().all(|(command, _)| {
-            let words: Vec<_> = command.split([' ', '|']).filter(|word| !word.contains(['<', '[', ']'])).collect();
-            parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+            let (needed, _) = command.split_once(" [").unwrap_or((command, ""));
+            let word = |word: &str| word.split('|').next().unwrap_or_default().replace(['<', '>'], "");
+            parse(&needed.split(' ').map(word).collect::<Vec<_>>())
                 .map_or_else(|error| !error.starts_with("Unknown"), |_| true)
         }));
     }
@@ -234,6 +600,11 @@ mod tests {
             ("-1%", "Relative weight must be positive."),
             ("", "Require <weight> or <weight%>."),
             ("5x", "Trailing garbage in weight string"),
+            ("5%x", "Trailing garbage in weight string"),
+            ("300x", "Absolute weight can only be between 0 and 256 inclusive."),
+            ("99999999999999999999", "Absolute weight can only be between 0 and 256 inclusive."),
+            ("x", "Empty weight string empty or preceded by garbage"),
+            ("-", "Empty weight string empty or preceded by garbage"),
         ] {
             assert_eq!(weight(written, 70), Err(said.to_owned()), "{written}");
         }

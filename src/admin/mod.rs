@@ -2,11 +2,13 @@
 //! its people's habits work here.
 //!
 //! ```text
+//! http             the same for browsers            and for tools that speak HTTP
 //! runtime_socket   lines in, answers out            one task for each connection
 //! command          what a line asks for             and what there is to ask for
 //! answer           what is said to it               from a View, or by a Request
 //! view             what can be shown                read where it lives: snapshot, counters, pins
 //! client           the other end: `trunkline status`
+//! follow           calls that somebody follows      log lines, HEP, `sip trace`
 //! ```
 //! Who shows something reads it from a [`View`]; who changes something sends a [`Request`] to the one who writes
 //! snapshots, and waits for its answer.
@@ -14,17 +16,48 @@
 mod answer;
 pub mod client;
 mod command;
+pub mod follow;
+mod haproxy;
+pub mod http;
+pub mod journal;
+mod json;
+mod metrics;
+mod page;
+mod people;
+mod picture;
 pub mod runtime_socket;
+mod sip;
 mod view;
 
 pub use view::View;
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
 use crate::sip::token::NameHash;
-use crate::state::server::Admin;
+use crate::state::server::{Admin, Health};
+
+/// Seconds since 1970, for people; nothing is decided by it.
+pub(crate) fn unix_now() -> f64 {
+    #[allow(clippy::disallowed_methods, reason = "people want to know when")]
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A socket or a listener that could not be had, with what to do.
+#[derive(Debug)]
+pub struct OpenError(String);
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}
 
 /// Something that somebody wants changed.
 #[derive(Debug)]
@@ -36,7 +69,7 @@ pub struct Request {
 }
 
 /// What can be wished for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// Read the configuration again.
     Reload,
@@ -49,19 +82,44 @@ pub enum Wish {
         /// `None`: as configured.
         weight: Option<u32>,
     },
+    /// `None`: as configured; 0: as many as come.
+    MaxCalls {
+        server: NameHash,
+        most: Option<u32>,
+    },
+    /// Forget what sticks in a backend's table, or one key of it.
+    ClearTable {
+        backend: String,
+        key: Option<u64>,
+    },
     CloseBreaker {
         server: NameHash,
+    },
+    /// Whether it is checked.
+    Check {
+        server: NameHash,
+        on: bool,
+    },
+    /// As if a check had found it so; the next one may find otherwise.
+    Health {
+        server: NameHash,
+        health: Health,
     },
 }
 
 /// Who wishes: the log says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     Signal(&'static str),
     /// The other end of the socket, as the kernel knows it.
     Peer {
         uid: u32,
         pid: i32,
+    },
+    /// Somebody who logged in, and from where.
+    Http {
+        user: Arc<str>,
+        from: SocketAddr,
     },
 }
 
@@ -70,6 +128,7 @@ impl fmt::Display for Who {
         match self {
             Self::Signal(name) => f.write_str(name),
             Self::Peer { uid, pid } => write!(f, "uid {uid} pid {pid}"),
+            Self::Http { user, from } => write!(f, "{user} from {} (page)", from.ip()),
         }
     }
 }

@@ -1,23 +1,25 @@
 //! The unix socket of HAProxy's runtime API: a line comes in, its answer goes out with an empty line behind it, the
 //! connection is closed; `prompt` keeps it open.
 
-use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, sleep_until, timeout, timeout_at};
 
 use super::answer::Answerer;
-use super::command::{Command, Severity, parse, split};
-use super::{Request, View, Who};
+use super::command::{Command, Level, Severity, UNKNOWN, parse, split};
+use super::follow::{FOLLOWS, LONGEST};
+use super::{OpenError, Request, View, Who};
 
 /// Connections at a time; HAProxy's has ten. Others wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
@@ -28,20 +30,11 @@ const IDLE: Duration = Duration::from_secs(10);
 /// A prompt that somebody forgot must not stay for ever.
 const LONGEST_IDLE: u64 = 24 * 60 * 60;
 
+/// How often it is looked whether who traces a call is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Whoever may write to it commands: its owner and its group.
 const MODE: u32 = 0o660;
-
-/// A socket that could not be had, with what to do.
-#[derive(Debug)]
-pub struct OpenError(String);
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 /// An open door: nobody is heard before [`RuntimeSocket::serve`]. The file goes when it is dropped.
 pub struct RuntimeSocket {
@@ -134,6 +127,7 @@ struct Connection {
     who: Who,
     interactive: bool,
     severity: Severity,
+    level: Level,
     idle: Duration,
 }
 
@@ -144,13 +138,36 @@ enum Then {
     Close,
 }
 
+/// Whether the other end is closed wholly: where nothing is written, nobody else says so.
+fn is_gone(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut asked, PollTimeout::ZERO).is_ok()
+        && asked[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP))
+}
+
+/// How grave a message is, in syslog's numbers.
+#[derive(Clone, Copy)]
+enum Grade {
+    Error = 3,
+    Information = 6,
+}
+
+impl Grade {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Error => "err",
+            Self::Information => "info",
+        }
+    }
+}
+
 impl Connection {
     fn new(stream: UnixStream, answerer: Answerer) -> Self {
         let who = match stream.peer_cred() {
             Ok(peer) => Who::Peer { uid: peer.uid(), pid: peer.pid().unwrap_or_default() },
             Err(_) => Who::Peer { uid: u32::MAX, pid: 0 },
         };
-        Self { stream, answerer, who, interactive: false, severity: Severity::None, idle: IDLE }
+        Self { stream, answerer, who, interactive: false, severity: Severity::None, level: Level::Admin, idle: IDLE }
     }
 
     /// Until it is closed from either side, or nothing comes for too long.
@@ -181,12 +198,24 @@ impl Connection {
     /// Answers each command of a line.
     async fn line(&mut self, line: &str) -> Then {
         for words in split(line) {
-            let answered = match parse(&words) {
+            let parsed = parse(&words);
+            let is_notice = matches!(parsed, Ok(Command::Help(_) | Command::ShowVersion | Command::ShowLevel));
+            let answered = match parsed {
                 Ok(Command::Quit) => return Then::Close,
+                Ok(Command::Trace(call_id)) if self.level >= Level::Operator => match self.trace(&call_id).await {
+                    Ok(Then::GoOn) => Ok(String::new()),
+                    Ok(Then::Close) => return Then::Close,
+                    Err(error) => Err(error),
+                },
                 Ok(command) => self.command(command).await,
                 Err(error) => Err(error),
             };
-            let mut text = answered.unwrap_or_else(|error| self.graded(&error));
+            let mut text = match answered {
+                Ok(text) if is_notice => self.graded(Grade::Information, &text),
+                Ok(text) => text,
+                Err(error) if error.starts_with(UNKNOWN) => self.graded(Grade::Information, &error),
+                Err(error) => self.graded(Grade::Error, &error),
+            };
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
@@ -199,7 +228,12 @@ impl Connection {
     }
 
     async fn command(&mut self, command: Command) -> Result<String, String> {
+        if command.level() > self.level {
+            return Err("Permission denied".to_owned());
+        }
         match &command {
+            Command::ShowLevel => return Ok(format!("{}\n", self.level.word())),
+            Command::Lower(level) => self.level = self.level.min(*level),
             Command::Prompt => self.interactive = !self.interactive,
             Command::SetSeverity(severity) => self.severity = *severity,
             Command::SetTimeout(seconds) => {
@@ -208,15 +242,41 @@ impl Connection {
             }
             _ => {}
         }
-        self.answerer.answer(command, self.who).await
+        self.answerer.answer(command, self.who.clone()).await
     }
 
-    /// An error with its severity in front, where that was asked for.
-    fn graded(&self, error: &str) -> String {
+    /// A line for each message of a call, until somebody says anything, goes, or forgot it.
+    async fn trace(&mut self, call_id: &str) -> Result<Then, String> {
+        let mut trace = self.answerer.view.trace(call_id)?;
+        let (end, mut look, mut hears) = (Instant::now() + LONGEST, interval(LOOK), true);
+        let mut line = format!("{}; {FOLLOWS}\n", trace.known);
+        loop {
+            if timeout_at(end, self.say(&line)).await != Ok(Then::GoOn) {
+                return Ok(Then::Close);
+            }
+            line = loop {
+                let mut key = [0; 64];
+                tokio::select! {
+                    Some(line) = trace.lines.recv() => break line,
+                    read = self.stream.read(&mut key), if hears => match read {
+                        // Whoever has said all may read on, as socat does.
+                        Ok(0) => hears = false,
+                        Ok(_) => return Ok(Then::GoOn),
+                        Err(_) => return Ok(Then::Close),
+                    },
+                    _ = look.tick() => if is_gone(&self.stream) { return Ok(Then::Close) },
+                    () = sleep_until(end) => return Ok(Then::GoOn),
+                }
+            };
+        }
+    }
+
+    /// A message with its severity in front, where that was asked for.
+    fn graded(&self, grade: Grade, text: &str) -> String {
         match self.severity {
-            Severity::None => error.to_owned(),
-            Severity::Number => format!("[3]: {error}"),
-            Severity::String => format!("[err]: {error}"),
+            Severity::None => text.to_owned(),
+            Severity::Number => format!("[{}]: {text}", grade as u8),
+            Severity::String => format!("[{}]: {text}", grade.word()),
         }
     }
 

@@ -1,356 +1,255 @@
-//! What can be shown of a running balancer. Everything is read where it lives; nothing here touches the message path.
+//! The door to what is shown: whoever wants to see something asks it for a [`Picture`].
 
-use std::fmt::Write;
-use std::net::SocketAddr;
-use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use crate::config::{Backend, Server};
+use super::follow::Following;
+use super::journal::Journal;
+use super::picture::look::Scene;
+use super::picture::second::Seconds;
+use super::picture::{Picture, Server, numbered};
+use super::{json, unix_now};
+use crate::config::admin::Identity;
+use crate::net::tls::Tls;
 use crate::net::udp::clock;
-use crate::sip::token::NameHash;
-use crate::state::server::{Admin, Circuit, Health, ServerState};
 use crate::state::{Shared, Snapshot, Time};
+
+/// A picture is shown for so long before another one is made.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// What does not change while the process runs, but for the text's fingerprint.
+pub struct Place {
+    pub workers: usize,
+    pub started: Time,
+    /// Seconds since 1970.
+    pub started_at: u64,
+    /// This machine's name.
+    pub node: String,
+    pub tls: Arc<Tls>,
+    text: Arc<AtomicU64>,
+}
+
+impl Place {
+    /// [`crate::config::fingerprint`] of the text in force.
+    pub fn configuration(&self) -> u64 {
+        self.text.load(Ordering::Relaxed)
+    }
+}
 
 /// The door to what is shown.
 #[derive(Clone)]
-pub struct View {
+pub struct View(Arc<Seen>);
+
+struct Seen {
+    place: Place,
     snapshot: Arc<ArcSwap<Snapshot>>,
     shared: Arc<Shared>,
-    workers: usize,
-    text: Arc<AtomicU64>,
-    started: Time,
-    started_at: u64,
+    journal: Arc<Journal>,
+    seconds: Mutex<Seconds>,
+    newest: Mutex<Option<Arc<Picture>>>,
+    made: AtomicU64,
+    stopping: AtomicBool,
+    /// The picture of this number as JSON, for all who look on.
+    written: Mutex<(u64, Arc<str>)>,
+    told: ArcSwap<Told>,
+    following: Following,
 }
 
-/// One server as it is shown.
-#[derive(Clone, Debug)]
-pub struct ServerRow {
-    pub id: NameHash,
-    /// Position of its backend, from 1, and its own there.
-    pub backend_id: usize,
-    pub server_id: usize,
-    pub backend: String,
-    pub name: String,
-    pub region: String,
-    pub address: SocketAddr,
-    /// The name that the DNS has this address for.
-    pub host: Option<String>,
-    pub state: ServerState,
-    pub checked: bool,
-    /// What a passed check makes of `srv_check_health`: HAProxy counts from the last failure up.
-    pub check_health: u32,
-    pub weight: u32,
-    /// The weight of the file.
-    pub initial: u32,
-    /// Calls that were answered and did not end.
-    pub calls: usize,
-    /// Seconds since `state` changed.
-    pub since: u64,
-}
-
-impl ServerRow {
-    /// How it is in words: `up`, or `up, drain`, or `up, breaker open`.
-    pub fn word(&self) -> String {
-        let ServerState { admin, health, breaker, .. } = self.state;
-        let mut word = health.word().to_owned();
-        if admin != Admin::Ready {
-            word += &format!(", {}", admin.word());
-        }
-        if breaker != Circuit::Closed {
-            word += &format!(", breaker {}", breaker.word());
-        }
-        word
-    }
+/// What the configuration says of what is shown.
+#[derive(Debug, Default)]
+struct Told {
+    identity: Identity,
+    text: String,
 }
 
 impl View {
     /// What `workers` threads see; `text` names the configuration.
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, shared: Arc<Shared>, workers: usize, text: Arc<AtomicU64>) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "HAProxy's tools want the date of the start")]
-        let started_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { snapshot, shared, workers, text, started: clock(), started_at }
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        shared: Arc<Shared>,
+        workers: usize,
+        text: Arc<AtomicU64>,
+        journal: Arc<Journal>,
+        tls: Arc<Tls>,
+    ) -> Self {
+        let (started, started_at) = (clock(), unix_now() as u64);
+        let place = Place { workers, started, started_at, node: node(), tls, text };
+        let (seconds, newest) = Default::default();
+        let written = Mutex::new((0, Arc::from("{}")));
+        Self(Arc::new(Seen {
+            place,
+            snapshot,
+            shared,
+            journal,
+            seconds,
+            newest,
+            made: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            written,
+            told: ArcSwap::default(),
+            following: Following::default(),
+        }))
     }
 
+    /// How it is now, or was a quarter of a second ago.
+    pub fn picture(&self) -> Arc<Picture> {
+        let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock();
+        match &*newest {
+            Some(picture) if now.since(picture.made) < FRESH => Arc::clone(picture),
+            _ => Arc::clone(newest.insert(Arc::new(self.make(now)))),
+        }
+    }
+
+    /// How it is after what was just done: the next picture is a new one.
+    pub fn is_stale(&self) {
+        *self.0.newest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn make(&self, now: Time) -> Picture {
+        let Seen { place, snapshot, shared, journal, following, made, .. } = &*self.0;
+        let number = made.fetch_add(1, Ordering::Relaxed) + 1;
+        let (snapshot, seconds) = (snapshot.load(), self.seconds());
+        let stopping = self.is_stopping();
+        Scene { stopping, place, snapshot: &snapshot, shared, journal, following, seconds: &seconds, now, number }
+            .picture()
+    }
+
+    /// From now on it is shown that this process is about to end.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whoever asks whether we are ready should send no more.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// When this process began.
+    pub fn started(&self) -> Time {
+        self.0.place.started
+    }
+
+    /// A second has gone by.
+    pub fn tick(&self) {
+        let snapshot = self.0.snapshot.load();
+        self.seconds().tick(&snapshot, &self.0.shared, clock());
+    }
+
+    /// The last minutes.
+    pub fn seconds(&self) -> MutexGuard<'_, Seconds> {
+        self.0.seconds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest picture as the page reads it: one object.
+    pub fn json(&self) -> Arc<str> {
+        let picture = self.picture();
+        let mut written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.0 != picture.number {
+            *written = (picture.number, json::picture(&picture).to_string().into());
+        }
+        Arc::clone(&written.1)
+    }
+
+    /// Another configuration is in force: whose name it says, and its text, of which no secret is kept.
+    pub fn tell(&self, identity: Identity, text: &str) {
+        self.0.told.store(Arc::new(Told { identity, text: without_secrets(text) }));
+    }
+
+    /// Whose name it says.
+    pub fn identity(&self) -> Identity {
+        self.0.told.load().identity
+    }
+
+    /// The text in force, without secrets.
+    pub fn configuration(&self) -> String {
+        self.0.told.load().text.clone()
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// Calls that somebody follows.
+    pub fn following(&self) -> &Following {
+        &self.0.following
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    /// The routing state of this moment, for questions that a picture does not answer.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
+    }
+}
+
+impl Picture {
     /// The server of a name such as `backend/server`.
     ///
     /// # Errors
     /// In HAProxy's words.
-    pub fn server(&self, name: &str) -> Result<ServerRow, String> {
-        let (backend, _) = name.split_once('/').ok_or("Require 'backend/server'.")?;
-        let snapshot = self.snapshot.load();
-        if !snapshot.backends.iter().any(|other| other.config.name == backend) {
-            return Err("No such backend.".to_owned());
+    pub fn server(&self, name: &str) -> Result<&Server, String> {
+        let (backend, server) = name.split_once('/').ok_or("Require 'backend/server'.")?;
+        if backend.is_empty() || server.is_empty() {
+            return Err("Require 'backend/server'.".to_owned());
         }
-        let rows = self.rows();
-        rows.into_iter()
-            .find(|row| name == format!("{}/{}", row.backend, row.name))
-            .ok_or_else(|| "No such server.".into())
-    }
-
-    /// Whether there is a backend of this name.
-    pub fn has_backend(&self, name: &str) -> bool {
-        self.backends().iter().any(|backend| backend == name)
-    }
-
-    pub fn backends(&self) -> Vec<String> {
-        self.snapshot.load().backends.iter().map(|backend| backend.config.name.clone()).collect()
-    }
-
-    /// All servers, by backend, without their calls.
-    pub fn rows(&self) -> Vec<ServerRow> {
-        let (snapshot, now) = (self.snapshot.load(), clock());
-        let mut rows = Vec::new();
-        for (backend, backend_id) in snapshot.backends.iter().zip(1..) {
-            for (config, server_id) in backend.config.servers.iter().zip(1..) {
-                let Some(at) = snapshot.server(config.id) else { continue };
-                let state = snapshot.servers[at].state;
-                let check = backend.config.check.as_ref();
-                rows.push(ServerRow {
-                    id: config.id,
-                    backend_id,
-                    server_id,
-                    backend: backend.config.name.clone(),
-                    name: config.name.clone(),
-                    region: backend.config.regions.get(config.region).map_or_else(String::new, |r| r.name.clone()),
-                    address: config.address,
-                    host: host_of(&backend.config, config),
-                    state,
-                    checked: check.is_some(),
-                    check_health: check.map_or(0, |check| check.rise + check.fall - 1),
-                    weight: state.weight.unwrap_or(config.weight),
-                    initial: config.weight,
-                    calls: 0,
-                    since: now.since(state.since.max(self.started)).as_secs(),
-                });
+        let backend = self.backend(backend).ok_or("No such backend.")?;
+        let is_it = |row: &&Server| row.name == server || numbered(server) == Some(row.sid);
+        if let Some(found) = backend.servers.iter().find(is_it) {
+            return Ok(found);
+        }
+        let is_address = |row: &&Server| row.name.split_once('@').is_some_and(|(name, _)| name == server);
+        let own: Vec<_> = backend.servers.iter().filter(is_address).map(Server::full_name).collect();
+        Err(match own.is_empty() {
+            true if backend.nameless.iter().any(|named| named.name == server) => {
+                format!("No such server: {name} is a name, and has no address.")
             }
-        }
-        rows
-    }
-
-    /// The same with their calls, and the flows of relays. Walks the pin table, which may take a tenth of a second where it holds millions.
-    pub async fn rows_with_calls(&self) -> Vec<ServerRow> {
-        let shared = Arc::clone(&self.shared);
-        let held = tokio::task::spawn_blocking(move || shared.pins.by_server(clock())).await.unwrap_or_default();
-        let (mut rows, snapshot) = (self.rows(), self.snapshot.load());
-        for row in &mut rows {
-            let flows = snapshot.server(row.id).map_or(0, |at| snapshot.servers[at].live.flows());
-            row.calls = held.get(&row.id).map_or(0, |held| held.calls) + flows as usize;
-        }
-        rows
-    }
-
-    /// `show info`: the lines of HAProxy's that mean something here, in its order.
-    pub fn info(&self) -> String {
-        let uptime = clock().since(self.started).as_secs();
-        let receives = self.shared.workers.sum(|worker| &worker.receives);
-        format!(
-            "Name: HAProxy\nVersion: {}\nRelease_date: {RELEASED}\nNbthread: {}\nNbproc: 1\nProcess_num: 1\nPid: {}\n\
-             Uptime: {}\nUptime_sec: {uptime}\nCumReq: {receives}\nnode: {}\nStopping: 0\nListeners: {}\n\
-             Build info: trunkline {} (speaks HAProxy's runtime API)\nStart_time_sec: {}\n",
-            self.version(),
-            self.workers,
-            process::id(),
-            days(uptime),
-            node(),
-            self.snapshot.load().binds.len(),
-            env!("CARGO_PKG_VERSION"),
-            self.started_at,
-        )
-    }
-
-    /// The HAProxy whose surface this is, and ours behind it: HAProxy's tools want two numbers in front.
-    pub fn version(&self) -> String {
-        format!("2.6.0-trunkline{}", env!("CARGO_PKG_VERSION"))
-    }
-
-    /// `show servers state`: HAProxy's format 1.
-    pub fn servers_state(&self, backend: Option<&str>) -> String {
-        let mut text = format!("1\n# {}\n", STATE_COLUMNS.join(" "));
-        for row in self.rows().iter().filter(|row| backend.is_none_or(|backend| backend == row.backend)) {
-            let (op, admin) = (operational(row.state), administrative(row.state.admin));
-            let (status, result) = check_result(row);
-            let health = if op == 2 { row.check_health } else { 0 };
-            let check = if row.checked { 6 } else { 0 };
-            let _ = writeln!(
-                text,
-                "{} {} {} {} {} {op} {admin} {} {} {} {status} {result} {health} {check} 0 0 0 {} {} - 0 0 - - 0",
-                row.backend_id,
-                row.backend,
-                row.server_id,
-                row.name,
-                row.address.ip(),
-                row.weight,
-                row.initial,
-                row.since,
-                row.host.as_deref().unwrap_or("-"),
-                row.address.port(),
-            );
-        }
-        text
-    }
-
-    /// `status`: a table for people.
-    pub async fn table(&self) -> String {
-        let heads = ["server", "region", "address", "state", "for", "weight", "calls"].map(str::to_owned);
-        let mut lines = vec![heads];
-        for row in self.rows_with_calls().await {
-            let weight = match row.weight == row.initial {
-                true => row.weight.to_string(),
-                false => format!("{} (file: {})", row.weight, row.initial),
-            };
-            lines.push([
-                format!("{}/{}", row.backend, row.name),
-                row.region.clone(),
-                row.address.to_string(),
-                row.word(),
-                short(row.since),
-                weight,
-                row.calls.to_string(),
-            ]);
-        }
-        for backend in &self.snapshot.load().backends {
-            let names = backend.config.names.iter().filter(|named| named.servers(&backend.config).next().is_none());
-            lines.extend(names.map(|named| {
-                let region = backend.config.regions.get(named.region).map_or("", |region| region.name.as_str());
-                let name = format!("{}/{}", backend.config.name, named.name);
-                let [none, weight] = ["-".to_owned(), named.weight.to_string()];
-                [name, region.into(), named.query.to_string(), "no address".into(), none.clone(), weight, none]
-            }));
-        }
-        let mut text = format!(
-            "trunkline {}, pid {}, up {}, {} workers, configuration {:016x}\n\n",
-            env!("CARGO_PKG_VERSION"),
-            process::id(),
-            short(clock().since(self.started).as_secs()),
-            self.workers,
-            self.text.load(Ordering::Relaxed),
-        );
-        let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default();
-        let widths: [usize; 7] = std::array::from_fn(width);
-        for line in &lines {
-            let cells: String = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-            text += cells.trim_end();
-            text.push('\n');
-        }
-        text
-    }
-
-    /// The same for programs. Names and addresses need no quoting: the configuration allows plain letters only.
-    pub async fn json(&self) -> String {
-        let row = |row: ServerRow| {
-            format!(
-                "{{\"backend\":\"{}\",\"server\":\"{}\",\"region\":\"{}\",\"address\":\"{}\",\"health\":\"{}\",\
-                 \"admin\":\"{}\",\"breaker\":\"{}\",\"since_seconds\":{},\"weight\":{},\"initial_weight\":{},\"calls\":{}}}",
-                row.backend,
-                row.name,
-                row.region,
-                row.address,
-                row.state.health.word(),
-                row.state.admin.word(),
-                row.state.breaker.word(),
-                row.since,
-                row.weight,
-                row.initial,
-                row.calls,
-            )
-        };
-        let rows: Vec<_> = self.rows_with_calls().await.into_iter().map(row).collect();
-        format!(
-            "{{\"version\":\"{}\",\"pid\":{},\"uptime_seconds\":{},\"workers\":{},\"configuration\":\"{:016x}\",\
-             \"servers\":[{}]}}\n",
-            env!("CARGO_PKG_VERSION"),
-            process::id(),
-            clock().since(self.started).as_secs(),
-            self.workers,
-            self.text.load(Ordering::Relaxed),
-            rows.join(","),
-        )
+            true => "No such server.".to_owned(),
+            false => format!("No such server: {name} is a name; its servers are {}.", own.join(", ")),
+        })
     }
 }
 
-fn host_of(backend: &Backend, server: &Server) -> Option<String> {
-    let (name, _) = server.name.split_once('@')?;
-    Some(backend.names.iter().find(|named| named.name == name)?.query.host.clone())
-}
-
-/// When this version came out, as HAProxy writes it.
-const RELEASED: &str = "2026/11/21";
-
-const STATE_COLUMNS: [&str; 25] = [
-    "be_id",
-    "be_name",
-    "srv_id",
-    "srv_name",
-    "srv_addr",
-    "srv_op_state",
-    "srv_admin_state",
-    "srv_uweight",
-    "srv_iweight",
-    "srv_time_since_last_change",
-    "srv_check_status",
-    "srv_check_result",
-    "srv_check_health",
-    "srv_check_state",
-    "srv_agent_state",
-    "bk_f_forced_id",
-    "srv_f_forced_id",
-    "srv_fqdn",
-    "srv_port",
-    "srvrecord",
-    "srv_use_ssl",
-    "srv_check_port",
-    "srv_check_addr",
-    "srv_agent_addr",
-    "srv_agent_port",
-];
-
-/// 0 stopped, 2 running, 3 stopping: alive, but it takes no new calls.
-fn operational(state: ServerState) -> u32 {
-    match (state.admin, state.health) {
-        (Admin::Maint, _) | (_, Health::Down | Health::Dead) => 0,
-        (_, Health::Resting | Health::Suspect) => 3,
-        (_, Health::Up) => 2,
+/// The text with dots for each value of a key `password_hash`, however both are written, and for what else may be a hash:
+/// in a comment, say.
+fn without_secrets(text: &str) -> String {
+    let Ok(table) = DeTable::parse(text) else { return String::new() };
+    let mut spans = Vec::new();
+    table.get_ref().values().for_each(|value| secrets(value, &mut spans));
+    hashes(table.get_ref(), &mut spans);
+    spans.sort_by_key(|span| std::cmp::Reverse(span.start));
+    let mut shown = text.to_owned();
+    spans.into_iter().for_each(|span| shown.replace_range(span, "\"...\""));
+    let mut parts = shown.split("$argon2");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')).unwrap_or(part.len());
+        out = out + "..." + &part[end..];
     }
+    out
 }
 
-/// Bits: 1 maintenance, 8 drain, both because somebody said so.
-fn administrative(admin: Admin) -> u32 {
-    match admin {
-        Admin::Ready => 0,
-        Admin::Maint => 1,
-        Admin::Drain | Admin::Leaving => 8,
+/// Where the hashes in a table itself stand.
+fn hashes(table: &DeTable<'_>, spans: &mut Vec<Range<usize>>) {
+    let of_key = table.iter().filter(|(key, _)| key.get_ref() == "password_hash");
+    spans.extend(of_key.map(|(_, value)| value.span()));
+}
+
+/// Where those in a value stand.
+fn secrets(value: &Spanned<DeValue<'_>>, spans: &mut Vec<Range<usize>>) {
+    if let Some(table) = value.get_ref().as_table() {
+        hashes(table, spans);
+        table.values().for_each(|value| secrets(value, spans));
     }
-}
-
-/// HAProxy's numbers of a check's status and result.
-fn check_result(row: &ServerRow) -> (u32, u32) {
-    let (initial, no_answer, passed, passed_but, refused) = (1, 12, 15, 16, 17);
-    match row.state.health {
-        _ if !row.checked => (initial, 0),
-        Health::Up | Health::Suspect => (passed, 3),
-        Health::Resting => (passed_but, 4),
-        Health::Down => (refused, 2),
-        Health::Dead => (no_answer, 2),
-    }
-}
-
-/// As HAProxy writes it: `0d 1h02m03s`.
-fn days(seconds: u64) -> String {
-    format!("{}d {}h{:02}m{:02}s", seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
-}
-
-/// The two largest units: `3s`, `2m 3s`, `1h 2m`, `4d 1h`.
-fn short(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
+    value.get_ref().as_array().into_iter().flat_map(|items| items.iter()).for_each(|value| secrets(value, spans));
 }
 
 /// This machine's name.
@@ -363,8 +262,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_short() {
-        assert_eq!([3, 123, 3_723, 349_200].map(short), ["3s", "2m 3s", "1h 2m", "4d 1h"]);
-        assert_eq!(days(93_784), "1d 2h03m04s");
+    fn no_hash_of_a_password_is_shown() {
+        let text = "users = [{ name = \"a\", password_hash = \"$argon2id$x\", role = \"admin\" },\n{ name = 'b', password_hash = '$argon2id$y' }]\n";
+        let shown = without_secrets(text);
+        assert!(!shown.contains("argon2id"), "{shown}");
+        assert!(shown.contains("password_hash = \"...\", role = \"admin\"") && shown.contains("\"...\" }]"), "{shown}");
+        for written in [
+            r#"[[admin.users]]
+password_hash = '''$argon2id$x'''"#,
+            r#"[[admin.users]]
+"password\u005fhash" = '$argon2id$x'"#,
+            r#"[[admin.users]]
+"password\u005fhash" = "\u0024argon2id$x""#,
+            r#"admin = { users = [{ password_hash = """
+$argon2id$x""" }] }"#,
+            r#"# before: password_hash = "$argon2id$x"
+[global]"#,
+        ] {
+            let shown = without_secrets(written);
+            assert!(!shown.contains("argon2") && !shown.contains("$x") && shown.contains("..."), "{written}: {shown}");
+        }
+        assert_eq!(without_secrets("[global]\n"), "[global]\n");
     }
 }

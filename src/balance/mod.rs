@@ -197,6 +197,13 @@ impl Balance {
         self.regions.is_empty()
     }
 
+    /// The part of new keys that each region gets now, from 0 to 1: nothing where it has no usable server.
+    pub fn shares(&self) -> Vec<(u32, f64)> {
+        let weights = || self.regions.weights();
+        let all: f64 = weights().map(|region| f64::from(region.weight)).sum();
+        weights().map(|region| (region.id, f64::from(region.weight) / all)).collect()
+    }
+
     /// How many tables this shares with another generation.
     pub fn shared_tables(&self, other: &Self) -> usize {
         let regions = usize::from(Arc::ptr_eq(&self.regions, &other.regions));

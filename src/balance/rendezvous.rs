@@ -41,6 +41,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// Those that may be picked, with their weights.
+    pub fn weights(&self) -> impl Iterator<Item = Candidate> {
+        self.candidates.iter().copied()
+    }
+
     /// The table for `candidates`: `previous` itself where nothing changed, else a new one in which only the rows that
     /// the change can touch are scored anew. `domain` keeps equal identities of different kinds apart.
     pub fn renew(

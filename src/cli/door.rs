@@ -1,13 +1,19 @@
 //! Commands to a running Trunkline, by its runtime socket.
 
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
 use crate::admin::client::ask;
 use crate::config::{RUNTIME_SOCKET, runtime_socket};
 
-/// How often a drain that is waited for is looked at.
+/// How often that is looked at which somebody waits for or watches.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Where the running Trunkline is found.
@@ -32,7 +38,7 @@ pub struct Server {
 
 impl Door {
     /// As the configuration says, however faulty the rest of it is. Without any at the usual place it is the usual socket.
-    fn socket(&self) -> Result<PathBuf, String> {
+    pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
@@ -44,7 +50,7 @@ impl Door {
         }
     }
 
-    fn ask(&self, command: &str) -> Result<String, String> {
+    pub(super) fn ask(&self, command: &str) -> Result<String, String> {
         ask(&self.socket()?, command)
     }
 }
@@ -62,7 +68,83 @@ pub fn reload(door: &Door) -> ExitCode {
 /// `trunkline status`: on stdout, for `grep` is a program too.
 pub fn status(door: &Door, json: bool) -> ExitCode {
     let command = if json { "status json" } else { "status" };
-    finish(door.ask(command).map(|text| print!("{text}")))
+    finish(door.ask(command).map(|text| {
+        // Whoever closes the pipe has read enough.
+        let _ = put(&text);
+    }))
+}
+
+/// `trunkline status --check`: the exit code is the verdict's. What went wrong is on stdout too: monitoring reads no other.
+pub fn check(door: &Door) -> ExitCode {
+    /// Nobody knows how it is.
+    const UNKNOWN: u8 = 3;
+    let verdict = door.ask("status json").and_then(|answer| {
+        let status: serde_json::Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
+        let word = |key: &str| status["verdict"][key].as_str().map(str::to_owned);
+        word("level").zip(word("text")).ok_or_else(|| "the Trunkline that runs is older, and has no verdict".to_owned())
+    });
+    let (code, line) = match verdict {
+        Ok((level, text)) => (code(&level), format!("{level}: {text}\n")),
+        Err(error) => (UNKNOWN, format!("no answer: {error}\n")),
+    };
+    let _ = put(&line);
+    ExitCode::from(code)
+}
+
+fn code(level: &str) -> u8 {
+    match level {
+        "good" | "idle" => 0,
+        "warning" => 1,
+        _ => 2,
+    }
+}
+
+/// To stdout, at once.
+///
+/// # Errors
+/// Where nobody reads it any more.
+pub(super) fn put(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Whether the other end of stdout is closed: a write would say so too, but there may be nothing to write for days.
+fn nobody_reads() -> bool {
+    let out = io::stdout();
+    let mut asked = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    let closed = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut asked, PollTimeout::ZERO).is_ok() && asked[0].revents().is_some_and(|found| found.intersects(closed))
+}
+
+/// Looks every second, until ^C, SIGTERM, or nobody reads what was seen: all of them are an end in order.
+pub(super) fn each_second(mut look: impl AsyncFnMut() -> io::Result<()>) -> Result<(), String> {
+    let runtime = super::runtime().map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let mut second = interval(LOOK);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let looked = async {
+                second.tick().await;
+                look().await
+            };
+            let looked = tokio::select! {
+                looked = looked => looked,
+                _ = term.recv() => return Ok(()),
+                _ = int.recv() => return Ok(()),
+            };
+            if looked.is_err() || nobody_reads() {
+                return Ok(());
+            }
+        }
+    })
+}
+
+/// Seconds since 1970 as RFC 3339 has them, as in the log.
+pub(super) fn time(at: f64) -> String {
+    let since = Duration::try_from_secs_f64(at).unwrap_or_default();
+    x509_cert::der::DateTime::from_unix_duration(since).map_or_else(|_| at.to_string(), |time| time.to_string())
 }
 
 /// `trunkline ready`, `trunkline maint`
@@ -94,21 +176,25 @@ fn try_drain(server: &Server, wait: bool) -> Result<(), String> {
     }
 }
 
-/// An answer to a change is empty; anything else says why it was not made.
+/// An answer to a change is empty or warns; anything else says why it was not made.
 fn set_state(server: &Server, state: &str) -> Result<(), String> {
     let name = &server.name;
     // What is written here ends up in a line of commands.
     if name.contains([' ', ';', '\\', '\n']) {
         return Err(format!("\"{name}\" is no server's name: write BACKEND/SERVER"));
     }
-    let answer = server.door.ask(&format!("set server {name} state {state}"))?;
+    let answer = server.door.ask(&format!("sip {state} {name}"))?;
     match answer.trim() {
         "" => Ok(()),
+        warnings if warnings.starts_with("warning: ") => {
+            eprintln!("{warnings}");
+            Ok(())
+        }
         said => Err(format!("{name}: {said} `trunkline status` lists the servers")),
     }
 }
 
-fn finish(outcome: Result<(), String>) -> ExitCode {
+pub(super) fn finish(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

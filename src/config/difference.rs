@@ -3,16 +3,23 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::net::SocketAddr;
 
+use super::admin::Http;
 use super::names::Named;
 use super::{Backend, Bind, Config, Frontend, Server};
 
 /// One line for each thing that differs, in the order of the configurations: what is new or changed, then what is gone.
 pub fn difference(before: &Config, after: &Config) -> Vec<String> {
     let mut lines = Vec::new();
-    let global =
-        [("cluster_key_file", before.cluster_key_file != after.cluster_key_file), ("dns", before.dns != after.dns)];
+    let global = [
+        ("cluster_key_file", before.cluster_key_file != after.cluster_key_file),
+        ("dns", before.dns != after.dns),
+        ("call_log", before.follow.log != after.follow.log),
+        ("hep", before.follow.hep != after.follow.hep),
+    ];
     lines.extend(global.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changed")));
+    http(&mut lines, before.http.as_ref(), after.http.as_ref());
     let named = |frontend: &Frontend| frontend.name.clone();
     by_name(&mut lines, "frontend", (&before.frontends, &after.frontends), named, |was, is, lines| {
         frontend(was, is, (before, after), lines);
@@ -58,6 +65,37 @@ pub fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
         if let Some((was, is)) = sticks.filter(|(was, is)| was.on == is.on && was.size != is.size) {
             let (name, was, is) = (&after.name, was.size, is.size);
             lines.push(format!("the stick table of {name} stays at {was} keys: a restart makes it {is}"));
+        }
+    }
+    lines
+}
+
+/// What of a new configuration cannot be done before a restart, nor the rest of it without that: sockets of one mode are none
+/// of the other, and neither are the calls and flows that know a frontend by its name.
+pub fn refused(before: &Config, after: &Config) -> Vec<String> {
+    let mode = |frontend: &Frontend| if frontend.relay().is_some() { "relay" } else { "proxy" };
+    let mut lines = Vec::new();
+    for is in &after.frontends {
+        for was in &before.frontends {
+            let (mode, before) = (mode(is), mode(was));
+            if is.id == was.id && mode != before {
+                lines.push(format!(
+                    "frontend {} is a {before} and cannot become a {mode} while it runs: give the {mode} another name, or restart",
+                    is.name
+                ));
+                continue;
+            }
+            let pairs = is.binds.iter().flat_map(|is| was.binds.iter().map(move |was| (is, was)));
+            for (is, was) in pairs.filter(|(is, was)| {
+                // The sockets of an address that stays in its mode stay, and two proxies may overlap.
+                let stays = mode == before && (is.address.ip() == was.address.ip() || mode == "proxy");
+                is.overlaps(was) && !stays
+            }) {
+                lines.push(format!(
+                    "{was} is a {before}'s, and {is} cannot become a {mode}'s while it is open: reload without {was} first \
+                     (a proxy's address is closed 32 s later, and the log says so), or restart"
+                ));
+            }
         }
     }
     lines
@@ -111,6 +149,26 @@ fn members<T: Eq + Hash>(lines: &mut Vec<String>, key: &str, was: &[T], is: &[T]
     lines.extend(gone.map(|member| format!("{key} {} removed", word(member))));
 }
 
+fn http(lines: &mut Vec<String>, was: Option<&Http>, is: Option<&Http>) {
+    for (key, of) in HTTP_ADDRESSES {
+        let [was, is] = [was, is].map(|http| http.and_then(of).map_or("off".to_owned(), |at| at.to_string()));
+        if was != is {
+            lines.push(format!("admin: {key} {was} -> {is}"));
+        }
+    }
+    let rest = |http: &Http| (http.users.clone(), http.identity);
+    let (was, is) = (was.map(rest).unwrap_or_default(), is.map(rest).unwrap_or_default());
+    // No hash of a password goes to the log.
+    for (key, differs) in [("users", was.0 != is.0), ("compat", was.1 != is.1)] {
+        lines.extend(differs.then(|| format!("admin: {key} changed")));
+    }
+}
+
+/// The addresses of `[admin]` by their keys.
+type Address = fn(&Http) -> Option<SocketAddr>;
+const HTTP_ADDRESSES: [(&str, Address); 3] =
+    [("stats", |http| http.stats), ("health", |http| http.health), ("metrics", |http| http.metrics)];
+
 fn frontend(was: &Frontend, is: &Frontend, (before, after): (&Config, &Config), lines: &mut Vec<String>) {
     let backend = |config: &Config, at: usize| config.backends[at].name.clone();
     // Positions mean something in their own configuration only.
@@ -122,16 +180,19 @@ fn frontend(was: &Frontend, is: &Frontend, (before, after): (&Config, &Config), 
     members(lines, "bind", &was.binds, &is.binds, Bind::to_string);
     value(lines, "backend", &backend(before, was.backend), &backend(after, is.backend));
     changed(lines, "routes", &routes(before, was), &routes(after, is));
-    changed(lines, "limits", &was.limits, &is.limits);
+    changed(lines, "limits", &(&was.limits, &was.connections), &(&is.limits, &is.connections));
     changed(lines, "advertise", &was.advertise, &is.advertise);
     changed(lines, "inside", &was.inside, &is.inside);
+    changed(lines, "tls", &was.tls, &is.tls);
     let rest = |frontend: &Frontend| Frontend {
         binds: Vec::new(),
         backend: 0,
         routes: Vec::new(),
         limits: is.limits.clone(),
+        connections: is.connections.clone(),
         advertise: is.advertise,
         inside: is.inside,
+        tls: None,
         ..frontend.clone()
     };
     changed(lines, "other keys", &rest(was), &rest(is));
@@ -155,6 +216,7 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
     changed(lines, "breaker", &was.breaker, &is.breaker);
     changed(lines, "stick", &was.stick, &is.stick);
     changed(lines, "pin", &was.pin, &is.pin);
+    changed(lines, "tls", &was.tls, &is.tls);
     let rest = |backend: &Backend| Backend {
         regions: Vec::new(),
         servers: Vec::new(),
@@ -165,6 +227,7 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
         breaker: None,
         stick: None,
         pin: is.pin,
+        tls: is.tls.clone(),
         ..backend.clone()
     };
     let clients = |backend: &Backend| backend.regions.iter().map(|region| region.clients.clone()).collect::<Vec<_>>();
@@ -173,9 +236,22 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
 
 fn server(was: &Server, is: &Server, lines: &mut Vec<String>) {
     value(lines, "weight", &was.weight, &is.weight);
-    value(lines, "address", &was.address, &is.address);
+    let url = |server: &Server| format!("{}://{}", server.transport.name(), server.address);
+    if url(was) != url(is) {
+        lines.push(format!("address {} -> {}", url(was), url(is)));
+    }
     value(lines, "max_calls", &was.max_calls, &is.max_calls);
-    let rest = |server: &Server| Server { weight: 0, max_calls: 0, address: is.address, region: 0, ..server.clone() };
+    let rest = |server: &Server| Server {
+        weight: 0,
+        max_calls: 0,
+        address: is.address,
+        transport: is.transport,
+        region: 0,
+        // What nobody wrote follows the address.
+        sources: server.sources.iter().filter(|source| source.written).copied().collect(),
+        tls_name: server.tls_name.clone().filter(|name| *name != server.address.ip().to_string()),
+        ..server.clone()
+    };
     changed(lines, "other keys", &rest(was), &rest(is));
 }
 
@@ -211,12 +287,8 @@ region = "lagos"
 address = "udp://127.0.0.3:5060"
 "#;
 
-    fn config(text: &str) -> Config {
-        Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)))
-    }
-
     fn after(changes: &[(&str, &str)]) -> Config {
-        config(&changes.iter().fold(TEXT.to_owned(), |text, (from, to)| {
+        Config::good(&changes.iter().fold(TEXT.to_owned(), |text, (from, to)| {
             assert!(text.contains(from), "{from}");
             text.replace(from, to)
         }))
@@ -224,7 +296,7 @@ address = "udp://127.0.0.3:5060"
 
     #[test]
     fn what_differs_is_said_in_the_words_of_the_file() {
-        let before = config(TEXT);
+        let before = Config::good(TEXT);
         assert_eq!(difference(&before, &before), [""; 0]);
         for (changes, said) in [
             (&[("\"200/s\"", "\"100/s\"")][..], &["frontend sip: limits changed"][..]),
@@ -232,10 +304,7 @@ address = "udp://127.0.0.3:5060"
             (&[("0.3:5060\"", "0.3:5060\"\nweight = 7")], &["server b/two: weight 100 -> 7"]),
             (&[("0.3:5060\"", "0.3:5060\"\nmax_calls = 9")], &["server b/two: max_calls 0 -> 9"]),
             (&[("stick =", "balance = \"first\"\nstick =")], &["backend b: balance \"hash\" -> \"first\""]),
-            (
-                &[("0.3:5060", "0.3:5062")],
-                &["server b/two: address 127.0.0.3:5060 -> 127.0.0.3:5062", "server b/two: other keys changed"],
-            ),
+            (&[("0.3:5060", "0.3:5062")], &["server b/two: address udp://127.0.0.3:5060 -> udp://127.0.0.3:5062"]),
             (&[("\"two\"", "\"three\"")], &["server b/three added", "server b/two removed"]),
             (
                 &[("0.1:5060", "0.1:5062")],
@@ -244,6 +313,21 @@ address = "udp://127.0.0.3:5060"
             (&[("\"sip\"", "\"tel\"")], &["frontend tel added", "frontend sip removed"]),
             (&[("\"sip\"", "\"sip\"\nrecord_route = false")], &["frontend sip: other keys changed"]),
             (&[("\"source\"", "\"from-user\"")], &["backend b: stick changed"]),
+            (
+                &[
+                    ("0.1:5060\"", "0.1:5060\"\nbind = \"tls://127.0.0.1:5061\"\ntls = { certificates = \"/c\" }"),
+                    ("bind = \"udp", "# "),
+                ],
+                &[
+                    "frontend sip: bind tls://127.0.0.1:5061 added",
+                    "frontend sip: bind udp://127.0.0.1:5060 removed",
+                    "frontend sip: tls changed",
+                ],
+            ),
+            (
+                &[("stick =", "tls = { verify = false }\nstick ="), ("udp://127.0.0.3:5060", "tls://127.0.0.3:5060")],
+                &["backend b: tls changed", "server b/two: address udp://127.0.0.3:5060 -> tls://127.0.0.3:5060"],
+            ),
             (&[("stick =", "spill_below = \"10%\"\nstick =")], &["backend b: other keys changed"]),
         ] {
             assert_eq!(difference(&before, &after(changes)), said);
@@ -255,12 +339,52 @@ address = "udp://127.0.0.3:5060"
         let second = TEXT.rfind("[[backend.server]]").unwrap();
         let first = TEXT.find("[[backend.server]]").unwrap();
         let reordered = [&TEXT[..first], &TEXT[second..], &TEXT[first..second]].concat();
-        assert_eq!(difference(&config(TEXT), &config(&reordered)), [""; 0]);
+        assert_eq!(difference(&Config::good(TEXT), &Config::good(&reordered)), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_changes_its_mode_in_no_reload() {
+        let relay = |name: &str, bind: &str| {
+            let ports = bind.rsplit(':').next().unwrap();
+            let server = match ports.contains('-') {
+                true => format!("\"udp://127.0.0.9\"\nports = \"{ports}\""),
+                false => "\"udp://127.0.0.9:9000\"".to_owned(),
+            };
+            Config::good(&format!(
+                "[[frontend]]\nname = \"{name}\"\nmode = \"relay\"\nbind = \"udp://{bind}\"\nbackend = \"b\"\n\
+                 [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"one\"\naddress = {server}\n"
+            ))
+        };
+        let (proxy, range) = (Config::good(TEXT), relay("rtp", "127.0.0.1:6000-6009"));
+        for (before, after, said) in [
+            (&proxy, relay("sip", "127.0.0.1:7000"), Some("frontend sip is a proxy and cannot become a relay")),
+            (&range, after(&[("\"sip\"", "\"rtp\"")]), Some("frontend rtp is a relay and cannot become a proxy")),
+            (
+                &proxy,
+                relay("rtp", "127.0.0.1:5060"),
+                Some("udp://127.0.0.1:5060 is a proxy's, and udp://127.0.0.1:5060 cannot"),
+            ),
+            (&proxy, relay("rtp", "0.0.0.0:5000-5099"), Some("and udp://0.0.0.0:5000-5099 cannot become a relay's")),
+            (&range, after(&[("0.1:5060", "0.1:6009")]), Some("udp://127.0.0.1:6000-6009 is a relay's, and")),
+            (&range, relay("rtp", "0.0.0.0:6000"), Some("udp://0.0.0.0:6000 cannot become a relay's")),
+            (&range, relay("other", "127.0.0.1:6005-6020"), None),
+            (&range, relay("rtp", "[::1]:6000"), None),
+            (&proxy, relay("rtp", "127.0.0.2:5060"), None),
+            (
+                &proxy,
+                after(&[("127.0.0.1:5060", "0.0.0.0:5060"), ("127.0.0.2", "10.0.0.2"), ("127.0.0.3", "10.0.0.3")]),
+                None,
+            ),
+        ] {
+            let lines = refused(before, &after);
+            assert_eq!(lines.len(), usize::from(said.is_some()), "{lines:?}");
+            assert!(lines.iter().zip(said).all(|(line, said)| line.contains(said)), "{lines:?}: no {said:?}");
+        }
     }
 
     #[test]
     fn threads_and_tables_wait_for_a_restart() {
-        let before = config(TEXT);
+        let before = Config::good(TEXT);
         let more = after(&[
             ("\n[[frontend]]", "\n[global]\nworkers = 3\n[[frontend]]"),
             ("{ on = \"source\" }", "{ on = \"source\", size = 5000 }\npin = { size = 2_000_000 }"),

@@ -52,7 +52,10 @@ impl Faults {
             for fault in &self.0 {
                 let (line, column) = position(text, fault.at);
                 writeln!(f, "{file}:{line}:{column}: error: {}", fault.what)?;
-                let source = text.lines().nth(line - 1).filter(|source| quote && !source.trim().is_empty());
+                let source = text
+                    .lines()
+                    .nth(line - 1)
+                    .filter(|source| quote && !source.trim().is_empty() && !holds_secret(source));
                 if let Some(source) = source {
                     writeln!(f, "    | {}", source.trim_end())?;
                 }
@@ -69,8 +72,13 @@ impl Faults {
     }
 }
 
+/// Whether a line may hold a password, or what one was made to: what is shown of it ends in logs and tickets.
+pub fn holds_secret(line: &str) -> bool {
+    line.contains("password") || line.contains("$argon2")
+}
+
 /// Line and column of an offset, both from 1; the column counts characters.
-fn position(text: &str, at: usize) -> (usize, usize) {
+pub fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |n| n + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)

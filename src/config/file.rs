@@ -9,9 +9,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use super::admin::{self, Http};
 use super::dns::{Dns, dns};
-use super::fault::Faults;
+use super::fault::{Faults, holds_secret};
+use super::follow::{self, Follow};
 use super::read::{At, Section};
+use super::streams::{self, Connections, Timeout};
+use super::tls::{self, BackendTls, FrontendTls};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
 use super::{Bind, Breaker, Check, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay};
 use crate::balance::Algorithm;
@@ -56,12 +60,12 @@ const DEFAULT_IPV6_PREFIX: u64 = 128;
 
 /// The keys that later versions bring, by section. They are refused with a word that says so.
 mod later {
-    pub const TOP: &[&str] = &["admin", "peers"];
+    pub const TOP: &[&str] = &["peers"];
     pub const GLOBAL: &[&str] = &["state_dir"];
-    pub const FRONTEND: &[&str] = &["tls"];
-    pub const LIMITS: &[&str] = &["max_connections", "max_connections_per_source"];
-    pub const BACKEND: &[&str] = &["timeout"];
 }
+
+/// Where the syntax is broken so many places are told; the first is the one to mend.
+const BREAKS: usize = 3;
 
 /// Everything that one file says.
 #[derive(Debug, Default)]
@@ -69,6 +73,8 @@ pub struct File {
     pub workers: usize,
     pub cluster_key_file: String,
     pub runtime_socket: Option<At<String>>,
+    pub http: Option<At<Http>>,
+    pub follow: Follow,
     pub dns: Dns,
     pub frontends: Vec<FrontendSection>,
     pub backends: Vec<BackendSection>,
@@ -80,6 +86,8 @@ pub struct FrontendSection {
     pub name: At<String>,
     pub mode: Mode,
     pub binds: Vec<At<Bind>>,
+    /// One of them could not be read, which was told: what is missing now may be there then.
+    pub unread_bind: bool,
     pub advertise: Vec<At<IpAddr>>,
     pub inside: Vec<At<IpAddr>>,
     pub aliases: Vec<At<String>>,
@@ -92,6 +100,8 @@ pub struct FrontendSection {
     pub source_header: Option<At<String>>,
     pub dscp: Option<u8>,
     pub limits: LimitsSection,
+    pub connections: Connections,
+    pub tls: Option<At<FrontendTls>>,
 }
 
 #[derive(Debug)]
@@ -127,8 +137,12 @@ pub struct BackendSection {
     pub spill_below: u32,
     pub in_dialog_failover: bool,
     pub pass_503: bool,
+    pub tls: Option<At<BackendTls>>,
+    pub timeout: Option<At<Timeout>>,
     pub regions: Vec<RegionSection>,
     pub servers: Vec<ServerSection>,
+    /// One of them could not be read, which was told.
+    pub unread_server: bool,
 }
 
 #[derive(Debug)]
@@ -145,6 +159,7 @@ pub struct ServerSection {
     pub address: At<ServerAddress>,
     pub ports: Option<At<Ports>>,
     pub sources: Vec<At<Source>>,
+    pub tls_name: Option<At<String>>,
     pub weight: u32,
     pub max_calls: u32,
     pub max_rate: Option<Rate>,
@@ -157,10 +172,17 @@ impl File {
     pub fn parse(text: &str) -> (Self, Faults) {
         let mut faults = Faults::default();
         let (table, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
+        // What stands behind a break is read as something else: one missing quote would be two hundred faults.
+        let broken = errors.iter().any(|error| error.message() != "duplicate key");
+        let most = if broken { BREAKS } else { usize::MAX };
+        for error in errors.into_iter().take(most) {
             let at = error.span().map_or(text.len(), |span| span.start);
-            faults.push(at, format!("not TOML: {}", error.message()), "see https://toml.io for the syntax");
+            match unquoted(text, at).filter(|word| !is_secret(text, word)) {
+                Some(word) => faults.push(at, "not TOML: a text without quotes", format!("write `\"{word}\"`")),
+                None => faults.push(at, format!("not TOML: {}", error.message()), "see https://toml.io for the syntax"),
+            }
         }
+        let of_syntax = faults.clone();
         let faults = RefCell::new(faults);
         let top = Section::new(&faults, &table, "the file");
         let mut file = Self { cluster_key_file: DEFAULT_CLUSTER_KEY_FILE.into(), ..Self::default() };
@@ -170,12 +192,33 @@ impl File {
             file.runtime_socket = global.optional("runtime_socket");
             global.finish(later::GLOBAL);
         }
+        file.http = top.section("admin", "[admin]").map(admin::http);
+        file.follow = follow::follow(&top);
         file.dns = top.section("dns", "[dns]").map_or_else(Dns::default, dns);
         file.frontends = top.sections("frontend", "[[frontend]]").into_iter().filter_map(frontend).collect();
         file.backends = top.sections("backend", "[[backend]]").into_iter().filter_map(backend).collect();
         top.finish(later::TOP);
-        (file, faults.into_inner())
+        (file, if broken { of_syntax } else { faults.into_inner() })
     }
+}
+
+/// Whether a word stands on a line that no message shows.
+fn is_secret(text: &str, word: &str) -> bool {
+    text.lines().any(|line| line.contains(word) && holds_secret(line))
+}
+
+/// The text that stands without quotes where the syntax breaks.
+fn unquoted(text: &str, at: usize) -> Option<&str> {
+    let line = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    // Where the break is at the sign before it, the value follows.
+    let before = text[line..at].rfind(['=', '[', ',']).map(|sign| line + sign + 1);
+    let value = text.get(before.unwrap_or(at)..)?.lines().next()?.trim_start_matches(['=', ' ', '\t']);
+    let value = value.split([',', ']', '}', '#']).next()?.trim();
+    // A number with something behind it: a duration, an address.
+    let measured = |value: &str| !value.contains(char::is_whitespace) && value.contains(|c: char| !c.is_ascii_digit());
+    let begins = value.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
+        || value.starts_with(|first: char| first.is_ascii_digit()) && measured(value);
+    (before.is_some() && begins && !value.contains(['"', '\'', '='])).then_some(value)
 }
 
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
@@ -183,11 +226,17 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
     let limits_section = section.section("limits", "[frontend.limits]");
     let mode = relay::mode(&section, limits_section.as_ref());
     let is_relay = mode != Mode::Proxy;
+    let binds = section.list("bind");
+    let connections = match is_relay {
+        true => Connections::default(),
+        false => streams::frontend(&section, limits_section.as_ref(), &binds),
+    };
     let routes = section.sections("route", "[[frontend.route]]").into_iter();
     let read = FrontendSection {
         at: section.at(),
         mode,
-        binds: section.list("bind"),
+        unread_bind: section.count("bind") > binds.len(),
+        binds,
         advertise: section.list("advertise"),
         inside: section.list("inside"),
         aliases: section.list("aliases"),
@@ -208,9 +257,11 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
         source_header: section.optional("source_header"),
         dscp: section.optional::<Dscp>("dscp").map(|dscp| dscp.value.0),
         limits: limits_section.map_or_else(LimitsSection::new, limits),
+        connections,
+        tls: section.section("tls", "[frontend.tls]").map(tls::frontend),
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
     };
-    section.finish(later::FRONTEND);
+    section.finish(&[]);
     Some(read)
 }
 
@@ -259,23 +310,24 @@ fn limits(section: Section<'_, '_>) -> LimitsSection {
     if let (None, Some(burst)) = (read.rate, &read.burst) {
         section.fault(burst.at, "`per_source_burst` without `per_source_rate`", "add `per_source_rate = \"200/s\"`");
     }
-    section.finish(later::LIMITS);
+    section.finish(&[]);
     read
 }
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let name = section.required("name", "\"opensips\"");
     let servers: Vec<_> = section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect();
-    let checks = section.section("check", "check");
+    let unread_server = section.count("server") > servers.len();
+    let checks = section.section("check", "[backend.check]");
     let has_parts = servers.iter().any(|server| server.ports.is_some());
     let read = BackendSection {
         at: section.at(),
         balance: section.word("balance", Algorithm::Hash, &Algorithm::ALL),
-        pin: pin(section.section("pin", "pin")),
-        stick: section.section("stick", "stick").and_then(stick),
+        pin: pin(section.section("pin", "[backend.pin]")),
+        stick: section.section("stick", "[backend.stick]").and_then(stick),
         check: if has_parts { relay::no_check(checks) } else { check(checks) },
-        suspect: suspect(section.section("suspect", "suspect")),
-        breaker: section.section("breaker", "breaker").map(breaker),
+        suspect: suspect(section.section("suspect", "[backend.suspect]")),
+        breaker: section.section("breaker", "[backend.breaker]").map(breaker),
         when_all_down: section.word(
             "when_all_down",
             WhenAllDown::Reject,
@@ -284,11 +336,14 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         spill_below: section.or("spill_below", DEFAULT_SPILL_BELOW).0,
         in_dialog_failover: section.or("in_dialog_failover", false),
         pass_503: section.or("pass_503", false),
+        tls: section.section("tls", "[backend.tls]").map(tls::backend),
+        timeout: section.section("timeout", "timeout").map(streams::timeout),
         regions: section.sections("region", "[[backend.region]]").into_iter().filter_map(region).collect(),
         servers,
+        unread_server,
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
     };
-    section.finish(later::BACKEND);
+    section.finish(&[]);
     Some(read)
 }
 
@@ -476,6 +531,7 @@ fn server(section: Section<'_, '_>) -> Option<ServerSection> {
     let (name, address) =
         (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
     let (region, sources, ports) = (section.optional("region"), section.list("sources"), section.optional("ports"));
+    let tls_name = section.optional("tls_name");
     let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;
     let max_calls = section.number("max_calls", 0, MAX_CALLS) as u32;
     let max_rate = section.optional::<Rate>("max_rate").map(|rate| rate.value);
@@ -485,7 +541,23 @@ fn server(section: Section<'_, '_>) -> Option<ServerSection> {
     }
     let slow_start = slow_start.map_or(Duration::ZERO, |written| written.value);
     let backup = section.or("backup", false);
+    let unread_ports = section.count("ports") > ports.iter().count();
     section.finish(&[]);
     let (name, address) = (name?, address?);
-    Some(ServerSection { name, address, ports, region, sources, weight, max_calls, max_rate, slow_start, backup })
+    if unread_ports {
+        return None;
+    }
+    Some(ServerSection {
+        name,
+        address,
+        ports,
+        region,
+        sources,
+        tls_name,
+        weight,
+        max_calls,
+        max_rate,
+        slow_start,
+        backup,
+    })
 }

@@ -21,6 +21,9 @@ use super::fault::Faults;
 use super::read::Section;
 use crate::sip::token::{Keys, SealKey};
 
+/// A secret that somebody makes up loses every running call.
+const RESTORE: &str = "restore the file from its backup or from the other node";
+
 /// Reads the text of a key file.
 ///
 /// # Errors
@@ -29,11 +32,7 @@ pub fn parse(text: &str) -> Result<Keys, Faults> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let faults = RefCell::new(Faults::default());
     for error in errors {
-        faults.borrow_mut().push(
-            error.span().map_or(0, |span| span.start),
-            "not TOML",
-            "restore the file from its backup or from the other node",
-        );
+        faults.borrow_mut().push(error.span().map_or(0, |span| span.start), "not TOML", RESTORE);
     }
     let top = Section::new(&faults, &table, "the key file");
     let route = secret(&top, "route");
@@ -63,7 +62,7 @@ pub fn parse(text: &str) -> Result<Keys, Faults> {
 
 /// Sixteen bytes in hexadecimal.
 fn secret(section: &Section<'_, '_>, key: &'static str) -> Option<[u8; 16]> {
-    let text = section.required::<String>(key, "\"...\" with 32 hexadecimal digits")?;
+    let text = section.required_or::<String>(key, RESTORE)?;
     let digits = text.value.as_bytes();
     let digit = |at: usize| char::from(digits[at]).to_digit(16);
     let mut bytes = [0; 16];
@@ -76,11 +75,7 @@ fn secret(section: &Section<'_, '_>, key: &'static str) -> Option<[u8; 16]> {
             _ => false,
         });
     if !whole {
-        section.fault(
-            text.at,
-            format!("`{key}` is not 32 hexadecimal digits"),
-            "restore the file from its backup or from the other node",
-        );
+        section.fault(text.at, format!("`{key}` is not 32 hexadecimal digits"), RESTORE);
     }
     whole.then_some(bytes)
 }
@@ -95,8 +90,8 @@ pub fn generate(route: [u8; 16], seal: [u8; 16]) -> String {
     };
     format!(
         "# Trunkline's cluster key. Copy it to every node of a pair; whoever holds it can steer calls.\n\
-         # `route` must never change. Seal keys rotate in two steps: add a new [[seal]] on every node and restart,\n\
-         # then set `seal_with` to its id on every node and restart.\n\
+         # `route` must never change. Seal keys rotate in two steps: add a new [[seal]] on every node and reload,\n\
+         # then set `seal_with` to its id on every node and reload.\n\
          route = \"{}\"\n\
          seal_with = 1\n\n\
          [[seal]]\n\

@@ -1,6 +1,6 @@
 //! What a reload removes does not vanish: servers keep their calls until these end, frontends what is in flight.
 
-use super::{Backend, Bind, Config, Frontend, Server};
+use super::{Backend, Bind, Config, Frontend, Route, Server};
 use crate::sip::token::NameHash;
 
 /// Which of the servers and addresses that are not wanted any more stay for a while.
@@ -30,8 +30,12 @@ pub fn with_leaving(wanted: &Config, before: &Config, stays: &Stays<'_>) -> Conf
         match config.frontends.iter_mut().find(|other| other.id == frontend.id) {
             Some(kept) => kept.binds.extend(binds),
             None => {
-                let backend = add_backend(&mut config, &before.backends[frontend.backend]);
-                config.frontends.push(Frontend { binds, backend, routes: Vec::new(), ..frontend.clone() });
+                // What is new there meanwhile goes where it always went.
+                let mut moved = |backend: usize| add_backend(&mut config, &before.backends[backend]);
+                let backend = moved(frontend.backend);
+                let of = |route: &Route| Route { backend: moved(route.backend), ..route.clone() };
+                let routes = frontend.routes.iter().map(of).collect();
+                config.frontends.push(Frontend { binds, backend, routes, ..frontend.clone() });
             }
         }
     }
@@ -99,10 +103,6 @@ name = "three"
 address = "udp://127.0.0.4:5060"
 "#;
 
-    fn config(text: &str) -> Config {
-        Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)))
-    }
-
     fn merge(wanted: &Config, before: &Config, stays: bool) -> Config {
         with_leaving(wanted, before, &Stays { server: &|_| stays, bind: &|_| stays })
     }
@@ -124,25 +124,46 @@ address = "udp://127.0.0.4:5060"
         let (head, _) = TEXT.split_once("[[backend.server]]\nname = \"two\"").unwrap();
         let (sip, rest) = head.split_once("[[frontend]]\nname = \"guests\"").unwrap();
         let sip = sip.replace(", \"udp://127.0.0.1:5070\"", "").replace("\"sip\"", "\"new\"");
-        config(&(sip + rest.split_once("backend = \"c\"\n").unwrap().1))
+        Config::good(&(sip + rest.split_once("backend = \"c\"\n").unwrap().1))
     }
 
     #[test]
     fn what_is_removed_stays_without_weight_and_with_the_addresses_that_nobody_wants() {
-        let merged = merge(&less(), &config(TEXT), true);
+        let merged = merge(&less(), &Config::good(TEXT), true);
         assert_eq!(names(&merged), ["b/one 100", "b/two 0", "c/three 0"]);
         assert_eq!(frontends(&merged), [("new", 1), ("sip", 1), ("guests", 1)]);
         assert_eq!(merged.frontends[1].binds[0].address.port(), 5070, "5060 is the new frontend's");
         assert_eq!(merged.backends[merged.frontends[2].backend].name, "c");
         assert_eq!(merge(&less(), &merged, true), merged, "what leaves goes on leaving");
-        let one_address_less = config(&TEXT.replace(", \"udp://127.0.0.1:5070\"", ""));
-        assert_eq!(frontends(&merge(&one_address_less, &config(TEXT), true)), [("sip", 2), ("guests", 1)]);
+        let one_address_less = Config::good(&TEXT.replace(", \"udp://127.0.0.1:5070\"", ""));
+        assert_eq!(frontends(&merge(&one_address_less, &Config::good(TEXT), true)), [("sip", 2), ("guests", 1)]);
+    }
+
+    #[test]
+    fn what_leaves_goes_by_its_rules_to_the_backends_of_before() {
+        let route = |method: &str, backend: &str| {
+            format!("\n[[frontend.route]]\nmethods = [\"{method}\"]\nbackend = \"{backend}\"\n")
+        };
+        let rules = route("REGISTER", "b") + &route("MESSAGE", "c");
+        let with_routes = TEXT.replacen("backend = \"c\"\n", &("backend = \"c\"\n".to_owned() + &rules), 1);
+        // Another backend stands first now, and that of MESSAGE goes with the frontend.
+        let other = "[[backend]]\nname = \"a\"\n[[backend.server]]\nname = \"x\"\naddress = \"udp://127.0.0.9:5060\"\n";
+        let (head, tail) = TEXT.split_once("[[frontend]]\nname = \"guests\"").unwrap();
+        let (_, tail) = tail.split_once("backend = \"c\"\n").unwrap();
+        let (tail, _) = tail.split_once("[[backend]]\nname = \"c\"").unwrap();
+        let wanted = Config::good(&format!("{head}{other}{tail}"));
+        let merged = merge(&wanted, &Config::good(&with_routes), true);
+        let guests = merged.frontends.iter().find(|frontend| frontend.name == "guests").unwrap();
+        let name = |at: usize| merged.backends[at].name.as_str();
+        let rules: Vec<_> = guests.routes.iter().map(|rule| (rule.methods[0].as_str(), name(rule.backend))).collect();
+        assert_eq!((rules, name(guests.backend)), (vec![("REGISTER", "b"), ("MESSAGE", "c")], "c"));
+        assert_eq!(merge(&wanted, &merged, true), merged);
     }
 
     #[test]
     fn what_has_left_is_gone_and_what_comes_back_is_as_it_is_written() {
-        let merged = merge(&less(), &config(TEXT), true);
+        let merged = merge(&less(), &Config::good(TEXT), true);
         assert_eq!(merge(&less(), &merged, false), less());
-        assert_eq!(merge(&config(TEXT), &merged, true), config(TEXT));
+        assert_eq!(merge(&Config::good(TEXT), &merged, true), Config::good(TEXT));
     }
 }

@@ -4,18 +4,25 @@
 //! instead. This floor opens no file and asks no clock; the roof reads the text. Start with [`mod@file`] for the keys,
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
+pub mod admin;
 pub mod difference;
 mod dns;
 pub mod fault;
 pub mod file;
+pub mod follow;
+mod habits;
 pub mod key;
 pub mod leaving;
 pub mod names;
 mod read;
 mod relay;
 mod resolve;
+pub mod streams;
+pub mod tls;
 mod value;
+pub mod warnings;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,11 +33,16 @@ use ipnet::IpNet;
 use crate::balance::Algorithm;
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
-use names::{Named, Query};
+use admin::Http;
+use follow::Follow;
+pub use names::Named;
+use names::Query;
+use streams::{Connections, Timeout};
+use tls::{BackendTls, FrontendTls};
 
 pub use dns::Dns;
 pub use fault::{Fault, Faults};
-pub use value::{Rate, Source};
+pub use value::{Rate, Source, is_one_host};
 
 /// Where commands come in where `runtime_socket` says nothing else.
 pub const RUNTIME_SOCKET: &str = "/run/trunkline/admin.sock";
@@ -43,6 +55,9 @@ pub struct Config {
     pub cluster_key_file: PathBuf,
     /// Where commands come in; `None` where nothing is written: then it is [`RUNTIME_SOCKET`], if that can be had.
     pub runtime_socket: Option<PathBuf>,
+    /// Where people look in over HTTP; `None`: nowhere.
+    pub http: Option<Http>,
+    pub follow: Follow,
     pub dns: Dns,
     pub frontends: Vec<Frontend>,
     pub backends: Vec<Backend>,
@@ -72,32 +87,42 @@ impl Config {
 }
 
 impl Config {
-    /// How many files a process with so many workers has open at most, where it relays: a socket for each port of a range
-    /// and for each flow. `None` where nothing is relayed.
-    pub fn open_files(&self, workers: usize) -> Option<OpenFiles> {
-        /// The standard streams, checks, and what each worker waits with.
+    /// How many files a process with so many workers has open at most.
+    pub fn open_files(&self, workers: usize) -> OpenFiles {
+        /// The standard streams, commands, and what the threads wait with.
         const BASE: usize = 64;
+        /// Connections that a server opens itself: those in use open one, and one more before the other is closed.
+        const OWN: usize = 4;
         let relays = || self.frontends.iter().filter_map(|frontend| Some((frontend, frontend.relay()?)));
         let sockets = |ports: Ports| if ports.count() == 1 { workers } else { ports.count() };
         let ports = relays().flat_map(|(frontend, _)| &frontend.binds).map(|bind| sockets(bind.ports)).sum();
         let flows = relays().map(|(_, relay)| relay.max_flows).sum();
-        // A proxy's socket is watched by a second descriptor; `inside` may be two addresses more.
+        // `inside` may be two addresses more.
         let proxies = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
-        let proxies: usize = proxies.map(|frontend| (frontend.binds.len() + 2) * workers * 2).sum();
-        let most = |backend: &Backend| backend.servers.len() + backend.names.len() * names::MOST_ADDRESSES;
+        let proxies: usize = proxies.map(|frontend| (frontend.binds.len() + 2) * workers).sum();
+        // A socket for each check, and where it is no UDP each worker's connection.
+        let each = |transport| if transport == Transport::Udp { 1 } else { 1 + workers + OWN };
+        let most = |backend: &Backend| {
+            let servers = backend.servers.iter().map(|server| each(server.transport)).sum::<usize>();
+            servers + backend.names.iter().map(|name| names::MOST_ADDRESSES * each(name.query.transport)).sum::<usize>()
+        };
         let servers = self.backends.iter().map(most).sum::<usize>();
-        let all = BASE + 8 * workers + servers + proxies + ports + flows;
-        relays().next().is_some().then_some(OpenFiles { all, ports, flows })
+        let streams = self.frontends.iter().filter(|frontend| frontend.has_streams());
+        let connections = streams.map(|frontend| frontend.connections.most as usize).sum();
+        let visitors = self.http.as_ref().map_or(0, |http| http.listeners().len() * (1 + admin::CONNECTIONS));
+        OpenFiles { all: BASE + visitors + 8 * workers + servers + proxies + ports + flows, ports, flows, connections }
     }
 }
 
-/// What a relay needs of the host ([`Config::open_files`]).
+/// What a configuration needs of the host ([`Config::open_files`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {
     pub all: usize,
-    /// Of these for ports and for flows.
+    /// Of these for the ports of relays and for their flows.
     pub ports: usize,
     pub flows: usize,
+    /// Beside all these, for the connections of clients. Where the host has not so many, fewer are let in.
+    pub connections: usize,
 }
 
 /// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs.
@@ -152,12 +177,25 @@ pub struct Frontend {
     /// The upper six bits of the IP header's traffic class.
     pub dscp: Option<u8>,
     pub limits: Limits,
+    pub connections: Connections,
+    /// Where a bind is tls://.
+    pub tls: Option<FrontendTls>,
 }
 
 impl Frontend {
     /// Whether it has an address of the same family to reach this one from.
     pub fn reaches(&self, ip: IpAddr) -> bool {
         self.inside.like(ip).is_some() || self.binds.iter().any(|bind| bind.address.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Whether one of its addresses is tcp:// or tls://.
+    pub fn has_streams(&self) -> bool {
+        self.binds.iter().any(|bind| bind.transport != Transport::Udp)
+    }
+
+    /// Whether one of its addresses is tls://.
+    pub fn has_tls(&self) -> bool {
+        self.binds.iter().any(|bind| bind.transport == Transport::Tls)
     }
 
     /// What `relay` needs to know; `None` in mode `proxy`.
@@ -168,9 +206,9 @@ impl Frontend {
         }
     }
 
-    /// The backends that it may choose: the default, then those of its routes.
-    pub fn backends(&self) -> impl Iterator<Item = usize> {
-        std::iter::once(self.backend).chain(self.routes.iter().map(|route| route.backend))
+    /// The positions of the backends that it may choose: the default and those of its routes, each once.
+    pub fn backends(&self) -> BTreeSet<usize> {
+        std::iter::once(self.backend).chain(self.routes.iter().map(|route| route.backend)).collect()
     }
 }
 
@@ -199,6 +237,16 @@ pub struct Bind {
     /// With its first port.
     pub address: SocketAddr,
     pub ports: Ports,
+}
+
+impl Bind {
+    /// Whether a datagram could be for both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (ip, other_ip) = (self.address.ip(), other.address.ip());
+        let family = ip.is_ipv4() == other_ip.is_ipv4();
+        let meet = ip == other_ip || family && (ip.is_unspecified() || other_ip.is_unspecified());
+        meet && self.transport == other.transport && self.ports.overlaps(other.ports)
+    }
 }
 
 impl fmt::Display for Bind {
@@ -315,10 +363,21 @@ pub struct Backend {
     pub in_dialog_failover: bool,
     /// Whether a server's 503 reaches clients as 503.
     pub pass_503: bool,
+    /// Towards those servers that are tls://.
+    pub tls: BackendTls,
+    pub timeout: Timeout,
     pub regions: Vec<Region>,
     /// Those with an address; after [`names::expand`] also those that the DNS has for [`Backend::names`].
     pub servers: Vec<Server>,
     pub names: Vec<Named>,
+}
+
+impl Backend {
+    /// Whether one of its servers is tls://.
+    pub fn has_tls(&self) -> bool {
+        let names = self.names.iter().map(|named| named.query.transport);
+        self.servers.iter().map(|server| server.transport).chain(names).any(|transport| transport == Transport::Tls)
+    }
 }
 
 /// The memory of which call belongs to which server.
@@ -426,6 +485,8 @@ pub struct Server {
     /// Its part of a relay's range: what comes to one of these ports goes to the same port of this server.
     pub ports: Option<Ports>,
     pub sources: Vec<Source>,
+    /// The name or address that its certificate must be for, where it is tls://.
+    pub tls_name: Option<String>,
     pub weight: u32,
     /// The most calls at once; 0 is no limit.
     pub max_calls: u32,
@@ -437,9 +498,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether it is one of the addresses of a name, which no written name looks like.
-    pub fn is_of_name(&self) -> bool {
-        self.name.contains('@')
+    /// The name that it is an address of; no written name looks like one.
+    pub fn of_name(&self) -> Option<&str> {
+        self.name.split_once('@').map(|(name, _)| name)
+    }
+}
+
+#[cfg(test)]
+impl Config {
+    /// Reads a configuration that a test wants to be good, or shows its faults.
+    pub fn good(text: &str) -> Self {
+        Self::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("test", text)))
     }
 }
 

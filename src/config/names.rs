@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Backend, Config, Frontend, Rate, Server, Source};
+use super::{Backend, Config, Frontend, Rate, Server, Source, is_one_host};
+use crate::sip::Transport;
 use crate::sip::token::NameHash;
-use crate::sip::{DEFAULT_PORT, Transport};
 
 /// Servers with a name in one file: each asks for itself.
 pub const MOST_NAMES: usize = 1_000;
@@ -35,6 +35,8 @@ pub struct Named {
     pub at: usize,
     /// Position of its region.
     pub region: usize,
+    /// As [`Server::tls_name`]; where none is written, the name that is asked for (RFC 5922 §7.1).
+    pub tls_name: Option<String>,
     /// Of each address, where no SRV record says another.
     pub weight: u32,
     /// What follows is of each address, too.
@@ -45,9 +47,21 @@ pub struct Named {
 }
 
 impl Named {
-    /// Its servers in a backend that [`expand`] made.
-    pub fn servers<'a>(&'a self, backend: &'a Backend) -> impl Iterator<Item = &'a Server> {
-        backend.servers.iter().filter(|server| server.name.split_once('@').is_some_and(|(name, _)| name == self.name))
+    /// Whether it has a server in a backend that [`expand`] made.
+    pub fn has_servers(&self, backend: &Backend) -> bool {
+        backend.servers.iter().any(|server| server.of_name() == Some(&self.name))
+    }
+}
+
+impl Backend {
+    /// The names that have no server.
+    pub fn unresolved(&self) -> impl Iterator<Item = &Named> {
+        self.names.iter().filter(|named| !named.has_servers(self))
+    }
+
+    /// What is to be said of each.
+    pub fn without_address(&self) -> impl Iterator<Item = String> {
+        self.unresolved().map(|n| format!("{}/{}: {} has no address that can be used", self.name, n.name, n.query))
     }
 }
 
@@ -156,8 +170,8 @@ pub fn expand(file: &Config, answers: &Answers, own: &dyn Fn(SocketAddr) -> bool
     let mut expansion = Expansion { own, taken: HashSet::new(), ids: HashSet::new(), refused: Vec::new() };
     for server in file.backends.iter().flat_map(|backend| &backend.servers) {
         expansion.ids.insert(server.id);
-        expansion.taken.insert((server.transport, exactly(server.address)));
-        expansion.taken.extend(server.sources.iter().map(|source| (server.transport, *source)));
+        expansion.taken.insert(key(server.transport, &exactly(server.address)));
+        expansion.taken.extend(server.sources.iter().map(|source| key(server.transport, source)));
     }
     let mut config = file.clone();
     for (at, backend) in config.backends.iter_mut().enumerate() {
@@ -185,7 +199,7 @@ struct Reach<'a> {
 impl<'a> Reach<'a> {
     fn of(config: &'a Config, backend: usize) -> Self {
         let frontends: Vec<_> =
-            config.frontends.iter().filter(|frontend| frontend.backends().any(|at| at == backend)).collect();
+            config.frontends.iter().filter(|frontend| frontend.backends().contains(&backend)).collect();
         let ips = |frontend: &&Frontend| {
             let inside = [frontend.inside.v4, frontend.inside.v6].into_iter().flatten();
             frontend.binds.iter().map(|bind| bind.address.ip()).chain(inside).any(|ip| ip.is_loopback())
@@ -196,7 +210,7 @@ impl<'a> Reach<'a> {
 
 struct Expansion<'a> {
     own: &'a dyn Fn(SocketAddr) -> bool,
-    taken: HashSet<(Transport, Source)>,
+    taken: HashSet<(Transport, IpNet, Option<u16>)>,
     ids: HashSet<NameHash>,
     refused: Vec<Refused>,
 }
@@ -213,7 +227,7 @@ impl Expansion<'_> {
                 Some("there are more than 64 addresses")
             } else if self.ids.contains(&id) {
                 Some("its name has the hash of another server's")
-            } else if self.taken.contains(&(transport, source)) {
+            } else if self.taken.contains(&key(transport, &source)) {
                 Some("another server has it")
             } else {
                 self.judge(address, reach)
@@ -223,7 +237,7 @@ impl Expansion<'_> {
                 continue;
             }
             self.ids.insert(id);
-            self.taken.insert((transport, source));
+            self.taken.insert(key(transport, &source));
             let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
             let server = Server {
                 name,
@@ -233,6 +247,7 @@ impl Expansion<'_> {
                 address,
                 ports: None,
                 sources: vec![source],
+                tls_name: named.tls_name.clone(),
                 weight,
                 max_calls,
                 max_rate,
@@ -248,10 +263,10 @@ impl Expansion<'_> {
     /// Why an address can never be a server's.
     fn judge(&self, address: SocketAddr, reach: &Reach<'_>) -> Option<&'static str> {
         let ip = address.ip();
-        if is_nobody(ip) || address.port() == 0 {
-            Some("no host has it")
-        } else if ip.is_multicast() {
+        if ip.is_multicast() {
             Some("it is a multicast address")
+        } else if !is_one_host(ip) || address.port() == 0 {
+            Some("no host has it")
         } else if is_link_local(ip) {
             Some("it is a link-local address")
         } else if (self.own)(address) {
@@ -293,15 +308,11 @@ fn shape(servers: &mut [(Option<Srv>, Server)]) {
 
 /// The source of who sends from where it listens.
 fn exactly(address: SocketAddr) -> Source {
-    Source { net: IpNet::from(address.ip()), port: Some(address.port()) }
+    Source { net: IpNet::from(address.ip()), port: Some(address.port()), written: false }
 }
 
-/// RFC 1122 §3.2.1.3, RFC 1112 §4: "this network", and what is reserved, the limited broadcast with it.
-fn is_nobody(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 0 || ip.octets()[0] >= 240,
-        IpAddr::V6(ip) => ip.is_unspecified(),
-    }
+fn key(transport: Transport, source: &Source) -> (Transport, IpNet, Option<u16>) {
+    (transport, source.net, source.port)
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -325,7 +336,7 @@ pub fn is_own(config: &Config, here: &[IpAddr], address: SocketAddr) -> bool {
 
 /// The port of a target that is a host.
 pub fn port_of(query: &Query) -> u16 {
-    query.port.unwrap_or(DEFAULT_PORT)
+    query.port.unwrap_or(query.transport.default_port())
 }
 
 #[cfg(test)]

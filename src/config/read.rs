@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Faults, suggestion};
+use super::habits;
 
 /// A value and where it stands in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,21 +79,30 @@ impl<'r, 't> Section<'r, 't> {
     }
 
     fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.known.borrow_mut().push(key);
+        self.note(key);
         self.table.get(key)
+    }
+
+    /// A key may be asked for twice: as it is written, and within its limits.
+    fn note(&self, key: &'static str) {
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
     }
 
     /// A value that may be absent.
     pub fn optional<T: Read>(&self, key: &'static str) -> Option<At<T>> {
         let value = self.value(key)?;
-        self.read(key, value)
+        self.read(&format!("`{key}`"), value)
     }
 
-    fn read<T: Read>(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<At<T>> {
+    /// `name` is what the value is called where it cannot be read.
+    fn read<T: Read>(&self, name: &str, value: &Spanned<DeValue<'_>>) -> Option<At<T>> {
         match T::read(value.get_ref()) {
             Ok(read) => Some(At { value: read, at: value.span().start }),
             Err(wanted) => {
-                self.fault(value.span().start, format!("`{key}` is not {wanted}"), format!("write {wanted}"));
+                self.fault(value.span().start, format!("{name} is not {wanted}"), format!("write {wanted}"));
                 None
             }
         }
@@ -100,9 +110,14 @@ impl<'r, 't> Section<'r, 't> {
 
     /// A value that must be there; `None` has been reported.
     pub fn required<T: Read>(&self, key: &'static str, example: &str) -> Option<At<T>> {
+        self.required_or(key, &format!("add `{key} = {example}`"))
+    }
+
+    /// The same with words of its own for what to do where it is not there.
+    pub fn required_or<T: Read>(&self, key: &'static str, remedy: &str) -> Option<At<T>> {
         if self.table.get(key).is_none() {
-            self.known.borrow_mut().push(key);
-            self.fault(self.at, format!("{} has no `{key}`", self.title), format!("add `{key} = {example}`"));
+            self.note(key);
+            self.fault(self.at, format!("{} has no `{key}`", self.title), remedy);
             return None;
         }
         self.optional(key)
@@ -138,8 +153,11 @@ impl<'r, 't> Section<'r, 't> {
         }
         let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let meant = suggestion(&written.value, words.iter().map(|(word, _)| *word));
-        let remedy = meant
-            .map_or_else(|| format!("write one of {}", all.join(", ")), |meant| format!("did you mean \"{meant}\"?"));
+        let remedy = match (habits::of_word(key, &written.value), meant) {
+            (Some(hint), _) => hint.to_owned(),
+            (None, Some(meant)) => format!("did you mean \"{meant}\"?"),
+            (None, None) => format!("write one of {}", all.join(", ")),
+        };
         self.fault(written.at, format!("`{key}` cannot be \"{}\"", written.value), remedy);
         default
     }
@@ -148,9 +166,14 @@ impl<'r, 't> Section<'r, 't> {
     pub fn list<T: Read>(&self, key: &'static str) -> Vec<At<T>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         match value.get_ref().as_array() {
-            Some(items) => items.iter().filter_map(|item| self.read(key, item)).collect(),
-            None => self.read(key, value).into_iter().collect(),
+            Some(items) => items.iter().filter_map(|item| self.read(&one_of(key, item.get_ref()), item)).collect(),
+            None => self.read(&format!("`{key}`"), value).into_iter().collect(),
         }
+    }
+
+    /// How many values a list has as it is written, those that cannot be read too.
+    pub fn count(&self, key: &str) -> usize {
+        self.table.get(key).map_or(0, |value| value.get_ref().as_array().map_or(1, |items| items.len()))
     }
 
     /// A list without the positions.
@@ -214,12 +237,18 @@ impl<'r, 't> Section<'r, 't> {
                 );
                 continue;
             }
-            let remedy = match suggestion(name, known.iter().copied()) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("remove it; {} knows {}", self.title, known.join(", ")),
+            let remedy = match (habits::of_key(self.title, name), suggestion(name, known.iter().copied())) {
+                (Some(hint), _) => hint.to_owned(),
+                (None, Some(meant)) => format!("did you mean `{meant}`?"),
+                (None, None) => format!("remove it; {} knows {}", self.title, known.join(", ")),
             };
             let name = if quote { format!(" `{name}`") } else { String::new() };
             self.fault(at, format!("unknown key{name} in {}", self.title), remedy);
         }
     }
+}
+
+/// How a value of a list is called where it cannot be read: whoever wrote twenty wants to know which.
+fn one_of(key: &str, value: &DeValue<'_>) -> String {
+    value.as_str().map_or_else(|| format!("`{key}`"), |text| format!("\"{text}\" in `{key}`"))
 }

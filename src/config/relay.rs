@@ -9,6 +9,7 @@ use super::file::FrontendSection;
 use super::names::Named;
 use super::read::Section;
 use super::{Backend, Bind, Check, Frontend, Mode, Ports, Relay, Server, StickOn};
+use crate::sip::Transport;
 
 /// As long as a NAT before the client keeps its own mapping at least (RFC 4787, REQ-5).
 const DEFAULT_IDLE: Duration = Duration::from_secs(120);
@@ -22,23 +23,22 @@ const PORTS: usize = 32_768;
 
 /// Keys of `[[frontend]]` that change messages, or need them read.
 const FRONTEND_KEYS: &[&str] =
-    &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header"];
-const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
+    &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header", "tls"];
+const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message", "max_connections", "max_connections_per_source"];
 pub const ROUTE_KEYS: &[&str] = &["methods", "hosts"];
 
 /// The mode of a frontend, with what only `relay` knows. Refuses the keys of the other mode.
 pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>) -> Mode {
     let is_relay = section.word("mode", false, &[("proxy", false), ("relay", true)]);
-    let (idle, max_flows) = (section.optional::<Duration>("idle"), limits.map(|limits| max_flows(limits)));
+    let max_flows = limits.map(|limits| max_flows(limits));
     if !is_relay {
-        for (section, key) in [(Some(section), "idle"), (limits, "max_flows")] {
-            if let Some((section, at)) = section.and_then(|section| Some((section, section.place(key)?))) {
-                let what = format!("`{key}` belongs to mode \"relay\": a proxy keeps no flows");
-                section.fault(at, what, "remove it, or write `mode = \"relay\"`");
-            }
+        if let Some((limits, at)) = limits.and_then(|limits| Some((limits, limits.place("max_flows")?))) {
+            let what = "`max_flows` belongs to mode \"relay\": a proxy keeps no flows";
+            limits.fault(at, what, "remove it, or write `mode = \"relay\"`");
         }
         return Mode::Proxy;
     }
+    let idle = section.optional::<Duration>("idle");
     refuse(section, FRONTEND_KEYS);
     limits.inspect(|limits| refuse(limits, LIMITS_KEYS));
     if let Some(idle) = idle.as_ref().filter(|idle| !IDLE.contains(&idle.value)) {
@@ -62,6 +62,14 @@ pub fn refuse(section: &Section<'_, '_>, keys: &[&str]) {
             section.fault(at, what, "remove it, or write `mode = \"proxy\"`");
         }
     }
+}
+
+/// The backends as they are written: where their servers stand, and in which of them one could not be read.
+#[derive(Clone, Copy)]
+pub struct Written<'a> {
+    pub backends: &'a [Backend],
+    pub places: &'a [Vec<usize>],
+    pub unread: &'a [bool],
 }
 
 /// Servers with `ports` have no port that could be asked with OPTIONS.
@@ -101,20 +109,15 @@ pub fn judge_backend(name: &str, (servers, named): (&[Server], &[Named]), places
     }
 }
 
-/// What shows when a frontend is seen together with its backends. `places` are those of the servers, by backend.
-pub fn judge(
-    section: &FrontendSection,
-    frontend: &Frontend,
-    backends: &[Backend],
-    places: &[Vec<usize>],
-    faults: &mut Faults,
-) {
-    let mut used: Vec<_> = frontend.backends().collect();
-    used.sort_unstable();
-    used.dedup();
-    for (backend, places) in used.into_iter().filter_map(|at| backends.get(at).zip(places.get(at))) {
+/// What shows when a frontend is seen together with its backends.
+pub fn judge(section: &FrontendSection, frontend: &Frontend, written: Written<'_>, faults: &mut Faults) {
+    let Written { backends, places, unread } = written;
+    for at in frontend.backends().into_iter().filter(|at| *at < backends.len()) {
+        let (backend, places) = (&backends[at], &places[at]);
         let has_parts = backend.servers.iter().any(|server| server.ports.is_some());
         match (frontend.relay().is_some(), has_parts) {
+            // What could not be read may be what is missing.
+            _ if section.unread_bind || unread[at] => {}
             (true, true) => judge_parts(section, frontend, backend, places, faults),
             (true, false) => judge_without_parts(section, backend, faults),
             (false, true) => faults.push(
@@ -135,9 +138,27 @@ pub fn judge(
             faults.push(section.at, what, "write `stick = { on = \"source\" }` in the backend, or nothing");
         }
     }
-    if frontend.relay().is_none() {
+    if frontend.relay().is_some() {
+        judge_transports(section, frontend, backends, faults);
+    } else {
         for bind in section.binds.iter().filter(|bind| bind.value.ports.count() > 1) {
             faults.push(bind.at, "a range of ports is for mode \"relay\"", "write one port, or `mode = \"relay\"`");
+        }
+    }
+}
+
+/// A relay passes datagrams on.
+fn judge_transports(section: &FrontendSection, frontend: &Frontend, backends: &[Backend], faults: &mut Faults) {
+    for bind in section.binds.iter().filter(|bind| bind.value.transport != Transport::Udp) {
+        let what = format!("a relay has no {}:// yet", bind.value.transport.name());
+        faults.push(bind.at, what, "write udp://, or `mode = \"proxy\"`");
+    }
+    for backend in frontend.backends().into_iter().filter_map(|at| backends.get(at)) {
+        let servers = backend.servers.iter().map(|server| (&server.name, server.transport));
+        let mut all = servers.chain(backend.names.iter().map(|named| (&named.name, named.query.transport)));
+        if let Some((name, transport)) = all.find(|(_, transport)| *transport != Transport::Udp) {
+            let what = format!("a relay has no {}:// yet, and server \"{name}\" is", transport.name());
+            faults.push(section.at, what, "give the relay a backend whose servers are udp://");
         }
     }
 }
@@ -261,7 +282,7 @@ address = "udp://10.0.10.11:5060"
 
     #[test]
     fn every_key_arrives() {
-        let config = Config::parse(GOOD).unwrap_or_else(|faults| panic!("{}", faults.render("f", GOOD)));
+        let config = Config::good(GOOD);
         let (rtp, media) = (&config.frontends[0], &config.backends[0]);
         assert_eq!(rtp.relay().map(|relay| (relay.idle.as_secs(), relay.max_flows)), Some((90, 500)));
         assert_eq!(rtp.binds[0].ports.to_string(), "10000-10199");
@@ -269,9 +290,9 @@ address = "udp://10.0.10.11:5060"
         assert_eq!(media.servers[1].address, "10.0.10.22:10100".parse().unwrap());
         assert!(media.check.is_none(), "there is nobody who could be asked");
         assert_eq!(config.frontends[1].relay(), None);
-        let files = config.open_files(4).unwrap();
+        let files = config.open_files(4);
         assert_eq!((files.ports, files.flows), (400, 500));
-        let plain = Config::parse(&GOOD.replace("idle = \"90s\"", "").replace("max_flows = 500", "")).unwrap();
+        let plain = Config::good(&GOOD.replace("idle = \"90s\"", "").replace("max_flows = 500", ""));
         assert_eq!(
             plain.frontends[0].relay().map(|relay| (relay.idle.as_secs(), relay.max_flows)),
             Some((120, 10_000))
@@ -294,7 +315,6 @@ address = "udp://10.0.10.11:5060"
             "`methods` means nothing",
             "remove it",
         ],
-        ["mode = \"relay\"", "", "`idle` belongs to mode \"relay\"", "write `mode = \"relay\"`"],
         ["mode = \"relay\"", "", "`max_flows` belongs to mode \"relay\"", "write `mode = \"relay\"`"],
         ["mode = \"relay\"", "", "a range of ports is for mode \"relay\"", "write one port"],
         ["mode = \"relay\"", "", "is a proxy, and servers of \"media\" have `ports`", "mode = \"relay\""],
@@ -306,8 +326,8 @@ address = "udp://10.0.10.11:5060"
         ["\"10100-10199\"", "\"10110-10198\"", "no server of \"media\" has ports 10100-10109", "bind fewer"],
         ["\"10000-10099\"", "\"10099-10000\"", "`ports` is not ports such as", "lower one first"],
         ["\"10000-10099\"", "10000", "`ports` is not ports such as", "\"10000-10099\""],
-        ["10:10000-10199", "10:10199-10000", "`bind` is not an address", "the lower port first"],
-        ["10:10000-10199", "10:10000-70000", "`bind` is not an address", "an address such as"],
+        ["10:10000-10199", "10:10199-10000", "in `bind` is not an address", "the lower port first"],
+        ["10:10000-10199", "10:10000-70000", "in `bind` is not an address", "an address such as"],
         [
             "[2001:db8::1]:10000",
             "10.0.1.10:10150",

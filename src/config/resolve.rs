@@ -4,12 +4,17 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::fault::{Faults, suggestion};
 use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
 use super::names::{self, Named, Query};
 use super::read::At;
-use super::value::{ServerAddress, Source};
-use super::{Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, relay};
+use super::relay::Written;
+use super::value::{ServerAddress, Source, is_one_host};
+use super::{
+    Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, admin, relay, streams, tls,
+};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 
@@ -51,6 +56,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         backend.servers.iter().filter(has_address).map(|server| server.name.at).collect::<Vec<_>>()
     };
     let server_places: Vec<_> = file.backends.iter().map(places_of).collect();
+    let unread: Vec<_> = file.backends.iter().map(|backend| backend.unread_server).collect();
     let mut names = file.backends.iter().flat_map(|backend| &backend.servers).filter(|server| !has_address(server));
     if let Some(server) = names.nth(names::MOST_NAMES) {
         let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
@@ -78,15 +84,17 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
     }
     distinct_sources(&backends, &server_places.concat(), faults);
     relay::judge_count(&file.frontends, faults);
-    let frontends = file
-        .frontends
-        .into_iter()
-        .map(|section| frontend(section, &backend_names, (&backends, &server_places), faults))
-        .collect();
+    let written = Written { backends: &backends, places: &server_places, unread: &unread };
+    let sections = file.frontends.into_iter();
+    let frontends: Vec<_> = sections.map(|section| frontend(section, &backend_names, written, faults)).collect();
+    not_ourselves(&frontends, written, faults);
+    file.http.iter().for_each(|http| admin::distinct(http, &frontends, faults));
     Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
         runtime_socket: file.runtime_socket.map(|path| path.value.into()),
+        http: file.http.map(|http| http.value),
+        follow: file.follow,
         dns: file.dns,
         frontends,
         backends,
@@ -122,7 +130,8 @@ fn distinct_binds(frontends: &[FrontendSection], faults: &mut Faults) {
     let binds: Vec<_> = frontends.iter().flat_map(|of| of.binds.iter().map(move |bind| (of, bind))).collect();
     for (at, (_, bind)) in binds.iter().enumerate() {
         let same = |other: &Bind| {
-            other.transport == bind.value.transport
+            // A port of TCP is one port, whatever is spoken there.
+            (other.transport == Transport::Udp) == (bind.value.transport == Transport::Udp)
                 && other.address.ip() == bind.value.address.ip()
                 && other.ports.overlaps(bind.value.ports)
         };
@@ -140,27 +149,38 @@ fn distinct_binds(frontends: &[FrontendSection], faults: &mut Faults) {
 
 /// A request that a server sends must name one server. `places` are those of the servers, backend by backend.
 fn distinct_sources(backends: &[Backend], places: &[usize], faults: &mut Faults) {
-    let mut owners: HashMap<(Transport, Source), String> = HashMap::new();
+    let mut owners: HashMap<(bool, IpNet, Option<u16>), (&Backend, &Server)> = HashMap::new();
     let servers = backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
     for ((backend, server), at) in servers.zip(places) {
-        let name = format!("{}/{}", backend.name, server.name);
         for source in &server.sources {
-            if let Some(owner) = owners.insert((server.transport, *source), name.clone()) {
-                let port = source.port.map_or(String::new(), |port| format!(" port {port}"));
-                faults.push(
-                    *at,
-                    format!("requests from {}{port} could be {owner}'s or {name}'s", source.net),
-                    "write `sources` that only one server sends from",
-                );
+            // What was written counts for datagrams and for streams.
+            let kinds = [false, true].into_iter().filter(|streams| source.counts_for(server.transport, *streams));
+            let before =
+                kinds.filter_map(|streams| owners.insert((streams, source.net, source.port), (backend, server)));
+            if let Some((of, owner)) = before.last() {
+                let names = (format!("{}/{}", of.name, owner.name), format!("{}/{}", backend.name, server.name));
+                let (what, remedy) = match (owner.address == server.address, of.name == backend.name) {
+                    (false, _) => one_source(source, &names),
+                    (true, true) => one_address(&names, "write it once; a larger `weight` gives it more calls"),
+                    (true, false) => one_address(
+                        &names,
+                        "a server stands in one backend only: let frontends and routes share that backend",
+                    ),
+                };
+                faults.push(*at, what, remedy);
             }
         }
     }
 }
 
-impl std::hash::Hash for Source {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.net, self.port).hash(state);
-    }
+fn one_source(source: &Source, (one, other): &(String, String)) -> (String, &'static str) {
+    let port = source.port.map_or(String::new(), |port| format!(" port {port}"));
+    let what = format!("requests from {}{port} could be {one}'s or {other}'s", source.net);
+    (what, "write `sources` that only one server sends from")
+}
+
+fn one_address((one, other): &(String, String), remedy: &'static str) -> (String, &'static str) {
+    (format!("{one} and {other} have the same address"), remedy)
 }
 
 /// The position of a name, or a fault with what was probably meant.
@@ -183,7 +203,7 @@ fn position(what: &str, wanted: &At<String>, names: &[At<String>], faults: &mut 
 fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresses {
     let mut addresses = Addresses::default();
     for address in written {
-        if address.value.is_unspecified() || address.value.is_multicast() {
+        if !is_one_host(address.value) {
             faults.push(
                 address.at,
                 format!("`{key}` cannot be {}", address.value),
@@ -202,21 +222,17 @@ fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresse
     addresses
 }
 
-fn frontend(
-    section: FrontendSection,
-    names: &[At<String>],
-    (backends, places): (&[Backend], &[Vec<usize>]),
-    faults: &mut Faults,
-) -> Frontend {
-    if section.binds.is_empty() {
+fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>, faults: &mut Faults) -> Frontend {
+    if section.binds.is_empty() && !section.unread_bind {
         faults.push(
             section.at,
             format!("frontend \"{}\" listens nowhere", section.name.value),
             "add `bind = [\"udp://0.0.0.0:5060\"]`",
         );
     }
-    for bind in section.binds.iter().filter(|bind| bind.value.transport != Transport::Udp) {
-        faults.push(bind.at, format!("this version has no {}:// yet", bind.value.transport.name()), "write udp://");
+    // What could not be read may be what is missing.
+    if !section.unread_bind {
+        tls::judge_frontend(&section, faults);
     }
     if let Some(header) = &section.source_header
         && (!is_header_name(&header.value) || OWN_HEADERS.contains(&header.value.to_ascii_lowercase().as_str()))
@@ -257,11 +273,13 @@ fn frontend(
         source_header: section.source_header.as_ref().map(|header| header.value.clone()),
         dscp: section.dscp,
         limits: limits(&section.limits),
+        connections: section.connections.clone(),
+        tls: section.tls.as_ref().map(|tls| tls.value.clone()),
         name: section.name.value.clone(),
     };
-    relay::judge(&section, &frontend, backends, places, faults);
-    if frontend.relay().is_none() {
-        reachable(&frontend, section.at, backends, faults);
+    relay::judge(&section, &frontend, written, faults);
+    if frontend.relay().is_none() && !section.unread_bind {
+        reachable(&frontend, section.at, written.backends, faults);
     }
     for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
         let what = format!("`aliases` cannot hold \"{}\"", alias.value);
@@ -279,16 +297,8 @@ fn is_host(text: &str) -> bool {
 
 /// Every server needs an address of ours of its own family to be reached from.
 fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut Faults) {
-    let mut used: Vec<_> = frontend.backends().collect();
-    used.sort_unstable();
-    used.dedup();
-    for backend in used.into_iter().filter_map(|at| backends.get(at)) {
+    for backend in frontend.backends().into_iter().filter_map(|at| backends.get(at)) {
         for server in &backend.servers {
-            if frontend.binds.iter().any(|bind| bind.address == server.address) {
-                let (what, name) = (format!("{}/{}", backend.name, server.name), &frontend.name);
-                let remedy = "write the address of a SIP server, or bind another one";
-                faults.push(at, format!("server {what} is this balancer itself: frontend \"{name}\" binds it"), remedy);
-            }
             if !frontend.reaches(server.address.ip()) {
                 let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
                 faults.push(
@@ -302,6 +312,34 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
             }
         }
     }
+}
+
+/// A server at an address of ours would be sent its own messages. A relay's servers are judged with its ports.
+fn not_ourselves(frontends: &[Frontend], written: Written<'_>, faults: &mut Faults) {
+    for (backend, places) in written.backends.iter().zip(written.places) {
+        for (server, at) in backend.servers.iter().zip(places).filter(|(server, _)| server.ports.is_none()) {
+            let mut proxies = frontends.iter().filter(|frontend| frontend.relay().is_none());
+            if let Some(frontend) = proxies.find(|frontend| is_at(frontend, server)) {
+                let (what, name) = (format!("{}/{}", backend.name, server.name), &frontend.name);
+                let what = format!("server {what} is this balancer itself: its address is one of frontend \"{name}\"");
+                faults.push(*at, what, "write the address of a SIP server, or bind another one");
+            }
+        }
+    }
+}
+
+/// Whether a server's address is what a frontend binds, what it tells clients, or what servers see of it.
+fn is_at(frontend: &Frontend, server: &Server) -> bool {
+    let (ip, port) = (server.address.ip(), server.address.port());
+    let same = |bind: &&Bind| (bind.transport == Transport::Udp) == (server.transport == Transport::Udp);
+    let binds = || frontend.binds.iter().filter(same);
+    // `inside` has the port of the first bind.
+    let inside = binds().next().filter(|bind| bind.address.port() == port).and_then(|_| frontend.inside.like(ip));
+    let bound = |bind: &Bind| {
+        let every = bind.address.ip().is_unspecified() && ip.is_loopback() && bind.address.is_ipv4() == ip.is_ipv4();
+        bind.ports.contains(port) && (every || bind.address.ip() == ip || frontend.advertise.like(ip) == Some(ip))
+    };
+    inside == Some(ip) || binds().any(bound)
 }
 
 fn limits(section: &LimitsSection) -> Limits {
@@ -325,6 +363,7 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
     let name = &section.name.value;
     let mut names: Vec<_> = section.regions.iter().map(|region| region.name.clone()).collect();
     distinct("region", &names, faults);
+    let region_places: Vec<_> = names.iter().map(|name| name.at).collect();
     let mut regions: Vec<_> = section
         .regions
         .into_iter()
@@ -352,7 +391,12 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
             ServerAddress::Name(query) => named.push(self::named(written, query, region, servers.len(), faults)),
         }
     }
-    judge_backend(name, section.at, &regions, &servers, &named, faults);
+    // What could not be read may be what is missing.
+    if !section.unread_server {
+        judge_backend(name, section.at, (&regions, &region_places), &servers, &named, faults);
+        tls::judge_backend(name, section.tls.as_ref(), (&servers, &named), faults);
+        streams::judge_backend(name, section.timeout.as_ref(), (&servers, &named), faults);
+    }
     relay::judge_backend(name, (&servers, &named), &places, faults);
     Backend {
         name: section.name.value,
@@ -366,6 +410,8 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         spill_below: section.spill_below,
         in_dialog_failover: section.in_dialog_failover,
         pass_503: section.pass_503,
+        tls: section.tls.map_or_else(Default::default, |tls| tls.value),
+        timeout: section.timeout.map_or_else(Default::default, |timeout| timeout.value),
         regions,
         servers,
         names: named,
@@ -388,15 +434,9 @@ fn region_of(section: &ServerSection, regions: &[At<String>], faults: &mut Fault
     }
 }
 
-fn not_later(transport: Transport, at: usize, faults: &mut Faults) {
-    if transport != Transport::Udp {
-        faults.push(at, format!("this version has no {}:// yet", transport.name()), "write udp://");
-    }
-}
-
 /// A server with a name: what belongs to one address cannot be said of it.
 fn named(section: ServerSection, query: Query, region: usize, at: usize, faults: &mut Faults) -> Named {
-    not_later(query.transport, section.address.at, faults);
+    let tls_name = tls::name(section.tls_name.as_ref(), query.transport, (&query.host, section.address.at), faults);
     let remedy = "remove it, or write a server for each address";
     if let Some(source) = section.sources.first() {
         faults.push(source.at, "`sources` with a name: each of its addresses sends from itself", remedy);
@@ -405,7 +445,7 @@ fn named(section: ServerSection, query: Query, region: usize, at: usize, faults:
         faults.push(ports.at, "`ports` with a name: a part of a range is one address's", remedy);
     }
     let ServerSection { weight, max_calls, max_rate, slow_start, backup, .. } = section;
-    Named { name: section.name.value, query, at, region, weight, max_calls, max_rate, slow_start, backup }
+    Named { name: section.name.value, query, at, region, tls_name, weight, max_calls, max_rate, slow_start, backup }
 }
 
 fn server(
@@ -415,7 +455,8 @@ fn server(
     (transport, address, has_port): (Transport, SocketAddr, bool),
     faults: &mut Faults,
 ) -> Server {
-    not_later(transport, section.address.at, faults);
+    let host = address.ip().to_string();
+    let tls_name = tls::name(section.tls_name.as_ref(), transport, (&host, section.address.at), faults);
     let ports = section.ports.as_ref().map(|ports| ports.value);
     if let Some(part) = section.ports.as_ref().filter(|_| has_port) {
         let what = format!("server \"{}\" has `ports` and a port in its address", section.name.value);
@@ -424,7 +465,7 @@ fn server(
     let port = (transport == Transport::Udp).then_some(address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
     if sources.is_empty() && ports.is_none() {
-        sources.push(Source { net: address.ip().into(), port });
+        sources.push(Source { net: address.ip().into(), port, written: false });
     }
     Server {
         id: NameHash::of(&format!("{backend}/{}", section.name.value)),
@@ -434,6 +475,7 @@ fn server(
         address: SocketAddr::new(address.ip(), ports.map_or(address.port(), |ports| ports.first)),
         ports,
         sources,
+        tls_name,
         weight: section.weight,
         max_calls: section.max_calls,
         max_rate: section.max_rate,
@@ -442,7 +484,14 @@ fn server(
     }
 }
 
-fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], named: &[Named], faults: &mut Faults) {
+fn judge_backend(
+    name: &str,
+    at: usize,
+    (regions, places): (&[Region], &[usize]),
+    servers: &[Server],
+    named: &[Named],
+    faults: &mut Faults,
+) {
     let weights: Vec<_> = servers.iter().map(|s| s.weight).chain(named.iter().map(|n| n.weight)).collect();
     if weights.is_empty() {
         return faults.push(
@@ -462,7 +511,7 @@ fn judge_backend(name: &str, at: usize, regions: &[Region], servers: &[Server], 
         let mut used = servers.iter().map(|s| s.region).chain(named.iter().map(|n| n.region));
         if !used.any(|region| region == at_region) {
             faults.push(
-                at,
+                places.get(at_region).copied().unwrap_or(at),
                 format!("region \"{}\" of backend \"{name}\" has no server", region.name),
                 "remove the region or add a server to it",
             );

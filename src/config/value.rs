@@ -70,6 +70,13 @@ impl Read for IpAddr {
     }
 }
 
+impl Read for SocketAddr {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let wanted = "an address with its port such as \"192.0.2.9:9060\"";
+        value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| wanted.into())
+    }
+}
+
 /// A network, or a single address. Host bits are tolerated and cleared.
 impl Read for IpNet {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
@@ -88,6 +95,7 @@ fn transport(text: &str) -> Result<(Transport, &str), String> {
         "udp" => Ok((Transport::Udp, rest)),
         "tcp" => Ok((Transport::Tcp, rest)),
         "tls" => Ok((Transport::Tls, rest)),
+        "sips" | "ssl" => Err("an address such as \"tls://10.0.10.11:5061\"".into()),
         _ => Err(wanted.into()),
     }
 }
@@ -97,6 +105,10 @@ impl Read for Bind {
         let wanted = "an address such as \"udp://0.0.0.0:5060\"";
         let (transport, rest) = transport(value.as_str().ok_or(wanted)?)?;
         let (first, last) = rest.rsplit_once('-').map_or((rest, None), |(first, last)| (first, Some(last)));
+        if let Ok(ip) = rest.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, transport.default_port());
+            return Err(format!("an address with its port, such as \"{}://{address}\"", transport.name()));
+        }
         let address: SocketAddr = first.parse().map_err(|_| wanted)?;
         let last = last.map_or(Ok(address.port()), |last| last.parse()).map_err(|_| wanted)?;
         if address.port() == 0 {
@@ -139,15 +151,25 @@ impl Read for ServerAddress {
         let has_port = parsed.is_ok();
         let parsed = parsed.or_else(|_| {
             let host = rest.trim_start_matches('[').trim_end_matches(']');
-            host.parse().map(|ip: IpAddr| SocketAddr::new(ip, crate::sip::DEFAULT_PORT))
+            host.parse().map(|ip: IpAddr| SocketAddr::new(ip, transport.default_port()))
         });
         match parsed {
-            Ok(address) if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() => {
+            Ok(address) if address.port() == 0 || !is_one_host(address.ip()) => {
                 Err(format!("{wanted} of one host, with a port"))
             }
             Ok(address) => Ok(Self::Address { transport, address, has_port }),
             Err(_) => name(transport, rest).map(Self::Name).ok_or_else(|| wanted.into()),
         }
+    }
+}
+
+/// Whether an address can be that of one host: "this network", multicast, and what is reserved, the limited broadcast with
+/// it, cannot (RFC 1122 §3.2.1.3, RFC 1112 §4).
+#[inline]
+pub fn is_one_host(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !matches!(ip.octets()[0], 0 | 224..),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
     }
 }
 
@@ -178,7 +200,7 @@ impl Read for Nameserver {
         let wanted = "the address of a nameserver such as \"10.0.0.53\" or \"10.0.0.53:5353\"";
         let text = value.as_str().ok_or(wanted)?;
         let parsed = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)));
-        let usable = |address: &SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
+        let usable = |address: &SocketAddr| address.port() != 0 && is_one_host(address.ip());
         parsed.ok().filter(usable).map(Self).ok_or_else(|| wanted.into())
     }
 }
@@ -188,9 +210,18 @@ impl Read for Nameserver {
 pub struct Source {
     pub net: IpNet,
     pub port: Option<u16>,
+    /// It was written, not supplied: then it counts for datagrams and for streams.
+    pub written: bool,
 }
 
 impl Source {
+    /// Whether a server that speaks `own` sends from it over datagrams or over streams: what nobody wrote counts for its own
+    /// transport alone, because from an address without a port anybody there could send a datagram.
+    #[inline]
+    pub fn counts_for(&self, own: Transport, streams: bool) -> bool {
+        self.written || streams == (own != Transport::Udp)
+    }
+
     /// The one address that it is, where it is one with a port.
     pub fn address(&self) -> Option<SocketAddr> {
         let host = self.net.prefix_len() == self.net.max_prefix_len();
@@ -201,10 +232,10 @@ impl Source {
 impl Read for Source {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         if let Some(address) = value.as_str().and_then(|text| text.parse::<SocketAddr>().ok()) {
-            return Ok(Self { net: address.ip().into(), port: Some(address.port()) });
+            return Ok(Self { net: address.ip().into(), port: Some(address.port()), written: true });
         }
         let wanted = "an address, an address with port, or a network";
-        IpNet::read(value).map(|net| Self { net, port: None }).map_err(|_| wanted.into())
+        IpNet::read(value).map(|net| Self { net, port: None, written: true }).map_err(|_| wanted.into())
     }
 }
 

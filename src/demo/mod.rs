@@ -91,14 +91,14 @@ async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.l
                 leaving = true;
             }
             let struck = key.and_then(|key| event_of(key, &stage));
-            script.due(elapsed).chain(struck).for_each(|event| {
+            for event in script.due(elapsed).chain(struck) {
                 let (at, done) = match event {
                     Event::Kill(at) => (at, "killed: its servers' sockets are closed"),
                     Event::Revive(at) => (at, "revived"),
                 };
                 stage.play(event);
                 screen.event(elapsed, &format!("{} {done}", REGIONS[at].name));
-            });
+            }
             let over = leaving || args.length.is_some_and(|length| elapsed >= length);
             if over && !std::mem::replace(&mut told, over) {
                 screen.event(elapsed, "no new calls; those that go on come to their end");
@@ -112,7 +112,7 @@ async fn play(args: DemoArgs, keys: bool) -> Result<(CallReport, [u64; REGIONS.l
         }
     }
     let shares = screen::balanced(&stage);
-    balancer.stop();
+    balancer.stop().await;
     Ok((stage.end()?, shares))
 }
 

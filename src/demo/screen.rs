@@ -74,13 +74,10 @@ impl Screen {
     /// Health as the balancer sees it: that is what the demo is about.
     fn note_health(&mut self, stage: &Stage, elapsed: Duration) {
         let snapshot = stage.snapshot.load();
+        self.health.resize(snapshot.servers.len(), Health::Up);
         for (at, server) in snapshot.servers.iter().enumerate() {
             let now = server.state.health;
-            let before = self.health.get(at).copied().unwrap_or(Health::Up);
-            if at >= self.health.len() {
-                self.health.push(now);
-            }
-            self.health[at] = now;
+            let before = std::mem::replace(&mut self.health[at], now);
             if before != now {
                 self.event(elapsed, &format!("{} is {}, was {}", own_name(&server.name), now.word(), before.word()));
             }
@@ -115,9 +112,11 @@ impl Screen {
     fn picture(&self, stage: &Stage, elapsed: Duration, note: &str) -> String {
         let (bold, dim, plain) = (self.ink("1"), self.ink("2"), self.ink("0"));
         let mut out = format!(
-            "{bold}Trunkline{plain}  five servers in three regions behind {}{dim}{:>13.1} s{plain}\n\n",
+            "{bold}Trunkline{plain}  five servers in three regions behind {}{dim}{:>13.1} s{plain}\n\
+             {dim}stats page{plain} http://{}/stats\n\n",
             stage.address,
-            elapsed.as_secs_f64()
+            elapsed.as_secs_f64(),
+            stage.stats
         );
         let snapshot = stage.snapshot.load();
         let overall = percent(balanced(stage));

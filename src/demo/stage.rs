@@ -1,6 +1,6 @@
 //! Everything that plays: five answering servers in three regions, the balancer before them, the clients.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use arc_swap::ArcSwap;
 use super::script::Event;
 use crate::config::{Config, key};
 use crate::load::{
-    Answerer, AnswererOptions, Behaviour, CallReport, Generator, GeneratorOptions, Habits, Manner, Mix, Timers, Weather,
+    Answerer, AnswererOptions, Behaviour, CallReport, Carrier, Generator, GeneratorOptions, Habits, Listen, Manner,
+    Mix, Timers, Weather,
 };
 use crate::run::{Balancer, StartError};
 use crate::state::Snapshot;
@@ -46,6 +47,8 @@ pub struct Stage {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where clients send to.
     pub address: SocketAddr,
+    /// Where the stats page is.
+    pub stats: SocketAddr,
     /// Which regions were killed.
     pub killed: [bool; REGIONS.len()],
 }
@@ -58,18 +61,18 @@ impl Stage {
     pub async fn start(rate: f64, length: Duration) -> Result<(Self, Balancer), String> {
         let servers = Answerer::start(&AnswererOptions { servers: cast(), ..AnswererOptions::default() })?;
         let address = SocketAddr::new(IpAddr::V4(OUTSIDE), free_port()?);
-        let text = config(address, &servers);
-        let config = Config::parse(&text)
-            .map_err(|faults| format!("{}this is a bug of the demo, please report it", faults.render("demo", &text)))?;
-        let mut secrets = [[0; 16]; 2];
-        for secret in &mut secrets {
-            getrandom::fill(secret).map_err(|error| format!("no random numbers: {error}"))?;
-        }
-        let keys = key::parse(&key::generate(secrets[0], secrets[1])).map_err(|_| "a key of our own cannot be read")?;
-        let balancer = Balancer::start(config, keys, None).await.map_err(|error: StartError| error.to_string())?;
+        let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8404));
+        let (stats, balancer) = match balance(address, usual, &servers).await {
+            Ok(balancer) => (usual, balancer),
+            // Somebody has the usual place of the stats page: another demo, perhaps.
+            Err(_) => {
+                let other = free_tcp_address()?;
+                (other, balance(address, other, &servers).await?)
+            }
+        };
         let (snapshot, _) = balancer.view();
         let clients = Generator::start(options(address, rate, length)?)?;
-        Ok((Self { servers, clients, snapshot, address, killed: [false; REGIONS.len()] }, balancer))
+        Ok((Self { servers, clients, snapshot, address, stats, killed: [false; REGIONS.len()] }, balancer))
     }
 
     /// Lets something happen to a region. A killed server's socket is closed, as when its process had died; its calls
@@ -128,9 +131,9 @@ pub fn region_of(server: &str) -> usize {
 }
 
 /// Every server with an address of its own, 127.0.3.1 and on; the kernel chooses ports.
-fn cast() -> Vec<(String, SocketAddr)> {
+fn cast() -> Vec<(String, Listen)> {
     let names = REGIONS.iter().flat_map(|region| (1..=region.servers).map(move |n| format!("{}-{n}", region.name)));
-    names.zip(1..).map(|(name, n)| (name, SocketAddr::from((Ipv4Addr::new(127, 0, 3, n), 0)))).collect()
+    names.zip(1..).map(|(name, n)| (name, Listen::udp((Ipv4Addr::new(127, 0, 3, n), 0).into()))).collect()
 }
 
 /// A port that is free on both of the balancer's addresses.
@@ -146,10 +149,29 @@ fn free_port() -> Result<u16, String> {
     Err(refused(std::io::ErrorKind::AddrInUse.into()))
 }
 
+/// Starts the balancer, with the stats page at this address.
+async fn balance(address: SocketAddr, stats: SocketAddr, servers: &Answerer) -> Result<Balancer, String> {
+    let text = config(address, stats, servers);
+    let config = Config::parse(&text)
+        .map_err(|faults| format!("{}this is a bug of the demo, please report it", faults.render("demo", &text)))?;
+    let mut secrets = [[0; 16]; 2];
+    for secret in &mut secrets {
+        getrandom::fill(secret).map_err(|error| format!("no random numbers: {error}"))?;
+    }
+    let keys = key::parse(&key::generate(secrets[0], secrets[1])).map_err(|_| "a key of our own cannot be read")?;
+    Balancer::start(config, keys, None).await.map_err(|error: StartError| error.to_string())
+}
+
+/// An address of loopback that nobody listens at.
+fn free_tcp_address() -> Result<SocketAddr, String> {
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    address.map_err(|error| format!("no free TCP port for the stats page: {error}"))
+}
+
 /// The configuration: an operator's, but with quick checks, for nobody likes to wait in a demo.
-fn config(address: SocketAddr, servers: &Answerer) -> String {
+fn config(address: SocketAddr, stats: SocketAddr, servers: &Answerer) -> String {
     let mut text = format!(
-        "[[frontend]]\nname = \"demo\"\nbind = \"udp://{address}\"\ninside = \"{INSIDE}\"\nbackend = \"cluster\"\n\
+        "[admin]\nstats = \"{stats}\"\nhealth = \"off\"\nmetrics = \"{stats}\"\n\n[[frontend]]\nname = \"demo\"\nbind = \"udp://{address}\"\ninside = \"{INSIDE}\"\nbackend = \"cluster\"\n\
          send_to = [\"127.0.0.0/8\"]\n\n\
          [[backend]]\nname = \"cluster\"\npin = {{ expire = \"10m\", size = 200_000 }}\n\
          check = {{ interval = \"1s\", timeout = \"500ms\", fast_interval = \"200ms\", rise = 2, fall = 2 }}\n"
@@ -186,6 +208,7 @@ fn options(to: SocketAddr, rate: f64, length: Duration) -> Result<GeneratorOptio
         duration: length,
         clients,
         sockets: CLIENT_SOCKETS,
+        carrier: Carrier::Udp,
         weather: Weather::default(),
         seed: 1,
     })

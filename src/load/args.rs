@@ -1,20 +1,26 @@
 //! The command line of the load: options as people write them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 
-use super::answerer::AnswererOptions;
+use super::answerer::{AnswererOptions, Listen};
+use super::connections::{Carrier, ClientTls, Sharing, StreamOptions};
 use super::crowd::Habits;
 use super::flood::FloodOptions;
 use super::generator::GeneratorOptions;
 use super::lossy::Weather;
 use super::plan::{Mix, Timers};
 use super::server::Manner;
+use super::tls::ServerTls;
+use super::values::{percent, server, sharing, transport};
+use crate::sip::Transport;
 
 pub use super::command::run;
+pub(crate) use super::values::{call_rate, duration};
 
 /// The three parts of the load.
 #[derive(Clone, Debug, Subcommand)]
@@ -72,9 +78,20 @@ pub struct CallArgs {
     /// Addresses that the clients send from, in turn.
     #[arg(long, value_name = "NETWORK", default_value = "127.0.0.1/32")]
     pub clients: IpNet,
-    /// Client sockets, each with an address and port of its own.
+    /// Client sockets, each with an address and port of its own; with TCP and TLS the sources of connections.
     #[arg(long, default_value_t = 8)]
     pub sockets: usize,
+    /// What messages travel by: udp, tcp or tls.
+    #[arg(long, value_name = "TRANSPORT", default_value = "udp", value_parser = transport)]
+    pub transport: Transport,
+    /// With TCP and TLS: connections of each source, shared by its calls; or `per-call`, one for each, closed after it.
+    #[arg(long, value_name = "NUMBER|per-call", default_value = "1", value_parser = sharing)]
+    pub connections: Sharing,
+    /// Open shared connections that break again; else their calls end with them.
+    #[arg(long)]
+    pub reconnect: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Clients behind NAT: private addresses in Via and Contact, and rport.
     #[arg(long)]
     pub nat: bool,
@@ -109,7 +126,56 @@ pub struct CallArgs {
     pub json: bool,
 }
 
+/// Whom to believe over TLS.
+#[derive(Clone, Debug, Args)]
+pub struct TrustArgs {
+    /// With TLS: the PEM file of the authorities that the other end's certificate must be from.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca: Option<PathBuf>,
+    /// With TLS: believe whatever certificate is shown.
+    #[arg(long)]
+    pub insecure: bool,
+    /// With TLS: the name that is asked for and that the certificate must have [default: the address].
+    #[arg(long, value_name = "HOST")]
+    pub sni: Option<String>,
+}
+
+impl TrustArgs {
+    fn tls(&self) -> ClientTls {
+        ClientTls { ca: self.ca.clone(), name: self.sni.clone() }
+    }
+}
+
 impl CallArgs {
+    /// What is wrong with options that do not fit each other; the parser has judged each by itself.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        let TrustArgs { ca, insecure, sni } = &self.trust;
+        match self.transport {
+            Transport::Tls if ca.is_none() && !insecure => {
+                Err("--transport tls: whom shall it believe? write --ca FILE, or --insecure for anybody".into())
+            }
+            Transport::Udp | Transport::Tcp if ca.is_some() || *insecure || sni.is_some() => {
+                Err("--ca, --insecure and --sni are for --transport tls".into())
+            }
+            Transport::Udp if self.connections != Sharing::Shared(1) || self.reconnect => {
+                Err("--connections and --reconnect are for --transport tcp and tls".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        let stream = |tls| Carrier::Stream(StreamOptions { sharing: self.connections, reconnect: self.reconnect, tls });
+        match self.transport {
+            Transport::Udp => Carrier::Udp,
+            Transport::Tcp => stream(None),
+            Transport::Tls => stream(Some(self.trust.tls())),
+        }
+    }
+
     /// What the generator is told.
     pub fn options(&self) -> GeneratorOptions {
         GeneratorOptions {
@@ -129,6 +195,7 @@ impl CallArgs {
             duration: self.duration,
             clients: self.clients,
             sockets: self.sockets,
+            carrier: self.carrier(),
             weather: Weather { lose: self.lose, duplicate: self.duplicate, reorder: self.reorder },
             seed: self.seed,
         }
@@ -138,9 +205,21 @@ impl CallArgs {
 /// `trunkline load answer`
 #[derive(Clone, Debug, Args)]
 pub struct AnswerArgs {
-    /// A server: its name and address; once for each.
-    #[arg(long = "server", value_name = "NAME=ADDRESS:PORT", required = true, value_parser = server)]
-    pub servers: Vec<(String, SocketAddr)>,
+    /// A server: its name and address, with tcp:// or tls:// before the address for those; once for each.
+    #[arg(long = "server", value_name = "NAME=[TRANSPORT://]ADDRESS:PORT", required = true, value_parser = server)]
+    pub servers: Vec<(String, Listen)>,
+    /// What tls:// servers show: a PEM file with certificate and chain, and with the key unless there is --key.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Its key, a PEM file.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// The PEM file of the authorities of whom tls:// servers call [default: they call anybody].
+    #[arg(long, value_name = "FILE", requires = "sni")]
+    pub ca: Option<PathBuf>,
+    /// The name in the certificate of whom they call.
+    #[arg(long, value_name = "HOST")]
+    pub sni: Option<String>,
     /// End after this time [default: at SIGINT or SIGTERM].
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -165,6 +244,9 @@ pub struct AnswerArgs {
     /// Calls per second from each server to the phones that are registered there.
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = call_rate)]
     pub call_back: f64,
+    /// Over TCP and TLS: send what goes to the host that a call came from over its connection [default: where the route says].
+    #[arg(long)]
+    pub reuse: bool,
     #[command(flatten)]
     pub timers: TimerArgs,
     /// Most calls of one server, those of the last half minute included; and most registrations.
@@ -191,9 +273,12 @@ impl AnswerArgs {
                 reinvite_share: self.reinvite_share,
                 hold: self.hold,
                 call_back_rate: self.call_back,
+                reuse: self.reuse,
                 limit: self.max_calls,
             },
             timers: self.timers.timers(),
+            certificate: self.cert.clone().map(|certificate| ServerTls { certificate, key: self.key.clone() }),
+            trust: ClientTls { ca: self.ca.clone(), name: self.sni.clone() },
         }
     }
 }
@@ -245,46 +330,6 @@ impl FloodArgs {
     }
 }
 
-/// Reads "500ms", "10s", "2m" or "1h".
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wanted = || format!("`{text}` is no time; write 500ms, 10s, 2m or 1h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;
-    let number: u64 = text[..digits].parse().map_err(|_| wanted())?;
-    let millis = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wanted()),
-    };
-    let total = number.checked_mul(millis).filter(|total| *total <= 366 * 24 * 3_600_000).ok_or_else(wanted)?;
-    Ok(Duration::from_millis(total))
-}
-
-/// Reads a percentage as a share.
-fn percent(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.trim_end_matches('%').parse().ok();
-    let share = number.filter(|number| (0.0..=100.0).contains(number)).map(|number| number / 100.0);
-    share.ok_or_else(|| format!("`{text}` is no percentage; write a number from 0 to 100"))
-}
-
-pub(crate) fn call_rate(text: &str) -> Result<f64, String> {
-    let rate: Option<f64> = text.parse().ok();
-    rate.filter(|rate| (0.0..=100_000.0).contains(rate))
-        .ok_or_else(|| format!("`{text}` is no rate; write calls per second, from 0 to 100000"))
-}
-
-fn server(text: &str) -> Result<(String, SocketAddr), String> {
-    let wanted = || format!("`{text}` is no server; write NAME=ADDRESS:PORT such as lagos-1=127.0.3.1:5060");
-    let (name, address) = text.split_once('=').ok_or_else(wanted)?;
-    // The name stands in a header and in a URI's user part.
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err(format!("`{name}` is no server name; use letters, digits, - _ and ., at most 64"));
-    }
-    Ok((name.to_owned(), address.parse().map_err(|_| wanted())?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,9 +358,37 @@ mod tests {
         let Ok(LoadCommand::Answer(answer)) = read("answer --server a=127.0.0.1:5061 --server b=[::1]:5062") else {
             panic!("two servers")
         };
-        assert_eq!(answer.options().servers[1], ("b".into(), "[::1]:5062".parse().unwrap()));
+        assert_eq!(answer.options().servers[1], ("b".into(), Listen::udp("[::1]:5062".parse().unwrap())));
+        let Ok(LoadCommand::Answer(answer)) = read("answer --server a=tls://127.0.0.1:5061 --cert c.pem") else {
+            panic!("a server of TLS")
+        };
+        assert_eq!(answer.options().servers[0].1.to_string(), "tls://127.0.0.1:5061");
+        assert_eq!(answer.options().certificate, Some(ServerTls { certificate: "c.pem".into(), key: None }));
         let Ok(LoadCommand::Flood(flood)) = read("flood --sink 127.0.0.1:0 --for 2m") else { panic!("a flood") };
         assert_eq!((flood.to, flood.options().duration), (None, Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn the_transport_and_what_belongs_to_it() {
+        let call = |line: &str| match read(&format!("call --to 127.0.0.1:5060 {line}")) {
+            Ok(LoadCommand::Call(call)) => call.check().map(|()| call.options().carrier),
+            _ => panic!("{line}"),
+        };
+        let stream = |sharing, reconnect, tls| Ok(Carrier::Stream(StreamOptions { sharing, reconnect, tls }));
+        assert_eq!(call(""), Ok(Carrier::Udp));
+        assert_eq!(call("--transport tcp"), stream(Sharing::Shared(1), false, None));
+        assert_eq!(call("--transport tcp --connections 7 --reconnect"), stream(Sharing::Shared(7), true, None));
+        assert_eq!(call("--transport tcp --connections per-call"), stream(Sharing::PerCall, false, None));
+        let anybody = ClientTls { ca: None, name: Some("a".into()) };
+        assert_eq!(call("--transport tls --insecure --sni a"), stream(Sharing::Shared(1), false, Some(anybody)));
+        for (wrong, taught) in [
+            ("--transport tls", "write --ca FILE"),
+            ("--transport tcp --insecure", "are for --transport tls"),
+            ("--connections per-call", "are for --transport tcp and tls"),
+            ("--reconnect", "are for --transport tcp and tls"),
+        ] {
+            assert!(call(wrong).unwrap_err().contains(taught), "{wrong}");
+        }
     }
 
     #[test]
@@ -328,6 +401,11 @@ mod tests {
             ("answer --server 127.0.0.1:5060", "lagos-1=127.0.3.1:5060"),
             ("answer", "--server"),
             ("flood", "--to"),
+            ("call --to 127.0.0.1:5060 --transport sctp", "write udp, tcp or tls"),
+            ("call --to 127.0.0.1:5060 --connections 0", "1 to 60000, or per-call"),
+            ("call --to 127.0.0.1:5060 --transport tls --ca a --insecure", "cannot be used with"),
+            ("answer --server a=sctp://127.0.0.1:5060", "write udp, tcp or tls"),
+            ("answer --server a=127.0.0.1:5060 --key k", "--cert"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.contains(taught), "{line}: {error}");

@@ -19,13 +19,13 @@ pub struct Books {
     pub scenarios: [Ledger; Scenario::ALL.len()],
     /// Calls that came to phones.
     pub incoming: Ledger,
-    /// Starts that did not happen because the table of calls was full.
+    /// Starts that did not happen because the table of calls was full, or no connection took them.
     pub not_started: u64,
     /// Responses to nothing that we know.
     pub stray: u64,
     /// Datagrams from an address that nothing was sent to: a NAT would have dropped them, so they are.
     pub foreign: u64,
-    /// Messages of a call that came to another client's socket, and in-dialog requests of dialogs that we do not have.
+    /// Messages of a call that came to another client's socket or connection, and in-dialog requests of dialogs that we do not have.
     pub misdirected: u64,
     /// Calls that a second server answered for.
     pub moved: u64,

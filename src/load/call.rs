@@ -30,6 +30,8 @@ pub enum End {
     Refused(u16),
     /// The first request never got a final answer.
     Lost,
+    /// Nor will it: the connection broke.
+    Disconnected,
     /// It was established, then something inside it failed.
     Stranded(Strand),
 }
@@ -49,6 +51,8 @@ pub enum Strand {
     NoReinvite,
     /// A registered phone was not called.
     NotCalled,
+    /// The connection broke while something was asked, or for good.
+    Disconnected,
 }
 
 /// How long answers took; taken by the owner as they come.
@@ -265,6 +269,28 @@ impl Call {
         let status = self.answer.take()?.status;
         let end = if status < 300 { End::Stranded(Strand::NoAck) } else { End::Refused(status) };
         self.end(end, turn)
+    }
+
+    /// Lets its requests go elsewhere than they would.
+    pub fn go_by(&mut self, hop: impl FnOnce(SocketAddr) -> SocketAddr) {
+        self.dialog.next_hop = hop(self.dialog.next_hop);
+    }
+
+    /// Where its requests without final answer went; answers over connections come from there (RFC 3261 §18.2.2).
+    pub fn asked(&self) -> Option<SocketAddr> {
+        self.request.as_ref().or(self.cancel.as_ref()).map(Pending::to)
+    }
+
+    /// The connection of the call broke. Nothing is heard any more of what was asked over it; what was not in the middle
+    /// of something goes on, if there is another connection.
+    pub fn disconnected(&mut self, for_good: bool, turn: &mut Turn<'_>) -> Option<End> {
+        if self.request.is_none() && !for_good {
+            return None;
+        }
+        match self.stage {
+            Stage::Calling | Stage::Ringing(_) => self.end(End::Disconnected, turn),
+            _ => self.end(End::Stranded(Strand::Disconnected), turn),
+        }
     }
 
     /// The phone was called, and that call ended so.

@@ -79,6 +79,12 @@ impl<X> Calls<X> {
         self.held.values().map(Box::as_ref)
     }
 
+    /// The keys of the calls that have not ended and that `which` chooses.
+    pub fn open_keys(&self, which: impl Fn(&Held<X>) -> bool) -> Vec<u64> {
+        let chosen = self.held.iter().filter(|(_, held)| !held.call.is_over() && which(held));
+        chosen.map(|(key, _)| *key).collect()
+    }
+
     /// Lets a call act, and sets its alarm and its place in the count afterwards.
     pub fn with<R>(&mut self, key: u64, act: impl FnOnce(&mut Held<X>) -> R) -> Option<R> {
         let held = self.held.get_mut(&key)?;

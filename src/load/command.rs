@@ -44,6 +44,7 @@ pub fn run(command: &LoadCommand) -> Result<bool, String> {
 }
 
 fn call(args: &CallArgs, signals: &Signals) -> Result<Report, String> {
+    args.check()?;
     let generator = Generator::start(args.options())?;
     let mut told = 0;
     while !generator.is_finished() {
@@ -60,7 +61,7 @@ fn call(args: &CallArgs, signals: &Signals) -> Result<Report, String> {
 fn answer(args: &AnswerArgs, signals: &Signals) -> Result<Report, String> {
     let answerer = Answerer::start(&args.options())?;
     for server in answerer.servers() {
-        eprintln!("{} answers on udp://{}", server.name, server.address);
+        eprintln!("{} answers on {}://{}", server.name, server.transport.name(), server.address);
     }
     if args.control {
         let servers = answerer.servers().to_vec();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::ids::BRANCH_MARK;
 use crate::sip::name::Name;
 use crate::sip::text::{Text, parse_ip};
-use crate::sip::{Message, Method, Via};
+use crate::sip::{Message, Method, Transport, Via};
 
 /// The methods that are counted by name, in the order of [`method_index`].
 pub const METHODS: [&str; 12] = [
@@ -40,6 +40,8 @@ pub const SERVER_HEADER: &[u8] = b"X-Server";
 /// What a user agent says of itself in every message.
 #[derive(Clone, Debug)]
 pub struct Local {
+    /// What its messages travel by.
+    pub transport: Transport,
     /// Where it says that it is: the Via's sent-by and the Contact's host. Behind NAT not where it is.
     pub sent_by: SocketAddr,
     /// Whether its Via asks for answers to the port they came from (RFC 3581).
@@ -86,9 +88,9 @@ impl Request<'_> {
         // Writing to memory cannot fail.
         let _ = write!(out, "{method} ");
         out.extend_from_slice(self.uri);
-        let sent_by = local.sent_by;
+        let (transport, sent_by, branch) = (local.transport.in_via(), local.sent_by, self.branch);
         let _ =
-            write!(out, " SIP/2.0\r\nVia: SIP/2.0/UDP {sent_by};branch={BRANCH_MARK}{:016x}{rport}\r\n", self.branch);
+            write!(out, " SIP/2.0\r\nVia: SIP/2.0/{transport} {sent_by};branch={BRANCH_MARK}{branch:016x}{rport}\r\n");
         out.extend_from_slice(self.routes);
         put(out, &[b"Max-Forwards: 70\r\nFrom: ", self.from, b"\r\nTo: ", self.to, b"\r\nCall-ID: ", self.call_id]);
         let _ = write!(out, "\r\nCSeq: {} {method}\r\n", self.cseq);
@@ -159,7 +161,11 @@ impl Response<'_> {
         }
         out.extend_from_slice(self.extra);
         write_body(self.body, out);
-        Some(answer_address(&via, source))
+        Some(match local.transport {
+            Transport::Udp => answer_address(&via, source),
+            // Over the connection that the request came by.
+            Transport::Tcp | Transport::Tls => source,
+        })
     }
 }
 
@@ -180,7 +186,11 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 fn write_contact(local: &Local, out: &mut Vec<u8>) {
-    let _ = write!(out, "Contact: <sip:{}@{}>\r\n", local.user, local.sent_by);
+    let Local { transport, sent_by, user, .. } = local;
+    let _ = match transport {
+        Transport::Udp => write!(out, "Contact: <sip:{user}@{sent_by}>\r\n"),
+        stream => write!(out, "Contact: <sip:{user}@{sent_by};transport={}>\r\n", stream.name()),
+    };
 }
 
 fn write_body(body: &[u8], out: &mut Vec<u8>) {
@@ -208,7 +218,7 @@ fn stamp(request: &[u8], line: &[u8], start: usize, via: &Via, source: SocketAdd
     out.extend_from_slice(&request[behind..end]);
 }
 
-/// Where the answer to a request from `source` with this top Via goes (RFC 3261 §18.2.2, RFC 3581 §4).
+/// Where the answer to a datagram from `source` with this top Via goes (RFC 3261 §18.2.2, RFC 3581 §4).
 fn answer_address(via: &Via, source: SocketAddr) -> SocketAddr {
     match via.rport {
         Some(_) => source,

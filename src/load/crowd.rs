@@ -43,8 +43,10 @@ const KNOWN: usize = 1024;
 /// What is kept beside a call.
 #[derive(Debug)]
 struct Client {
-    /// The position of its socket.
+    /// The position of its socket, or of its connection.
     port: usize,
+    /// Whose turn that position had: calls that have a connection each use positions one after the other.
+    tenant: u32,
     /// `None` for a call that came to a phone.
     scenario: Option<Scenario>,
     /// The server that answered its first request, in the books' list.
@@ -53,10 +55,18 @@ struct Client {
     phone: Option<u64>,
 }
 
+/// A socket, or a connection.
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    address: SocketAddr,
+    /// Grows with every connection that the position is given to.
+    tenant: u32,
+}
+
 /// All clients.
 pub struct Crowd {
     habits: Habits,
-    ports: Vec<SocketAddr>,
+    ports: Vec<Port>,
     calls: Calls<Client>,
     /// The registrations of phones by the number in their name.
     phones: Map<u64, u64>,
@@ -78,7 +88,7 @@ impl Crowd {
             phones: Map::with_hasher(hasher()),
             known: Vec::new(),
             desk,
-            ports,
+            ports: ports.into_iter().map(|address| Port { address, tenant: 0 }).collect(),
             body: sdp(habits.body),
             started: 0,
             books: Books::default(),
@@ -106,6 +116,11 @@ impl Crowd {
         &mut self.desk.outgoing[port]
     }
 
+    /// The sockets that something was written for since it was asked last, or may have been.
+    pub fn take_talkative(&mut self) -> Vec<usize> {
+        self.desk.take_talkative()
+    }
+
     /// Notes where a socket is about to send: answers may come from there.
     pub fn remember(&mut self, port: usize) {
         for (_, to) in self.desk.outgoing[port].datagrams() {
@@ -115,16 +130,42 @@ impl Crowd {
         }
     }
 
-    /// Starts the next client, meant to have started at `meant`.
+    /// Gives a position to a new connection from this address, whose calls are others than those of the one before.
+    pub fn seat(&mut self, port: usize, address: SocketAddr) {
+        while self.ports.len() <= port {
+            self.ports.push(Port { address, tenant: 0 });
+            self.desk.outgoing.push(Outgoing::default());
+        }
+        self.ports[port] = Port { address, tenant: self.ports[port].tenant.wrapping_add(1) };
+        self.desk.outgoing[port].clear();
+    }
+
+    /// The connection of a position was opened anew, from this address; its calls go on.
+    pub fn move_to(&mut self, port: usize, address: SocketAddr) {
+        self.ports[port].address = address;
+    }
+
+    /// Starts the next client on the next socket, meant to have started at `meant`.
     pub fn start(&mut self, meant: Time, now: Time) {
+        let port = (self.started % self.ports.len() as u64) as usize;
+        self.start_at(port, meant, now);
+    }
+
+    /// Counts a start that cannot happen.
+    pub fn skip(&mut self) {
+        self.started += 1;
+        self.books.not_started += 1;
+    }
+
+    /// Starts the next client on this socket or connection; gives the key of its call.
+    pub fn start_at(&mut self, port: usize, meant: Time, now: Time) -> Option<u64> {
+        if self.calls.is_full() {
+            self.skip();
+            return None;
+        }
         let number = self.started;
         self.started += 1;
         let scenario = self.habits.mix.pick(number);
-        if self.calls.is_full() {
-            self.books.not_started += 1;
-            return;
-        }
-        let port = (number % self.ports.len() as u64) as usize;
         let id = self.desk.ids.fresh();
         let local = Arc::new(self.local(scenario, number, id, port));
         let (opening, plan) = (self.opening(scenario, id, &local), self.plan(scenario, number));
@@ -136,23 +177,44 @@ impl Crowd {
         let call = Call::start(opening, local, plan, &first, &mut turn);
         self.books.scenarios[scenario as usize].started += 1;
         let phone = (scenario == Scenario::Phone).then_some(id);
-        self.calls.insert(key, call, Client { port, scenario: Some(scenario), server: None, phone });
+        let tenant = self.ports[port].tenant;
+        self.calls.insert(key, call, Client { port, tenant, scenario: Some(scenario), server: None, phone });
         if let Some(number) = phone {
             self.phones.insert(number, key);
         }
+        Some(key)
+    }
+
+    /// Whether a call has ended, that to a phone which asked for one included.
+    pub fn is_over(&self, key: u64) -> bool {
+        self.calls.get(key).is_none_or(|held| held.call.is_over())
+    }
+
+    /// Connections, in the order of their positions, broke: what is asked over them will not be answered. Without others in their place (`for_good`) all of
+    /// their calls end.
+    pub fn disconnected(&mut self, ports: &[usize], for_good: bool, now: Time) {
+        let at_home = |held: &Held<Client>| self.is_at_home(&held.extra, held.extra.port);
+        for key in self.calls.open_keys(|held| ports.binary_search(&held.extra.port).is_ok() && at_home(held)) {
+            self.act(key, now, |held, turn| held.call.disconnected(for_good, turn));
+        }
+    }
+
+    fn is_at_home(&self, client: &Client, port: usize) -> bool {
+        client.port == port && client.tenant == self.ports[port].tenant
     }
 
     /// Who the client says it is.
     fn local(&self, scenario: Scenario, number: u64, id: u64, port: usize) -> Local {
         let sent_by = match self.habits.nat {
-            false => self.ports[port],
+            false => self.ports[port].address,
             true => {
                 let host = Ipv4Addr::new(192, 168, (number / 254 % 256) as u8, (number % 254) as u8 + 1);
                 SocketAddr::from((host, crate::sip::DEFAULT_PORT))
             }
         };
         let prefix = if scenario == Scenario::Phone { PHONE } else { "load-" };
-        Local { sent_by, rport: self.habits.nat, user: format!("{prefix}{id:016x}"), server: None }
+        let (transport, user) = (self.desk.transport, format!("{prefix}{id:016x}"));
+        Local { transport, sent_by, rport: self.habits.nat, user, server: None }
     }
 
     fn opening(&self, scenario: Scenario, id: u64, local: &Local) -> Opening {
@@ -224,7 +286,7 @@ impl Crowd {
         }
         self.desk.traffic.received += 1;
         let Some(key) = call_key(bytes, &message) else { return };
-        let at_home = self.calls.get(key).is_none_or(|held| held.extra.port == port);
+        let at_home = self.calls.get(key).is_none_or(|held| self.is_at_home(&held.extra, port));
         match message.status() {
             Some(_) if !at_home => self.books.misdirected += 1,
             Some(status) => self.on_response(key, status, bytes, &message, now),
@@ -284,7 +346,7 @@ impl Crowd {
             return self.refuse(503, port, asked, now);
         }
         let phone = self.phones.get(&number).and_then(|key| self.calls.get(*key));
-        if phone.is_some_and(|phone| phone.extra.port != port) {
+        if phone.is_some_and(|phone| !self.is_at_home(&phone.extra, port)) {
             // It reached a socket, but another phone's.
             self.books.misdirected += 1;
         }
@@ -293,7 +355,8 @@ impl Crowd {
         let sent_by = asked.message.request_uri().and_then(|uri| Uri::parse(asked.bytes, uri));
         let sent_by = sent_by.and_then(|uri| address_of(asked.bytes, &uri));
         let local = Arc::new(Local {
-            sent_by: sent_by.unwrap_or(self.ports[port]),
+            transport: self.desk.transport,
+            sent_by: sent_by.unwrap_or(self.ports[port].address),
             rport: self.habits.nat,
             user: format!("{PHONE}{number:016x}"),
             server: None,
@@ -301,13 +364,15 @@ impl Crowd {
         let mut turn = self.desk.turn(port, now);
         if let Some(call) = Call::called(asked, local, plan, &mut turn) {
             self.books.incoming.started += 1;
-            self.calls.insert(key, call, Client { port, scenario: None, server: None, phone: Some(number) });
+            let tenant = self.ports[port].tenant;
+            self.calls.insert(key, call, Client { port, tenant, scenario: None, server: None, phone: Some(number) });
         }
     }
 
     /// Answers without remembering anything.
     fn refuse(&mut self, status: u16, port: usize, asked: Asked<'_>, now: Time) {
-        let local = Local { sent_by: self.ports[port], rport: false, user: "load".into(), server: None };
+        let (transport, sent_by) = (self.desk.transport, self.ports[port].address);
+        let local = Local { transport, sent_by, rport: false, user: "load".into(), server: None };
         let tag = asked.message.call_id.map_or(0, |call_id| hash(call_id.of(asked.bytes)));
         let mut turn = self.desk.turn(port, now);
         turn.answer(&Response::plain(status, tag_text(tag)), asked, &local);

@@ -20,7 +20,7 @@ use super::sink::Sink;
 use super::socket::{Port, wait};
 use crate::net::mmsg::{BATCH, Inbox, Outbox};
 use crate::net::udp::clock;
-use crate::sip::Method;
+use crate::sip::{Method, Transport};
 use crate::state::Time;
 
 pub use super::flood_ledger::FloodReport;
@@ -194,7 +194,13 @@ fn render(local: SocketAddr, to: SocketAddr, size: usize) -> Vec<u8> {
             extra: pad.as_bytes(),
             body: &[],
         }
-        .bytes(&Local { sent_by: local, rport: false, user: "flood".into(), server: None })
+        .bytes(&Local {
+            transport: Transport::Udp,
+            sent_by: local,
+            rport: false,
+            user: "flood".into(),
+            server: None,
+        })
     };
     let bare = write(0).len();
     write(size.saturating_sub(bare))
@@ -234,7 +240,7 @@ impl Run {
             }
             let ports = self.lanes.iter().map(|lane| &lane.port).chain(self.sinks.iter().map(|sink| &sink.port));
             let pause = if now < end { self.pause(now).min(end.since(now)) } else { LONGEST_WAIT };
-            wait(ports.map(Some), pause, &mut ready);
+            wait(ports.map(|port| Some(port.socket().as_fd())), pause, &mut ready);
             for &at in &ready {
                 match at.checked_sub(self.lanes.len()) {
                     None => self.collect(at),

@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::connections::{Carrier, Connections, StreamOptions};
 use super::crowd::{Crowd, Habits};
+use super::datagrams::{self, Datagrams};
 use super::ids::Ids;
-use super::lossy::{LONGEST_DELAY, Lossy, Weather};
-use super::outgoing::{Desk, Outgoing};
+use super::lossy::Weather;
+use super::outgoing::Desk;
 use super::plan::Timers;
 use super::report::CallReport;
-use super::socket::{Port, Reader, Writer, wait};
+use super::socket::{self, Port};
+use super::streams::Protection;
+use super::tls;
 use crate::net::udp::clock;
+use crate::sip::Transport;
 use crate::state::Time;
 
 /// What to start, how fast, from where.
@@ -31,9 +36,11 @@ pub struct GeneratorOptions {
     pub duration: Duration,
     /// Addresses that the sockets are bound to, in turn.
     pub clients: IpNet,
-    /// Sockets, at most [`MAX_SOCKETS`].
+    /// Sockets, at most [`MAX_SOCKETS`]; with TCP and TLS the sources of connections.
     pub sockets: usize,
-    /// The bad network between the clients and everybody else.
+    /// UDP, or how TCP and TLS are used.
+    pub carrier: Carrier,
+    /// The bad network between the clients and everybody else; over UDP.
     pub weather: Weather,
     /// What the fates of datagrams in it follow from.
     pub seed: u64,
@@ -44,9 +51,6 @@ pub const MAX_SOCKETS: usize = 512;
 
 /// The most starts before arrivals are looked at again: after a pause, what was missed is started in pieces.
 const STARTS_AT_ONCE: u32 = 256;
-
-/// Batches from one socket before the others have their turn.
-const BATCHES_IN_A_ROW: usize = 4;
 
 /// How often the live report is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
@@ -72,17 +76,36 @@ impl Generator {
     /// # Errors
     /// What is wrong with the options, or what the system refused.
     pub fn start(options: GeneratorOptions) -> Result<Self, String> {
-        let ports = open_ports(options.clients, options.sockets)?;
+        let sources = sources(options.clients, options.sockets)?;
         if !(options.rate > 0.0 && options.rate <= 1e6) {
             return Err(format!("a rate of {} starts per second: write one above 0, up to 1000000", options.rate));
         }
-        let desk = Desk::new(options.timers, Ids::new()?, ports.len());
-        let crowd = Crowd::new(options.habits.clone(), ports.iter().map(|port| port.address).collect(), desk);
+        let desk = |sockets| Ok::<_, String>(Desk::new(options.timers, Ids::new()?, sockets));
+        let habits = options.habits.clone();
+        let (crowd, opened) = match &options.carrier {
+            Carrier::Udp => {
+                let ports = datagrams::open(&sources)?;
+                let addresses = ports.iter().map(|port| port.address).collect();
+                (Crowd::new(habits, addresses, desk(ports.len())?), Opened::Ports(ports))
+            }
+            Carrier::Stream(stream) => {
+                if !options.weather.is_fair() {
+                    return Err("losses, duplicates and delays are for UDP: a connection has none".into());
+                }
+                let (connections, addresses) = connect(stream, &options, sources)?;
+                let transport = if stream.tls.is_some() { Transport::Tls } else { Transport::Tcp };
+                let desk = desk(addresses.len())?.over(transport);
+                (Crowd::new(habits, addresses, desk), Opened::Connections(Box::new(connections)))
+            }
+        };
         let order = Arc::new(AtomicU8::new(RUN));
         let live = Arc::new(Mutex::new(CallReport::default()));
         let (ordered, published) = (Arc::clone(&order), Arc::clone(&live));
         // What the batched system calls work on stays in the thread that made it.
-        let run = move || Run::new(options, crowd, ports, ordered, published).serve();
+        let run = move || {
+            let network = opened.network(&options);
+            Run::new(options, crowd, network, ordered, published).serve();
+        };
         let thread = std::thread::Builder::new().name("load-call".into()).spawn(run);
         let thread = thread.map_err(|error| format!("cannot start a thread for the clients: {error}"))?;
         Ok(Self { order, live, thread })
@@ -119,34 +142,59 @@ impl Generator {
 }
 
 /// The n-th socket is bound to the n-th address of the network, from the front again where those are fewer.
-fn open_ports(clients: IpNet, sockets: usize) -> Result<Vec<Port>, String> {
+fn sources(clients: IpNet, sockets: usize) -> Result<Vec<IpAddr>, String> {
     if !(1..=MAX_SOCKETS).contains(&sockets) {
         return Err(format!("{sockets} sockets: write a number from 1 to {MAX_SOCKETS}"));
     }
     // `hosts` leaves out network and broadcast address; a single address is its own host.
     let addresses: Vec<IpAddr> = clients.hosts().take(sockets).collect();
-    (0..sockets).map(|n| Port::open(SocketAddr::new(addresses[n % addresses.len()], 0))).collect()
+    Ok((0..sockets).map(|n| addresses[n % addresses.len()]).collect())
 }
 
-/// A datagram on its way to or from a socket.
-type Datagram = (usize, SocketAddr, Vec<u8>);
+fn connect(
+    stream: &StreamOptions,
+    options: &GeneratorOptions,
+    sources: Vec<IpAddr>,
+) -> Result<(Connections, Vec<SocketAddr>), String> {
+    let to = options.habits.to;
+    let protection = match &stream.tls {
+        None => Protection::default(),
+        Some(tls) => Protection { client: Some(tls::client(tls, to.ip())?), server: None },
+    };
+    Connections::open(stream, protection, to, sources, options.timers.t1)
+}
+
+/// What was opened before the thread that uses it began.
+enum Opened {
+    Ports(Vec<Port>),
+    Connections(Box<Connections>),
+}
+
+impl Opened {
+    fn network(self, options: &GeneratorOptions) -> Network {
+        match self {
+            Self::Ports(ports) => Network::Datagrams(Box::new(Datagrams::new(ports, options.weather, options.seed))),
+            Self::Connections(connections) => Network::Connections(connections),
+        }
+    }
+}
+
+/// What carries the messages of all clients.
+enum Network {
+    Datagrams(Box<Datagrams>),
+    Connections(Box<Connections>),
+}
 
 /// What the thread owns.
 struct Run {
     options: GeneratorOptions,
     crowd: Crowd,
-    ports: Vec<Port>,
+    network: Network,
     order: Arc<AtomicU8>,
     live: Arc<Mutex<CallReport>>,
-    reader: Reader,
-    writer: Writer,
-    arriving: Lossy<Datagram>,
-    leaving: Lossy<Datagram>,
-    /// What a bad network lets pass of one socket's datagrams.
-    passed: Outgoing,
     begin: Time,
     last_start: Time,
-    /// The last datagram that came.
+    /// When something came last.
     heard: Time,
     published: Time,
 }
@@ -155,31 +203,15 @@ impl Run {
     fn new(
         options: GeneratorOptions,
         crowd: Crowd,
-        ports: Vec<Port>,
+        network: Network,
         order: Arc<AtomicU8>,
         live: Arc<Mutex<CallReport>>,
     ) -> Self {
-        let (weather, seed, begin) = (options.weather, options.seed, clock());
-        Self {
-            crowd,
-            ports,
-            order,
-            live,
-            reader: Reader::default(),
-            writer: Writer::default(),
-            arriving: Lossy::new(weather, seed),
-            leaving: Lossy::new(weather, !seed),
-            passed: Outgoing::default(),
-            begin,
-            last_start: begin,
-            heard: begin,
-            published: begin,
-            options,
-        }
+        let begin = clock();
+        Self { options, crowd, network, order, live, begin, last_start: begin, heard: begin, published: begin }
     }
 
     fn serve(mut self) {
-        let mut ready = Vec::new();
         loop {
             let now = clock();
             self.start_due(now);
@@ -188,9 +220,9 @@ impl Run {
             if self.is_over(now) {
                 break;
             }
-            wait(self.ports.iter().map(Some), self.pause(now), &mut ready);
+            self.wait(now);
             let now = clock();
-            self.receive(&ready, now);
+            self.receive(now);
             self.send(now);
             if now.since(self.published) >= PUBLISH {
                 self.publish(now);
@@ -198,6 +230,9 @@ impl Run {
         }
         self.crowd.close();
         self.publish(clock());
+        if let Network::Connections(connections) = &mut self.network {
+            connections.close();
+        }
     }
 
     /// When the n-th start is meant to be.
@@ -219,7 +254,10 @@ impl Run {
             if meant > now || !self.has_more() {
                 return;
             }
-            self.crowd.start(meant, now);
+            match &mut self.network {
+                Network::Datagrams(_) => self.crowd.start(meant, now),
+                Network::Connections(connections) => connections.start(&mut self.crowd, meant, now),
+            }
             self.last_start = now;
         }
     }
@@ -235,71 +273,57 @@ impl Run {
         if self.options.weather.is_fair() { Duration::ZERO } else { self.options.timers.t2 * 5 / 4 }
     }
 
-    /// How long there is nothing to do.
-    fn pause(&self, now: Time) -> Duration {
+    /// Waits while there is nothing to do.
+    fn wait(&mut self, now: Time) {
         let start = if self.has_more() { self.meant(self.crowd.started()).since(now) } else { LONGEST_WAIT };
-        let holding = self.arriving.is_holding() || self.leaving.is_holding();
-        let held = if holding { LONGEST_DELAY / 16 } else { LONGEST_WAIT };
-        self.crowd.due().since(now).min(start).min(held).min(LONGEST_WAIT)
-    }
-
-    fn receive(&mut self, ready: &[usize], now: Time) {
-        for &port in ready {
-            for _ in 0..BATCHES_IN_A_ROW {
-                let count = self.reader.receive(&self.ports[port]);
-                for (bytes, source) in (0..count).filter_map(|n| self.reader.datagram(n)) {
-                    self.heard = now;
-                    for _ in 0..self.arriving.pass(now, || (port, source, bytes.to_vec())) {
-                        self.crowd.receive(port, bytes, source, now);
-                    }
-                }
-                if count == 0 {
-                    break;
-                }
+        let pause = self.crowd.due().since(now).min(start).min(LONGEST_WAIT);
+        match &mut self.network {
+            Network::Datagrams(datagrams) => datagrams.wait(datagrams.patience().unwrap_or(pause).min(pause)),
+            Network::Connections(connections) => {
+                socket::wait_for(connections.fd(), connections.due().since(now).min(pause));
             }
         }
-        while let Some((port, source, bytes)) = self.arriving.released(now) {
-            self.crowd.receive(port, &bytes, source, now);
+    }
+
+    fn receive(&mut self, now: Time) {
+        let heard = match &mut self.network {
+            Network::Datagrams(datagrams) => datagrams.receive(&mut self.crowd, now),
+            Network::Connections(connections) => connections.receive(&mut self.crowd, now),
+        };
+        if heard {
+            self.heard = now;
         }
     }
 
     fn send(&mut self, now: Time) {
-        for (n, port) in self.ports.iter().enumerate() {
-            self.crowd.remember(n);
-            let outgoing = self.crowd.outgoing(n);
-            if self.options.weather.is_fair() {
-                self.writer.send(port, outgoing);
-                continue;
+        match &mut self.network {
+            Network::Datagrams(datagrams) => datagrams.send(&mut self.crowd, now),
+            Network::Connections(connections) => {
+                connections.on_time(&mut self.crowd, now);
+                connections.send(&mut self.crowd, now);
             }
-            for (range, to) in outgoing.datagrams() {
-                let bytes = &outgoing.memory()[range.clone()];
-                for _ in 0..self.leaving.pass(now, || (n, *to, bytes.to_vec())) {
-                    self.passed.push(*to, bytes);
-                }
-            }
-            outgoing.clear();
-            self.writer.send(port, &mut self.passed);
-        }
-        while let Some((n, to, bytes)) = self.leaving.released(now) {
-            self.passed.push(to, &bytes);
-            self.writer.send(&self.ports[n], &mut self.passed);
         }
     }
 
     fn publish(&mut self, now: Time) {
         self.published = now;
-        let mut damage = self.arriving.damage;
-        damage.add(self.leaving.damage);
-        let report = CallReport {
+        let mut report = CallReport {
             elapsed: now.since(self.begin),
             starting: self.last_start.since(self.begin) + Duration::from_secs_f64(1.0 / self.options.rate),
             rate: self.options.rate,
             traffic: self.crowd.traffic(),
-            damage,
-            not_sent: self.writer.not_sent,
             open: self.crowd.open() as u64,
             ..CallReport::of(&self.crowd.books)
         };
+        match &self.network {
+            Network::Datagrams(datagrams) => {
+                (report.damage, report.not_sent) = (datagrams.damage(), datagrams.not_sent());
+            }
+            Network::Connections(connections) => {
+                (report.connected, report.not_sent) = (Some(connections.connected()), connections.not_sent());
+                report.malformed += connections.malformed();
+            }
+        }
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }

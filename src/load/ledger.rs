@@ -18,6 +18,8 @@ pub struct Ledger {
     pub refused: Statuses,
     /// The first request got no final answer in time.
     pub lost: u64,
+    /// Those of `lost` whose connection broke.
+    pub disconnected: u64,
     /// Established, then something in it failed: by the reason's word.
     pub stranded: BTreeMap<&'static str, u64>,
     /// The statuses of those stranded because an in-dialog request was refused.
@@ -33,6 +35,10 @@ impl Ledger {
             End::Answered => self.answered += 1,
             End::Refused(status) => *self.refused.entry(status).or_default() += 1,
             End::Lost => self.lost += 1,
+            End::Disconnected => {
+                self.lost += 1;
+                self.disconnected += 1;
+            }
             End::Stranded(strand) => {
                 *self.stranded.entry(strand.word()).or_default() += 1;
                 if let Strand::Refused(status) = strand {
@@ -77,6 +83,7 @@ impl Ledger {
         self.started += other.started;
         self.answered += other.answered;
         self.lost += other.lost;
+        self.disconnected += other.disconnected;
         self.unfinished += other.unfinished;
         add_all(&mut self.refused, &other.refused);
         add_all(&mut self.stranded, &other.stranded);
@@ -87,7 +94,10 @@ impl Ledger {
     pub fn write(&self, object: &mut Object) {
         object.number("started", self.started).number("answered", self.answered);
         object.number("refused", self.refused_total()).number("lost", self.lost);
-        object.number("stranded", self.stranded_total()).number("unfinished", self.unfinished);
+        object
+            .number("disconnected", self.disconnected)
+            .number("stranded", self.stranded_total())
+            .number("unfinished", self.unfinished);
         object.counts("refused_by_status", &self.refused);
         object.counts("stranded_by_reason", &self.stranded);
         object.counts("stranded_by_status", &self.stranded_by_status);
@@ -108,6 +118,7 @@ impl Strand {
             Self::NoBye => "no_bye",
             Self::NoReinvite => "no_reinvite",
             Self::NotCalled => "not_called",
+            Self::Disconnected => "disconnected",
         }
     }
 }

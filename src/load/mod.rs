@@ -1,6 +1,6 @@
 //! Our own SIP load: clients that call, servers that answer, and a flood.
 //!
-//! It drives the demo, the end-to-end tests and the benchmarks, over UDP. It is a peer of the balancer on the wire and
+//! It drives the demo, the end-to-end tests and the benchmarks, over UDP, TCP and TLS; the flood over UDP. It is a peer of the balancer on the wire and
 //! knows nothing of its inside: what it shares with it are the parser ([`crate::sip`]) and the batched system calls
 //! ([`crate::net::mmsg`]).
 //!
@@ -12,7 +12,8 @@
 //!
 //! The calls are one state machine for both ends ([`call`], with [`caller`] and [`callee`]): bytes and time in, bytes
 //! out, no sockets. [`crowd`] holds the clients' calls, [`server`] those of one server; [`generator`] and [`answerer`]
-//! are the loops around them. Memory is bounded: by the limit of calls, of registrations, of sockets.
+//! are the loops around them. What carries the messages are [`datagrams`] or [`connections`] for clients, a socket or
+//! [`streams`] for servers. Memory is bounded: by the limit of calls, of registrations, of sockets.
 //!
 //! RFC 3261 §12 (dialogs), §13 (INVITE), §17 (transactions and their timers), RFC 3327 (Path), RFC 3581 (rport). Left
 //! out on purpose: authentication, reliable provisional responses, forking (the first 2xx wins), strict routers, DNS.
@@ -28,7 +29,9 @@ pub mod caller;
 pub mod calls;
 pub mod command;
 pub mod compose;
+pub mod connections;
 pub mod crowd;
+pub mod datagrams;
 pub mod dialog;
 pub mod flood;
 pub mod flood_ledger;
@@ -44,11 +47,16 @@ pub mod report;
 pub mod server;
 pub mod sink;
 pub mod socket;
+pub mod stream;
+pub mod streams;
+pub mod tls;
 pub mod transaction;
+pub mod values;
 pub mod view;
 
-pub use answerer::{AnswerReport, Answerer, AnswererOptions};
+pub use answerer::{AnswerReport, Answerer, AnswererOptions, Listen};
 pub use args::{AnswerArgs, CallArgs, FloodArgs, LoadCommand, run};
+pub use connections::{Carrier, ClientTls, Connected, Sharing, StreamOptions};
 pub use crowd::Habits;
 pub use flood::{Flood, FloodOptions, FloodReport};
 pub use generator::{Generator, GeneratorOptions};
@@ -57,6 +65,7 @@ pub use lossy::Weather;
 pub use plan::{Mix, Scenario, Timers};
 pub use report::{CallReport, Report};
 pub use server::Manner;
+pub use tls::ServerTls;
 pub use view::{Behaviour, ServerView};
 
 #[cfg(test)]

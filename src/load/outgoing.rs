@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::compose::{Asked, Local, Response};
 use super::ids::Ids;
 use super::plan::Timers;
+use crate::sip::Transport;
 use crate::state::Time;
 
 /// Datagrams in the order they shall leave, one behind the other in one piece of memory. Bounded by whoever fills it:
@@ -14,6 +15,8 @@ use crate::state::Time;
 pub struct Outgoing {
     memory: Vec<u8>,
     datagrams: Vec<(Range<usize>, SocketAddr)>,
+    /// It is among those of [`Desk::take_talkative`].
+    listed: bool,
 }
 
 impl Outgoing {
@@ -63,25 +66,47 @@ pub struct Traffic {
 #[derive(Debug)]
 pub struct Desk {
     pub timers: Timers,
+    /// What all messages here travel by: over streams nothing is sent again that the transport carries.
+    pub transport: Transport,
     pub ids: Ids,
-    /// One for each socket.
+    /// One for each socket, or each connection.
     pub outgoing: Vec<Outgoing>,
     pub traffic: Traffic,
+    talkative: Vec<usize>,
     scratch: Vec<u8>,
 }
 
 impl Desk {
-    /// A desk for this many sockets.
+    /// A desk for this many sockets, over UDP.
     pub fn new(timers: Timers, ids: Ids, sockets: usize) -> Self {
         let outgoing = (0..sockets).map(|_| Outgoing::default()).collect();
-        Self { timers, ids, outgoing, traffic: Traffic::default(), scratch: Vec::new() }
+        let (transport, traffic) = (Transport::Udp, Traffic::default());
+        Self { timers, transport, ids, outgoing, traffic, talkative: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// The same for another transport.
+    pub fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
+    /// The sockets that were lent out since it was asked last: only there can be something to send. Who has few may look at
+    /// all of them instead.
+    pub fn take_talkative(&mut self) -> Vec<usize> {
+        for socket in &self.talkative {
+            self.outgoing[*socket].listed = false;
+        }
+        std::mem::take(&mut self.talkative)
     }
 
     /// Lends it to a call on this socket.
     pub fn turn(&mut self, socket: usize, now: Time) -> Turn<'_> {
+        if !std::mem::replace(&mut self.outgoing[socket].listed, true) {
+            self.talkative.push(socket);
+        }
         Turn {
             now,
             timers: &self.timers,
+            reliable: self.transport != Transport::Udp,
             ids: &mut self.ids,
             out: &mut self.outgoing[socket],
             traffic: &mut self.traffic,
@@ -95,6 +120,8 @@ pub struct Turn<'a> {
     /// The time of the batch.
     pub now: Time,
     pub timers: &'a Timers,
+    /// Whether the transport loses nothing (RFC 3261 §17.1.1.2).
+    pub reliable: bool,
     pub ids: &'a mut Ids,
     /// The messages of the call's own socket.
     pub out: &'a mut Outgoing,

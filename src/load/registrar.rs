@@ -28,6 +28,8 @@ pub struct Binding {
     pub routes: Vec<u8>,
     /// Where a request to it goes: the top Path's host, else where the REGISTER came from.
     pub next_hop: SocketAddr,
+    /// Where the REGISTER came from.
+    pub source: SocketAddr,
     expires: Time,
 }
 
@@ -96,6 +98,7 @@ impl Registrar {
                 contact: contact.uri.of(bytes).to_vec(),
                 next_hop: first_hop(&routes).or(direct_hop(bytes, message, source)).unwrap_or(source),
                 routes,
+                source,
                 expires: now + Duration::from_secs(seconds.into()),
             },
         )?;

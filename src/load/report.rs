@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::books::Books;
+use super::connections::Connected;
 use super::json::Object;
 use super::ledger::Ledger;
 use super::lossy::Damage;
@@ -107,9 +108,11 @@ pub struct CallReport {
     pub traffic: Traffic,
     /// What the injected bad network did.
     pub damage: Damage,
-    /// Starts that did not happen because the table of calls was full.
+    /// Starts that did not happen because the table of calls was full, or no connection took them.
     pub not_started: u64,
-    /// Datagrams that the system did not take.
+    /// What became of connections; over TCP and TLS.
+    pub connected: Option<Connected>,
+    /// Datagrams that the system did not take, or messages that no connection took.
     pub not_sent: u64,
     /// See [`Books`] for these five.
     pub stray: u64,
@@ -193,6 +196,12 @@ impl CallReport {
         let Damage { lost, duplicated, delayed } = self.damage;
         object.number("injected_lost", lost).number("injected_duplicated", duplicated);
         object.number("injected_delayed", delayed);
+        if let Some(Connected { opened, reopened, failed, broken }) = self.connected {
+            object.object("connections", |object| {
+                object.number("opened", opened).number("reopened", reopened);
+                object.number("failed", failed).number("broken", broken);
+            });
+        }
         self.setup.write("setup", object);
         self.response.write("response", object);
         object.object("servers", |object| {
@@ -234,6 +243,9 @@ impl fmt::Display for CallReport {
             let Damage { lost, duplicated, delayed } = self.damage;
             writeln!(f, "injected  {lost} lost, {duplicated} duplicated, {delayed} delayed")?;
         }
+        if let Some(Connected { opened, reopened, failed, broken }) = self.connected {
+            writeln!(f, "connected {opened} opened ({reopened} again), {failed} failed, {broken} broken")?;
+        }
         let Self { stray, foreign, misdirected, moved, malformed, not_started, .. } = self;
         writeln!(
             f,
@@ -271,8 +283,11 @@ pub(super) fn write_row(f: &mut fmt::Formatter<'_>, name: &str, ledger: &Ledger)
     writeln!(f, "{name:<18}{started:>10}{answered:>10}{refused:>10}{lost:>10}{stranded:>10}{unfinished:>11}")
 }
 
-/// Why calls were refused or stranded, where some were.
+/// Why calls were lost, refused or stranded, where some were.
 pub(super) fn write_reasons(f: &mut fmt::Formatter<'_>, ledger: &Ledger) -> fmt::Result {
+    if ledger.disconnected > 0 {
+        writeln!(f, "lost      {} with their connection", ledger.disconnected)?;
+    }
     for (status, count) in &ledger.refused {
         writeln!(f, "refused   {count} with {status}")?;
     }

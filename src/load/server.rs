@@ -17,7 +17,7 @@ use super::plan::{Plan, Side, Wish};
 use super::registrar::Registrar;
 use super::transaction::NEVER;
 use super::view::{Behaviour, ServerBooks, ServerView};
-use crate::sip::{Message, Method};
+use crate::sip::{Message, Method, Transport};
 use crate::state::Time;
 use crate::state::lookup::{Set, hasher};
 
@@ -37,6 +37,9 @@ pub struct Manner {
     pub hold: Duration,
     /// Calls to registered phones per second; 0 for none.
     pub call_back_rate: f64,
+    /// Over TCP and TLS: what a call says to the host that its request came from goes over that connection. Else it goes
+    /// where its route says, over a connection of our own.
+    pub reuse: bool,
     /// The most calls of one server, ended ones that are still remembered included; and the most registrations.
     pub limit: usize,
 }
@@ -51,6 +54,7 @@ impl Default for Manner {
             reinvite_share: 0.0,
             hold: Duration::from_secs(1),
             call_back_rate: 0.0,
+            reuse: false,
             limit: 200_000,
         }
     }
@@ -97,11 +101,11 @@ struct Promise {
 impl Server {
     /// A server that writes at a desk with one socket.
     pub fn new(view: Arc<ServerView>, manner: Manner, desk: Desk, now: Time) -> Self {
-        let local =
-            Local { sent_by: view.address, rport: false, user: "server".into(), server: Some(view.name.clone()) };
+        let (transport, sent_by) = (view.transport, view.address);
+        let (user, server) = ("server".into(), Some(view.name.clone()));
         Self {
-            local: Arc::new(local),
-            desk,
+            local: Arc::new(Local { transport, sent_by, rport: false, user, server }),
+            desk: desk.over(transport),
             calls: Calls::new(manner.limit),
             registrar: Registrar::new(manner.limit),
             recent: Recent::default(),
@@ -179,12 +183,32 @@ impl Server {
         };
         let Some(key) = call_key(bytes, &message) else { return };
         match message.status() {
+            Some(_) if self.is_astray(key, source) => self.view.counters.misdirected.add(1),
             Some(_) => {
                 self.view.counters.answers.add(1);
                 self.act(key, now, |held, turn| held.call.on_response(bytes, &message, turn));
             }
             None => self.on_request(key, Asked { bytes, message: &message, source }, now),
         }
+    }
+
+    /// Connections to these ends broke: what was asked over them will not be answered. The calls themselves go on, over
+    /// other connections.
+    pub fn disconnected(&mut self, mut ends: Vec<SocketAddr>, now: Time) {
+        if ends.is_empty() {
+            return;
+        }
+        ends.sort_unstable();
+        let asked = |held: &Held<Way>| held.call.asked().is_some_and(|to| ends.binary_search(&to).is_ok());
+        for key in self.calls.open_keys(asked) {
+            self.act(key, now, |held, turn| held.call.disconnected(false, turn));
+        }
+    }
+
+    /// Whether an answer came over another connection than its request went (RFC 3261 §18.2.2).
+    fn is_astray(&self, key: u64, source: SocketAddr) -> bool {
+        let asked = || self.calls.get(key).and_then(|held| held.call.asked());
+        self.view.transport != Transport::Udp && asked().is_some_and(|to| to != source)
     }
 
     /// Whether the server neither hears nor speaks.
@@ -262,10 +286,16 @@ impl Server {
         }
         let plan = self.plan(key, asked);
         let call = Call::called(asked, Arc::clone(&self.local), plan, &mut self.desk.turn(0, now));
-        let Some(call) = call else { return self.answer(400, asked, now) };
+        let Some(mut call) = call else { return self.answer(400, asked, now) };
+        call.go_by(|next_hop| self.hop(next_hop, asked.source));
         self.view.counters.new_calls.add(1);
         self.books.incoming.started += 1;
         self.calls.insert(key, call, Way::In);
+    }
+
+    /// Where to send what shall go to `next_hop`, of somebody who came from `source`.
+    fn hop(&self, next_hop: SocketAddr, source: SocketAddr) -> SocketAddr {
+        if self.manner.reuse && next_hop.ip() == source.ip() { source } else { next_hop }
     }
 
     /// What the server does in a call: its part of the caller's wish, or what its manner asks for.
@@ -332,7 +362,7 @@ impl Server {
             to: binding.aor.clone(),
             target: binding.contact.clone(),
             routes: binding.routes.clone(),
-            next_hop: binding.next_hop,
+            next_hop: self.hop(binding.next_hop, binding.source),
         };
         let bye = if promise.phone_rings_off { Side::Callee } else { Side::Caller };
         let wish = Wish { bye, hold: promise.hold, ..Wish::default() };

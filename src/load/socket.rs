@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -130,15 +130,21 @@ pub fn send_all(outbox: &mut Outbox, port: &Port, memory: &[u8]) -> u64 {
     refused
 }
 
-/// Waits until one of the sockets can be read, at most this long; fills `ready` with the
-/// positions of those that can. Closed ones (`None`) are left out.
-pub fn wait<'a>(ports: impl Iterator<Item = Option<&'a Port>>, longest: Duration, ready: &mut Vec<usize>) {
+/// Waits until something can be read, at most this long.
+pub fn wait_for(fd: BorrowedFd<'_>, longest: Duration) {
+    // An interrupted wait is a short one.
+    let _ = ppoll(&mut [PollFd::new(fd, PollFlags::POLLIN)], Some(TimeSpec::from_duration(longest)), None);
+}
+
+/// Waits until one of these can be read, at most this long; fills `ready` with the positions of those that can. Closed
+/// ones (`None`) are left out.
+pub fn wait<'a>(sockets: impl Iterator<Item = Option<BorrowedFd<'a>>>, longest: Duration, ready: &mut Vec<usize>) {
     ready.clear();
     let (mut positions, mut fds) = (Vec::new(), Vec::new());
-    for (position, port) in ports.enumerate() {
-        if let Some(port) = port {
+    for (position, socket) in sockets.enumerate() {
+        if let Some(socket) = socket {
             positions.push(position);
-            fds.push(PollFd::new(port.socket.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(socket, PollFlags::POLLIN));
         }
     }
     // An interrupted wait is a short one.

@@ -17,34 +17,39 @@ use super::ledger::Ledger;
 use super::outgoing::Desk;
 use super::plan::{Mix, Plan, Scenario, Side, Timers, Wish};
 use super::report::{CallReport, Report};
-use crate::sip::{Message, Method};
+use crate::sip::{Message, Method, Transport};
 use crate::state::Time;
 
-const T0: Time = Time(5_000_000_000);
+pub(super) const T0: Time = Time(5_000_000_000);
 
-fn at(millis: u64) -> Time {
+pub(super) fn at(millis: u64) -> Time {
     T0 + Duration::from_millis(millis)
 }
 
-fn addr(text: &str) -> SocketAddr {
+pub(super) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn wire(text: &str) -> Vec<u8> {
+pub(super) fn wire(text: &str) -> Vec<u8> {
     let lines: Vec<_> = text.trim().lines().map(str::trim_start).collect();
     format!("{}\r\n\r\n", lines.join("\r\n")).into_bytes()
 }
 
-fn desk() -> Desk {
+pub(super) fn desk() -> Desk {
     Desk::new(Timers::default(), Ids::of_run(1), 1)
 }
 
 fn local() -> Arc<Local> {
-    Arc::new(Local { sent_by: addr("192.0.2.1:5060"), rport: false, user: "u".into(), server: Some("s1".into()) })
+    over(Transport::Udp)
+}
+
+pub(super) fn over(transport: Transport) -> Arc<Local> {
+    let (sent_by, user, server) = (addr("192.0.2.1:5060"), "u".into(), Some("s1".into()));
+    Arc::new(Local { transport, sent_by, rport: false, user, server })
 }
 
 /// Everything that was queued, as text; the queue is empty afterwards.
-fn sent(desk: &mut Desk) -> Vec<String> {
+pub(super) fn sent(desk: &mut Desk) -> Vec<String> {
     let out = &mut desk.outgoing[0];
     let text = |range: &std::ops::Range<usize>| String::from_utf8(out.memory()[range.clone()].to_vec()).unwrap();
     let sent = out.datagrams().iter().map(|(range, _)| text(range)).collect();
@@ -52,7 +57,7 @@ fn sent(desk: &mut Desk) -> Vec<String> {
     sent
 }
 
-fn opening() -> Opening {
+pub(super) fn opening() -> Opening {
     Opening {
         call_id: b"c1@192.0.2.1".to_vec(),
         from: "sip:u@example.test".into(),
@@ -65,17 +70,17 @@ fn opening() -> Opening {
 }
 
 /// A caller that holds for a second and rings off, or what `plan` makes of it.
-fn caller(desk: &mut Desk, method: Method, plan: Plan) -> Call {
+pub(super) fn caller(desk: &mut Desk, method: Method, plan: Plan) -> Call {
     let first = First { method, meant: T0, extra: &[], body: &[], expects: None };
     Call::start(opening(), local(), plan, &first, &mut desk.turn(0, T0))
 }
 
-fn plan(side: Side) -> Plan {
+pub(super) fn plan(side: Side) -> Plan {
     Plan::of(&Wish { hold: Duration::from_secs(1), ..Wish::default() }, side, &Timers::default())
 }
 
 /// Lets time pass up to `end` and says when something was sent and how the call ended.
-fn pass(call: &mut Call, desk: &mut Desk, end: Time) -> (Vec<u64>, Option<End>) {
+pub(super) fn pass(call: &mut Call, desk: &mut Desk, end: Time) -> (Vec<u64>, Option<End>) {
     let mut times = Vec::new();
     while call.due() <= end {
         let now = call.due();
@@ -89,7 +94,7 @@ fn pass(call: &mut Call, desk: &mut Desk, end: Time) -> (Vec<u64>, Option<End>) 
 }
 
 /// An answer to the last request among `requests`.
-fn answer(request: &str, status: u16, extra: &str) -> Vec<u8> {
+pub(super) fn answer(request: &str, status: u16, extra: &str) -> Vec<u8> {
     let line = |name: &str| request.lines().find(|line| line.starts_with(name)).unwrap();
     let to = if line("To:").contains("tag=") { "" } else { ";tag=theirs" };
     let copied = [line("Via:"), line("From:"), line("Call-ID:"), line("CSeq:")].join("\n");
@@ -98,13 +103,13 @@ fn answer(request: &str, status: u16, extra: &str) -> Vec<u8> {
     )
 }
 
-fn respond(call: &mut Call, desk: &mut Desk, now: Time, response: &[u8]) -> Option<End> {
+pub(super) fn respond(call: &mut Call, desk: &mut Desk, now: Time, response: &[u8]) -> Option<End> {
     let message = Message::parse(response).unwrap();
     assert_eq!(message.fault, None, "{}", String::from_utf8_lossy(response));
     call.on_response(response, &message, &mut desk.turn(0, now))
 }
 
-fn request(call: &mut Call, desk: &mut Desk, now: Time, request: &[u8]) -> Option<End> {
+pub(super) fn request(call: &mut Call, desk: &mut Desk, now: Time, request: &[u8]) -> Option<End> {
     let message = Message::parse(request).unwrap();
     assert_eq!(message.fault, None, "{}", String::from_utf8_lossy(request));
     call.on_request(Asked { bytes: request, message: &message, source: addr("192.0.2.9:5060") }, &mut desk.turn(0, now))
@@ -237,9 +242,9 @@ fn a_bye_that_is_refused_or_unanswered_strands_the_call() {
     }
 }
 
-const INVITE: &str = "INVITE sip:u@192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK1\nVia: SIP/2.0/UDP 10.1.1.1;branch=z9hG4bK0\nContact: <sip:c@10.1.1.1>\nFrom: <sip:c@h>;tag=1\nTo: <sip:u@h>\nCall-ID: c\nCSeq: 1 INVITE\nContent-Length: 0";
+pub(super) const INVITE: &str = "INVITE sip:u@192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK1\nVia: SIP/2.0/UDP 10.1.1.1;branch=z9hG4bK0\nContact: <sip:c@10.1.1.1>\nFrom: <sip:c@h>;tag=1\nTo: <sip:u@h>\nCall-ID: c\nCSeq: 1 INVITE\nContent-Length: 0";
 
-fn called(desk: &mut Desk, plan: Plan) -> Call {
+pub(super) fn called(desk: &mut Desk, plan: Plan) -> Call {
     let invite = wire(INVITE);
     let message = Message::parse(&invite).unwrap();
     let asked = Asked { bytes: &invite, message: &message, source: addr("192.0.2.9:5060") };
@@ -407,7 +412,7 @@ fn the_ledger_sees_what_is_missing() {
     ledger.write(object.text("name", "a \"b\"\n"));
     assert_eq!(
         object.finish(),
-        r#"{"name":"a \"b\"\u000a","started":4,"answered":2,"refused":1,"lost":1,"stranded":1,"unfinished":0,"refused_by_status":{"503":1},"stranded_by_reason":{"refused":1},"stranded_by_status":{"481":1}}"#
+        r#"{"name":"a \"b\"\u000a","started":4,"answered":2,"refused":1,"lost":1,"disconnected":0,"stranded":1,"unfinished":0,"refused_by_status":{"503":1},"stranded_by_reason":{"refused":1},"stranded_by_status":{"481":1}}"#
     );
 }
 

@@ -35,6 +35,12 @@ impl Schedule {
         Self { next: now + interval, interval, longest, deadline: now + timers.give_up() }
     }
 
+    /// The same, or over a stream only the deadline: what it carries is not sent again (timers A, E and G).
+    fn of(turn: &Turn<'_>, reliable: bool, longest: Duration) -> Self {
+        let schedule = Self::new(turn.now, turn.timers, longest);
+        if reliable { Self { next: NEVER, ..schedule } } else { schedule }
+    }
+
     /// When to ask again.
     pub fn due(&self) -> Time {
         self.next.min(self.deadline)
@@ -85,7 +91,7 @@ impl Pending {
             to,
             meant,
             heard: false,
-            schedule: Schedule::new(turn.now, turn.timers, longest),
+            schedule: Schedule::of(turn, turn.reliable, longest),
         }
     }
 
@@ -116,6 +122,7 @@ impl Pending {
                 self.schedule.next = NEVER;
                 self.schedule.deadline = now + timers.patience;
             }
+            _ if self.schedule.next == NEVER => {}
             _ => {
                 self.schedule.interval = timers.t2;
                 self.schedule.next = now + timers.t2;
@@ -163,7 +170,9 @@ impl Unacknowledged {
     pub fn send(status: u16, cseq: u32, to: SocketAddr, turn: &mut Turn<'_>) -> Self {
         let bytes = turn.scratch.clone();
         turn.respond(to);
-        Self { status, cseq, bytes, to, schedule: Schedule::new(turn.now, turn.timers, turn.timers.t2) }
+        // A 2xx is sent again whatever the transport: it goes from end to end, and others may carry it further.
+        let schedule = Schedule::of(turn, turn.reliable && status >= 300, turn.timers.t2);
+        Self { status, cseq, bytes, to, schedule }
     }
 
     /// The INVITE came again: so goes the answer.

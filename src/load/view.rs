@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::compose::METHODS;
 use super::json::Object;
 use super::ledger::Ledger;
+use crate::sip::Transport;
 use crate::state::counters::Counter;
 
 /// How a server behaves. It keeps its calls and registrations through every change.
@@ -16,7 +17,8 @@ pub enum Behaviour {
     Normal,
     /// Reads everything and ignores it, as a process that hangs.
     Silent,
-    /// Its socket is closed: the kernel answers with ICMP port unreachable, as for a process that died.
+    /// Its socket is closed: the kernel answers with ICMP port unreachable, or ends connections, as for a process that
+    /// died.
     Closed,
     /// Answers every INVITE and OPTIONS that belongs to no call with this status (300 to 699); its calls go on.
     Status(u16),
@@ -35,7 +37,8 @@ pub struct Counters {
     pub new_calls: Counter,
     /// Requests of a transaction that had been seen before.
     pub retransmissions: Counter,
-    /// In-dialog requests, CANCELs and ACKs of calls that this server does not have.
+    /// In-dialog requests, CANCELs and ACKs of calls that this server does not have; over streams also answers that came by
+    /// another connection than their request went.
     pub misdirected: Counter,
     /// Responses sent, retransmissions included.
     pub responses: Counter,
@@ -45,8 +48,12 @@ pub struct Counters {
     pub dialogs: Counter,
     /// Registered phones, now.
     pub registrations: Counter,
-    /// Datagrams that could not be read as SIP.
+    /// Datagrams, and bytes of streams, that could not be read as SIP.
     pub malformed: Counter,
+    /// Connections that are there, now.
+    pub connections: Counter,
+    /// Messages that no connection took.
+    pub not_sent: Counter,
 }
 
 impl Counters {
@@ -70,6 +77,7 @@ pub struct ServerBooks {
 #[derive(Debug)]
 pub struct ServerView {
     pub name: String,
+    pub transport: Transport,
     /// Where it listens, the port resolved.
     pub address: SocketAddr,
     pub counters: Counters,
@@ -86,10 +94,16 @@ const ONLY_100: u32 = 3;
 const NO_CALLS: u32 = 4;
 
 impl ServerView {
-    /// A server that answers normally.
+    /// A server that answers normally, over UDP.
     pub fn new(name: String, address: SocketAddr) -> Self {
+        Self::over(Transport::Udp, name, address)
+    }
+
+    /// A server that answers normally.
+    pub fn over(transport: Transport, name: String, address: SocketAddr) -> Self {
         Self {
             name,
+            transport,
             address,
             counters: Counters::default(),
             behaviour: AtomicU32::new(NORMAL),
@@ -158,6 +172,10 @@ impl ServerView {
         object.number("answers", answers.get()).number("dialogs", self.counters.dialogs.get());
         object.number("registrations", self.counters.registrations.get());
         object.number("malformed", self.counters.malformed.get());
+        if self.transport != Transport::Udp {
+            object.number("connections", self.counters.connections.get());
+            object.number("not_sent", self.counters.not_sent.get());
+        }
         let books = self.books();
         object.object("incoming", |object| books.incoming.write(object));
         object.object("call_backs", |object| books.call_backs.write(object));

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -53,12 +54,22 @@ pub fn most_open_files() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(_, hard)| hard as usize)
 }
 
-/// Lets this process have so many files open.
+/// Whether this says that this process, or the host, has no open file left: nothing about the other end.
+pub fn has_no_file(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
+}
+
+/// Lets this process have so many files open, and so many more where the host allows them. Says how many more.
 ///
 /// # Errors
-/// Where that is more than the host allows.
-pub fn allow_open_files(needed: usize) -> io::Result<()> {
+/// Where the host does not allow those that are needed.
+pub fn allow_open_files(needed: usize, more: usize) -> io::Result<usize> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = soft.max(needed as u64);
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).map_err(io::Error::from)
+    let allow = |files: u64| {
+        let files = files.max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files)).map(|()| files)
+    };
+    // Who may not raise the hard limit has what it is.
+    let files = allow((needed + more) as u64).or_else(|_| allow(hard.max(needed as u64)))?;
+    Ok((files as usize - needed).min(more))
 }

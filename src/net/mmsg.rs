@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::rc::Rc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -298,9 +299,9 @@ pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 ///
 /// # Errors
 /// Where the runtime's poller refuses the descriptor.
-pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` keeps its descriptor open until it is dropped, and always names the same one; the `AsyncFd`
-    // owns it.
+pub fn watch<T: AsRawFd + Into<OwnedFd>>(socket: Rc<T>) -> io::Result<AsyncFd<Rc<T>>> {
+    // SAFETY: what can become an `OwnedFd` keeps its descriptor open until it is dropped, and always names the same one;
+    // the `AsyncFd` owns a share of it.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::ERROR).map_err(io::Error::from) }
 }
 

@@ -14,7 +14,8 @@
 //!  on the wire, and counted
 //! ```
 //! [`worker`] holds the threads, [`udp`] the trip above, [`relay`] the shorter one of mode `relay`, [`socket`] opens what they use, [`check`] asks servers whether
-//! they are alive, [`host`] asks this machine for its addresses. `unsafe` is in [`mmsg`] alone.
+//! they are alive, `tap` copies messages of calls that somebody follows, [`host`] asks this machine for its addresses, [`tls`] has
+//! the certificates. `unsafe` is in [`mmsg`] alone.
 
 pub mod check;
 pub mod host;
@@ -22,5 +23,8 @@ pub mod mmsg;
 pub mod relay;
 pub mod resolve;
 pub mod socket;
+pub mod stream;
+mod tap;
+pub mod tls;
 pub mod udp;
 pub mod worker;

@@ -23,8 +23,8 @@ use super::mmsg::{BATCH, Inbox, Outbox};
 use super::socket::{Port, open_flow};
 use super::udp::clock;
 use crate::proxy::Memory;
-use crate::proxy::relay::{Verdict, destination, refused, relay, relay_back, sweep};
-use crate::sip::{Flow, MAX_MESSAGE, Transport};
+use crate::proxy::relay::{Verdict, destination, end, relay, relay_back, sweep};
+use crate::sip::{Flow, MAX_MESSAGE};
 use crate::state::counters::{FrontendCounters, ServerCounters};
 use crate::state::server::Sign;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -154,7 +154,7 @@ impl Relay {
         self.keep_up();
     }
 
-    /// Follows a change of the configuration: room for its flows, no socket that it does not name.
+    /// Follows a change of the configuration: room for its flows, no socket that it does not name, no flow of one.
     fn keep_up(&mut self) {
         let snapshot = self.snapshot.load();
         let most = |frontend: &crate::state::snapshot::Frontend| frontend.config.relay().map(|relay| relay.max_flows);
@@ -169,7 +169,17 @@ impl Relay {
                 *port = None;
             }
         }
-        (0..self.flows.len()).for_each(|flow| self.follow(flow, &snapshot));
+        for flow in 0..self.flows.len() {
+            let port = self.flows[flow].as_ref().map(|flow| flow.port);
+            match port.is_some_and(|port| self.ports[port].is_none()) {
+                // Its place is the next port's, and its client does not know that one.
+                true => {
+                    end(flow, &snapshot, &mut self.out.memory);
+                    self.flows[flow] = None;
+                }
+                false => self.follow(flow, &snapshot),
+            }
+        }
         self.generation = snapshot.generation;
     }
 
@@ -185,7 +195,7 @@ impl Relay {
         if destination(flow, server, snapshot, &self.out.memory) != Some(to)
             && self.open(flow, server, port, frontend, snapshot).is_none()
         {
-            refused(flow, snapshot, &mut self.out.memory);
+            end(flow, snapshot, &mut self.out.memory);
         }
     }
 
@@ -254,21 +264,23 @@ impl Relay {
             let most = self.room(turn, snapshot);
             let Some(port) = &self.ports[at] else { return true };
             let bound = port.bound;
+            // What waits on a port that is about to be closed ends with it.
+            let Some(relay) = snapshot.relay_at(bound) else { return true };
             let count = match self.out.receive(&mut self.inbox, &port.socket, bound.ip().is_unspecified(), most) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => continue,
             };
             self.received += count as u64;
-            let Some(relay) = snapshot.relay_at(bound) else { return true };
             let frontend = snapshot.relays[relay].frontend as usize;
             self.out.counters(frontend, snapshot).received.add(count as u64);
             let slots = self.out.used;
             self.out.used += count;
             for n in 0..count {
                 let Some(arrival) = self.inbox.arrival(n) else { continue };
+                self.out.counters(frontend, snapshot).bytes_from_clients.add(arrival.len as u64);
                 let local = SocketAddr::new(arrival.local.unwrap_or(bound.ip()), bound.port());
-                let flow = Flow { transport: Transport::Udp, local, remote: arrival.remote };
+                let flow = Flow::of_datagrams(local, arrival.remote);
                 let datagram = (slots + n) * SLOT..(slots + n) * SLOT + arrival.len;
                 self.pass_on(&flow, (relay, at, frontend), datagram, now, snapshot);
             }
@@ -302,7 +314,7 @@ impl Relay {
                         self.out.outbox.push_connected(datagram);
                     }
                     None => {
-                        refused(flow, snapshot, &mut self.out.memory);
+                        end(flow, snapshot, &mut self.out.memory);
                         self.out.count_drops(Reason::FlowRefused, 1, frontend, snapshot);
                     }
                 }
@@ -357,6 +369,9 @@ impl Relay {
             let source: Option<IpAddr> = bound.ip().is_unspecified().then(|| flow.local.ip());
             for n in 0..count {
                 let Some(arrival) = self.inbox.arrival(n) else { continue };
+                if let Some(server) = server {
+                    self.out.server(server, snapshot).bytes_from.add(arrival.len as u64);
+                }
                 let start = (slots + n) * SLOT;
                 self.out.outbox.push(start..start + arrival.len, flow.remote, source);
             }
@@ -447,7 +462,9 @@ impl Out {
         let counters = self.counters(by.frontend(), snapshot);
         let (passed, passed_bytes) = match by {
             By::Flow { server, .. } => {
-                self.server(server, snapshot).relayed_to.add(datagrams as u64);
+                let server = self.server(server, snapshot);
+                server.relayed_to.add(datagrams as u64);
+                server.bytes_to.add(bytes as u64);
                 (&counters.relayed_to_servers, &counters.bytes_to_servers)
             }
             By::Port { .. } => (&counters.relayed_to_clients, &counters.bytes_to_clients),

@@ -21,6 +21,10 @@ use crate::config::names::{MOST_ADDRESSES, Member, Query, Srv, Target, members, 
 /// A lost datagram is sent once more within the timeout.
 const TRIES: u32 = 2;
 
+/// After a failure it is asked again within this time (or `ttl_min`, where that is longer), whatever `ttl_max` says of
+/// answers: an outage of the DNS should not last a day longer than it lasts.
+const LONGEST_AGAIN: Duration = Duration::from_secs(300);
+
 /// One name, and how it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -74,8 +78,7 @@ async fn watch(question: Question, mut known: Vec<Member>, mut seed: u64, resolv
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                // Twice as long after each failure.
-                (None, dns.ttl_min.saturating_mul(1 << (failures - 1).min(16)), Some(error))
+                (None, again_after(failures, dns), Some(error))
             }
         };
         match (trouble, troubled) {
@@ -98,6 +101,11 @@ async fn watch(question: Question, mut known: Vec<Member>, mut seed: u64, resolv
         // Up to a tenth later: many names, and both nodes of a pair, do not ask at one moment.
         sleep(wait + wait.mul_f64((seed >> 40) as f64 / (1 << 24) as f64 / 10.0)).await;
     }
+}
+
+/// How long it is waited after so many failures in a row: twice as long after each.
+fn again_after(failures: u32, dns: &Dns) -> Duration {
+    dns.ttl_min.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_AGAIN)
 }
 
 struct Answer {
@@ -234,4 +242,17 @@ fn nameserver(address: &SocketAddr) -> NameServerConfig {
         connection
     });
     NameServerConfig::new(address.ip(), true, connections.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failure_it_is_asked_again_soon_whatever_answers_live() {
+        let seconds = Duration::from_secs;
+        let dns = Dns { ttl_min: seconds(5), ttl_max: seconds(86_400), ..Dns::default() };
+        let waits: Vec<_> = [1, 2, 3, 6, 7, 1_000].map(|failures| again_after(failures, &dns).as_secs()).into();
+        assert_eq!(waits, [5, 10, 20, 160, 300, 300]);
+    }
 }

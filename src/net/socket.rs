@@ -5,15 +5,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::libc::{
     BPF_ABS, BPF_ADD, BPF_ALU, BPF_B, BPF_IMM, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM,
-    BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, SKF_AD_OFF, SKF_AD_RANDOM, sock_filter, sock_fprog,
+    BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, EMFILE, SKF_AD_OFF, SKF_AD_RANDOM, sock_filter,
+    sock_fprog,
 };
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::mmsg;
+use crate::sip::Transport;
 use crate::state::binds::{Bind, RelayBind};
 
 /// What is asked for as receive buffer. At full rate it holds some milliseconds: long enough for a worker that was
@@ -24,9 +27,19 @@ const SEND_BUFFER: usize = 4 * 1024 * 1024;
 /// these sockets, and what they all may hold is memory.
 const FLOW_BUFFER: usize = 512 * 1024;
 
+/// How long the other end of a connection may leave unheard what it is sent. Without it the kernel would try for a quarter of
+/// an hour (`tcp_retries2`, RFC 5482), and nobody were told. Longer than we wait for a slow reader, which has a name.
+const LONGEST_UNHEARD: Duration = Duration::from_secs(30);
+
+/// When nothing was heard of a server for so long it is asked whether it is still there, and when it is asked again. The
+/// kernel gives up as soon as nothing was heard for [`LONGEST_UNHEARD`] and one question is open: three fit in before.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(5);
+
 /// A socket that could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
+    transport: Transport,
     address: SocketAddr,
     step: &'static str,
     error: io::Error,
@@ -34,13 +47,16 @@ pub struct OpenError {
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, step, error } = self;
-        write!(f, "udp://{address}: {step}: {error}")?;
+        let Self { transport, address, step, error } = self;
+        write!(f, "{}://{address}: {step}: {error}", transport.name())?;
         match error.kind() {
             io::ErrorKind::AddrInUse => {
-                write!(f, "; another process listens there: `ss -lnpu 'sport = :{}'` tells which", address.port())
+                let kind = if *transport == Transport::Udp { 'u' } else { 't' };
+                write!(f, "; another process listens there: `ss -lnp{kind} 'sport = :{}'` tells which", address.port())
             }
             io::ErrorKind::PermissionDenied => write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            // std has no stable name for it.
+            _ if error.raw_os_error() == Some(EMFILE) => write!(f, "; raise LimitNOFILE= in the unit"),
             _ => Ok(()),
         }
     }
@@ -62,17 +78,21 @@ pub struct Opened {
 /// # Errors
 /// Where an option or the address is refused, or another process has the address.
 pub fn open(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
-    let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
+    let is_stream = |bind: &Bind| bind.transport != Transport::Udp;
     let overlaps = |other: &Bind| {
+        let same_kind = is_stream(bind) == is_stream(other);
         let (one, other) = (bind.address, other.address);
-        one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
+        same_kind && one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
     };
     // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first.
     if !own.iter().any(|other| overlaps(other) && (bind.is_wildcard() || other.is_wildcard())) {
-        bare(bind.address).and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
+        let alone = if is_stream(bind) { bare_stream(bind.address) } else { bare(bind.address) };
+        alone.and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
     }
+    let one = if is_stream(bind) { one_listener } else { one };
     let sockets: Vec<_> = (0..workers).map(|_| one(bind)).collect::<Result<_, _>>()?;
-    if workers > 1 {
+    if workers > 1 && !is_stream(bind) {
         steer(&sockets[0], workers).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
     }
     let receive_buffer = sockets[0].recv_buffer_size().map_err(at("SO_RCVBUF"))?;
@@ -82,18 +102,71 @@ pub fn open(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenErr
 /// A socket that may be bound to an address that this node does not have (yet): a VIP on the standby.
 fn bare(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    match address {
-        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-        SocketAddr::V6(_) => {
-            socket.set_only_v6(true)?;
-            socket.set_freebind_v6(true)?;
-        }
-    }
+    free_bind(&socket, address)?;
     Ok(socket)
 }
 
+/// Connections that wait to be let in, on each worker. The kernel's net.core.somaxconn is a limit of its own.
+const BACKLOG: i32 = 4096;
+
+/// The same for streams. Who waits for the end of an old connection's TIME_WAIT does not keep the address from us.
+fn bare_stream(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    free_bind(&socket, address)?;
+    Ok(socket)
+}
+
+/// A listening socket. The kernel's hash gives each connection to one worker.
+fn one_listener(bind: &Bind) -> Result<Socket, OpenError> {
+    let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
+    let socket = bare_stream(bind.address).map_err(at("socket"))?;
+    socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
+    socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
+    if let Some(dscp) = bind.dscp {
+        mark_as(&socket, bind.address, dscp).map_err(at("IP_TOS"))?;
+    }
+    // Those that are let in inherit it.
+    socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD)).map_err(at("TCP_USER_TIMEOUT"))?;
+    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    socket.listen(BACKLOG).map_err(at("listen"))?;
+    Ok(socket)
+}
+
+/// Prepares a socket for a connection that we open: from the address that the other end knows us by, and any port. On a
+/// node that does not have the address (yet) the kernel refuses to connect.
+///
+/// # Errors
+/// Where an option or the address is refused.
+pub fn prepare_stream(socket: &impl AsFd, local: SocketAddr, dscp: Option<u8>) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if !local.ip().is_unspecified() {
+        free_bind(&socket, local)?;
+        // Without it the port would be chosen before it is known whom it is for, and 28,000 connections were the end.
+        setsockopt(&socket.as_fd(), sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(local.ip(), 0).into())?;
+    }
+    if let Some(dscp) = dscp {
+        mark_as(&socket, local, dscp)?;
+    }
+    // Whoever is behind a server's connection sends nothing while nobody calls.
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(3);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD))
+}
+
+fn free_bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true),
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)
+        }
+    }
+}
+
 fn one(bind: &Bind) -> Result<Socket, OpenError> {
-    let at = |step| move |error: io::Error| OpenError { address: bind.address, step, error };
+    let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
     let socket = prepared(bind.address, bind.dscp, RECEIVE_BUFFER)?;
     socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
     socket.set_send_buffer_size(SEND_BUFFER).map_err(at("SO_SNDBUF"))?;
@@ -110,7 +183,7 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
 /// What every socket for messages has: a buffer, fragments, a traffic class, and on a wildcard the address a datagram
 /// came to.
 fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Result<Socket, OpenError> {
-    let at = |step| move |error: io::Error| OpenError { address, step, error };
+    let at = |step| move |error: io::Error| OpenError { transport: Transport::Udp, address, step, error };
     let socket = bare(address).map_err(at("socket"))?;
     socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
     if setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).is_err() {
@@ -166,7 +239,7 @@ pub fn open_relay(
     let mut all: Vec<Vec<Port>> = (0..workers).map(|_| Vec::new()).collect();
     let shared = relay.ports.count() == 1;
     for bound in relay.ports.iter().map(|port| SocketAddr::new(relay.ip, port)).filter(|bound| !is_open(*bound)) {
-        let at = |step| move |error: io::Error| OpenError { address: bound, step, error };
+        let at = |step| move |error: io::Error| OpenError { transport: Transport::Udp, address: bound, step, error };
         if shared {
             bare(bound).and_then(|socket| socket.bind(&bound.into())).map_err(at("bind"))?;
         }
@@ -202,6 +275,10 @@ pub fn open_flow(inside: Option<IpAddr>, server: SocketAddr, dscp: Option<u8>) -
 /// # Errors
 /// Those of connect(2).
 pub fn shut(socket: &Socket, bind: &Bind) -> io::Result<()> {
+    if bind.transport != Transport::Udp {
+        // Who is in the queue of a listener finds nobody when it is closed; there is no way to empty it first.
+        return Ok(());
+    }
     /// A connected socket hears its peer alone, and from the discard port nothing is sent (RFC 863).
     const DISCARD: u16 = 9;
     let nobody: SocketAddr = match bind.address {

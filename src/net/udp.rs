@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
@@ -17,10 +18,13 @@ use socket2::Socket;
 use tokio::sync::Notify;
 
 use super::mmsg::{Arrival, BATCH, Inbox, Outbox, kernel_drops, take_error};
-use crate::proxy::{self, Hop, Memory, Received, Verdict};
+use super::stream::table::Streams;
+use crate::proxy::{self, Datagram as To, Hop, Memory, Passage, Received, Verdict};
 use crate::sip::datagram::{Datagram, classify, stun_answer};
 use crate::sip::edit::{Edits, HEADROOM};
-use crate::sip::{Flow, MAX_MESSAGE, Message, Transport};
+use crate::sip::token::NameHash;
+use crate::sip::{Flow, MAX_MESSAGE, Message};
+use crate::state::binds::Bind;
 use crate::state::counters::FrontendCounters;
 use crate::state::server::Sign;
 use crate::state::{Reason, Shared, Snapshot, Time};
@@ -48,30 +52,40 @@ pub fn clock() -> Time {
 
 /// One worker's data path.
 pub struct Engine {
-    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    pub(super) snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     /// By the number that binds have in every snapshot.
     lanes: Vec<Option<Lane>>,
-    tools: Tools,
+    pub(super) tools: Tools,
     inbox: Inbox,
-    /// What the kernel refused to send in this batch.
-    failed: Vec<Leaving>,
-    received: u64,
+    /// What could not be sent in this batch.
+    pub(super) failed: Vec<Leaving>,
+    pub(super) received: u64,
+    pub(super) streams: Streams,
     /// Wakes whoever keeps the health of servers.
     woken: Arc<Notify>,
 }
 
 /// What deciding needs, apart from what it decides about.
-struct Tools {
-    memory: Memory,
+pub(super) struct Tools {
+    pub memory: Memory,
     /// The message on the table. Reused: its line index alone is longer than what is read of most messages.
-    message: Message,
-    edits: Edits,
-    arena: Box<[u8]>,
+    pub message: Message,
+    pub edits: Edits,
+    pub arena: Box<[u8]>,
+}
+
+impl Tools {
+    /// The first bytes of a slot's message as it came in, of which so many were saved before it was edited.
+    pub fn original(&self, n: usize, saved: usize, len: usize) -> [&[u8]; 2] {
+        let (data, saved) = (slot(n).start, saved.min(len));
+        [&self.arena[n * SLOT + SPARE..][..saved], &self.arena[data + saved..data + len]]
+    }
 }
 
 /// One socket and what is about to leave by it.
 struct Lane {
-    socket: Socket,
+    /// Whoever waits for it shares it: a second descriptor could be refused when the snapshot names it already.
+    socket: Rc<Socket>,
     wildcard: bool,
     outbox: Outbox,
     /// One for each datagram in the outbox.
@@ -79,20 +93,31 @@ struct Lane {
     kernel_drops: u32,
 }
 
-/// Why a datagram is in an outbox.
-struct Leaving {
+/// Why something leaves.
+pub(super) struct Leaving {
     /// `None` for an answer to STUN, which is counted already.
-    verdict: Option<Verdict>,
-    /// The slot, the bind and the flow that its cause came by.
-    slot: usize,
-    bind: usize,
-    flow: Flow,
-    /// How long the datagram was, and how much of its head was saved before the edit.
-    len: usize,
-    saved: usize,
+    pub verdict: Option<Verdict>,
+    /// What it is the answer to, or made of.
+    pub origin: Origin,
+    /// How much of the message's head was saved before the edit.
+    pub saved: usize,
 }
 
-fn slot(n: usize) -> Range<usize> {
+/// Where a message lies, how long it is, and how it came.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub slot: usize,
+    pub len: usize,
+    /// Position of the bind that it came to.
+    pub bind: usize,
+    pub flow: Flow,
+    /// Whose connection it came by, where we opened that to a server.
+    pub peer: Option<NameHash>,
+    /// It was decided about before.
+    pub again: bool,
+}
+
+pub(super) fn slot(n: usize) -> Range<usize> {
     n * SLOT + DATA..n * SLOT + SPARE
 }
 
@@ -103,11 +128,11 @@ impl Engine {
         shared: Arc<Shared>,
         worker: usize,
         sockets: Vec<Socket>,
+        streams: Streams,
         woken: Arc<Notify>,
     ) -> Self {
         let mut snapshot = Cache::new(snapshot);
-        let binds = &snapshot.load().binds;
-        let binds: Vec<_> = binds.iter().map(|bind| (usize::from(bind.lane), bind.is_wildcard())).collect();
+        let binds = snapshot.load().binds.clone();
         let mut engine = Self {
             lanes: Vec::new(),
             snapshot,
@@ -120,27 +145,30 @@ impl Engine {
             inbox: Inbox::default(),
             failed: Vec::with_capacity(BATCH),
             received: 0,
+            streams,
             woken,
         };
-        for (socket, (lane, wildcard)) in sockets.into_iter().zip(binds) {
-            engine.open(lane, socket, wildcard);
+        for (socket, bind) in sockets.into_iter().zip(&binds) {
+            engine.open(bind, socket);
         }
         engine
     }
 
-    /// The sockets that the snapshot has a bind for, by their numbers.
-    pub fn lanes(&mut self) -> Vec<usize> {
-        let snapshot = self.snapshot.load();
-        (0..self.lanes.len()).filter(|lane| snapshot.bind_of_lane(*lane).is_some()).collect()
+    /// The binds that it has sockets of.
+    pub fn binds(&mut self) -> Vec<Bind> {
+        let binds = self.snapshot.load().binds.clone();
+        let is_open = |bind: &Bind| matches!(self.lanes.get(usize::from(bind.lane)), Some(Some(_)));
+        binds.into_iter().filter(is_open).collect()
     }
 
     /// Takes a socket. It must be here before a snapshot names its lane.
-    pub fn open(&mut self, lane: usize, socket: Socket, wildcard: bool) {
+    pub fn open(&mut self, bind: &Bind, socket: Socket) {
+        let (lane, wildcard) = (usize::from(bind.lane), bind.is_wildcard());
         if self.lanes.len() <= lane {
             self.lanes.resize_with(lane + 1, || None);
         }
         self.lanes[lane] = Some(Lane {
-            socket,
+            socket: Rc::new(socket),
             wildcard,
             outbox: Outbox::default(),
             leaving: Vec::with_capacity(BATCH),
@@ -158,28 +186,22 @@ impl Engine {
         self.lanes[lane] = None;
     }
 
-    /// A second descriptor of a socket, to wait on.
-    ///
-    /// # Errors
-    /// Where the process has no descriptor left.
-    pub fn socket(&self, lane: usize) -> io::Result<Socket> {
-        self.lane(lane).socket.try_clone()
-    }
-
-    fn lane(&self, lane: usize) -> &Lane {
-        self.lanes[lane].as_ref().expect(OPEN)
+    /// A socket, to wait on. It is closed when nobody has it any more.
+    pub fn socket(&self, lane: usize) -> Rc<Socket> {
+        Rc::clone(&self.lanes[lane].as_ref().expect(OPEN).socket)
     }
 
     /// Receives one batch from a socket, decides and sends. True where the socket was found empty.
     pub fn batch(&mut self, lane: usize) -> bool {
-        let snapshot = Arc::clone(self.snapshot.load());
         let shared = Arc::clone(&self.tools.memory.shared);
         let own = shared.workers.of(self.tools.memory.worker);
-        own.generation.set(snapshot.generation);
-        let Some(bind) = snapshot.bind_of_lane(lane) else { return true };
         own.receives.add(1);
         let from = self.lanes[lane].as_ref().expect(OPEN);
         let received = self.inbox.receive(from.socket.as_fd(), from.wildcard, &mut self.tools.arena, slot);
+        // Behind the messages: what they answer may have been decided by another worker's newer snapshot.
+        let snapshot = Arc::clone(self.snapshot.load());
+        own.generation.set(snapshot.generation);
+        let Some(bind) = snapshot.bind_of_lane(lane) else { return true };
         let count = match received {
             Ok(count) => count,
             Err(error) => {
@@ -197,12 +219,17 @@ impl Engine {
                 self.datagram(bind, n, arrival, now, &snapshot);
             }
         }
-        self.flush(&snapshot);
+        self.settle(now, &snapshot);
+        count < BATCH
+    }
+
+    /// Sends what is in the outboxes, and decides anew about what could not be sent.
+    pub(super) fn settle(&mut self, now: Time, snapshot: &Snapshot) {
+        self.flush(snapshot);
         if !self.failed.is_empty() {
-            self.decide_failed_anew(now, &snapshot);
+            self.decide_failed_anew(now, snapshot);
         }
         self.wake();
-        count < BATCH
     }
 
     fn flush(&mut self, snapshot: &Snapshot) {
@@ -216,26 +243,55 @@ impl Engine {
     fn decide_failed_anew(&mut self, now: Time, snapshot: &Snapshot) {
         let mut failed = std::mem::take(&mut self.failed);
         for leaving in failed.drain(..) {
-            let Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved } = leaving else { continue };
-            let Verdict::Forward { passage, .. } = verdict else {
-                proxy::count(&Verdict::Drop(Reason::SendFailed), bind, snapshot, &self.tools.memory);
+            let Some(Verdict::Forward { passage, .. }) = leaving.verdict else {
+                leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory);
                 continue;
             };
-            let Tools { memory, message, edits, arena } = &mut self.tools;
-            let (slots, spare) = arena.split_at_mut(n * SLOT + SPARE);
-            let data = slot(n);
-            slots[data.start..data.start + saved].copy_from_slice(&spare[..saved]);
-            let bytes = &slots[data.start..data.start + len];
-            let Ok(()) = message.read(bytes) else { continue };
-            let received = Received { bytes, message, flow: &flow, bind };
-            let verdict = proxy::undelivered(received, passage, now, snapshot, memory, edits);
-            self.carry_out(verdict, (bind, n, flow, len), snapshot);
+            self.decide_anew(&leaving, snapshot, |received, memory, edits| {
+                proxy::undelivered(received, passage, true, now, snapshot, memory, edits)
+            });
         }
+        // Streams say at once what they do not take; sockets when they are flushed.
+        failed.append(&mut self.failed);
         self.failed = failed;
         self.flush(snapshot);
-        for leaving in self.failed.drain(..) {
+        for leaving in std::mem::take(&mut self.failed) {
+            match leaving.verdict {
+                // Nobody repeats what was sent over a stream.
+                Some(Verdict::Forward { passage: Passage::RequestToServer { server, .. }, .. })
+                    if leaving.origin.flow.connection.is_some() =>
+                {
+                    let by = Some(snapshot.servers[server].id);
+                    self.decide_anew(&leaving, snapshot, |received, memory, edits| {
+                        proxy::unanswered(received, by, now, snapshot, memory, edits)
+                    });
+                }
+                _ => leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory),
+            }
+        }
+        self.flush(snapshot);
+        for leaving in std::mem::take(&mut self.failed) {
             leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory);
         }
+    }
+
+    /// Makes a slot's message what it was when it came in, and carries out what is decided about it now.
+    fn decide_anew(
+        &mut self,
+        leaving: &Leaving,
+        snapshot: &Snapshot,
+        decide: impl FnOnce(Received<'_>, &mut Memory, &mut Edits) -> Verdict,
+    ) {
+        let Leaving { origin, saved, .. } = leaving;
+        let Origin { slot: n, bind, flow, len, peer, .. } = *origin;
+        let Tools { memory, message, edits, arena } = &mut self.tools;
+        let (slots, spare) = arena.split_at_mut(n * SLOT + SPARE);
+        let data = slot(n);
+        slots[data.start..data.start + saved].copy_from_slice(&spare[..*saved]);
+        let bytes = &slots[data.start..data.start + len];
+        let Ok(()) = message.read(bytes) else { return };
+        let verdict = decide(Received { bytes, message, flow: &flow, bind, peer }, memory, edits);
+        self.carry_out(verdict, Origin { again: true, ..*origin }, snapshot);
     }
 
     fn wake(&mut self) {
@@ -248,7 +304,7 @@ impl Engine {
     fn datagram(&mut self, at: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Snapshot) {
         let bind = &snapshot.binds[at];
         let local = SocketAddr::new(arrival.local.unwrap_or(bind.address.ip()), bind.address.port());
-        let flow = Flow { transport: Transport::Udp, local, remote: arrival.remote };
+        let flow = Flow::of_datagrams(local, arrival.remote);
         let live = &snapshot.frontends[bind.frontend as usize].live;
         let counters: &FrontendCounters = live.of(self.tools.memory.worker);
         counters.received.add(1);
@@ -262,7 +318,10 @@ impl Engine {
         let bytes = &slots[data.start..data.start + arrival.len];
         match classify(bytes) {
             Datagram::KeepAlive => counters.keepalives.add(1),
-            Datagram::Junk => drop(Reason::Junk),
+            Datagram::Junk => {
+                drop(Reason::Junk);
+                proxy::keep_bad(Reason::Junk, bytes, (at, flow.remote), now, snapshot, memory);
+            }
             Datagram::StunBinding => {
                 let frontend = &snapshot.frontends[bind.frontend as usize];
                 if let Err(reason) = proxy::admit_source(&flow, false, frontend, snapshot) {
@@ -270,26 +329,35 @@ impl Engine {
                 }
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
-                let leaving = Leaving { verdict: None, slot: n, bind: at, flow, len: arrival.len, saved: 0 };
-                let to = Hop { bind: at, local, remote: flow.remote };
+                let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, again: false };
+                let leaving = Leaving { verdict: None, origin, saved: 0 };
+                let to = Hop::Datagram(To { bind: at, local, remote: flow.remote });
                 self.push(to, data.end..data.end + len, leaving, snapshot);
             }
             Datagram::Sip => match message.read(bytes) {
-                Err(_) => drop(Reason::NotSip),
+                Err(_) => {
+                    drop(Reason::NotSip);
+                    proxy::keep_bad(Reason::NotSip, bytes, (at, flow.remote), now, snapshot, memory);
+                }
                 Ok(()) => {
-                    let received = Received { bytes, message, flow: &flow, bind: at };
+                    let received = Received { bytes, message, flow: &flow, bind: at, peer: None };
                     let verdict = proxy::decide(received, now, snapshot, memory, edits);
-                    self.carry_out(verdict, (at, n, flow, arrival.len), snapshot);
+                    let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, again: false };
+                    self.carry_out(verdict, origin, snapshot);
                 }
             },
         }
     }
 
     /// Puts what a verdict about the message on the table says into an outbox; counts a drop.
-    fn carry_out(&mut self, verdict: Verdict, (bind, n, flow, len): (usize, usize, Flow, usize), snapshot: &Snapshot) {
-        match prepare(&verdict, n, len, &mut self.tools) {
+    pub(super) fn carry_out(&mut self, verdict: Verdict, origin: Origin, snapshot: &Snapshot) {
+        let left = prepare(&verdict, origin.slot, origin.len, &mut self.tools);
+        if self.tools.memory.shared.taps.is_on() {
+            self.tools.tap(&verdict, &origin, left.as_ref(), snapshot);
+        }
+        match left {
             Some((to, datagram, saved)) => {
-                let leaving = Leaving { verdict: Some(verdict), slot: n, bind, flow, len, saved };
+                let leaving = Leaving { verdict: Some(verdict), origin, saved };
                 self.push(to, datagram, leaving, snapshot);
             }
             None => {
@@ -297,13 +365,14 @@ impl Engine {
                     Verdict::Drop(reason) => reason,
                     _ => Reason::TooLarge,
                 };
-                proxy::count(&Verdict::Drop(dropped), bind, snapshot, &self.tools.memory);
+                proxy::count_drop(dropped, origin.bind, snapshot, &self.tools.memory);
             }
         }
     }
 
-    /// Into the outbox of the socket that it leaves by.
+    /// Into the outbox of the socket that it leaves by, or into the output of a connection.
     fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Snapshot) {
+        let Hop::Datagram(to) = to else { return self.put_to(to, datagram, leaving, snapshot) };
         let lane = usize::from(snapshot.binds[to.bind].lane);
         self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
     }
@@ -322,11 +391,13 @@ impl Engine {
         self.failed.clear();
     }
 
-    /// Once a second: publishes the generation even where nothing comes in, and reads what the kernel dropped.
+    /// Once a second: says that this worker lives, publishes the generation even where nothing comes in, and reads what the
+    /// kernel dropped.
     pub fn tick(&mut self) {
         let generation = self.snapshot.load().generation;
         let own = self.tools.memory.shared.workers.of(self.tools.memory.worker);
         own.generation.set(generation);
+        own.turned.set(clock().0);
         for lane in self.lanes.iter_mut().flatten() {
             if let Some(drops) = kernel_drops(lane.socket.as_fd()) {
                 own.kernel_drops.add(u64::from(drops.wrapping_sub(lane.kernel_drops)));
@@ -369,21 +440,22 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
 }
 
 impl Leaving {
-    fn count(&self, snapshot: &Snapshot, memory: &Memory) {
+    /// It left, as so many bytes.
+    pub fn count(&self, len: usize, snapshot: &Snapshot, memory: &mut Memory) {
         if let Some(verdict) = &self.verdict {
-            proxy::count(verdict, self.bind, snapshot, memory);
+            proxy::count(verdict, len, self.origin.bind, snapshot, memory);
         }
     }
 
     fn count_drop(&self, reason: Reason, snapshot: &Snapshot, memory: &Memory) {
         if self.verdict.is_some() {
-            proxy::count(&Verdict::Drop(reason), self.bind, snapshot, memory);
+            proxy::count_drop(reason, self.origin.bind, snapshot, memory);
         }
     }
 }
 
 impl Lane {
-    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving) {
+    fn push(&mut self, to: To, datagram: Range<usize>, leaving: Leaving) {
         let source: Option<IpAddr> = (self.wildcard && !to.local.ip().is_unspecified()).then(|| to.local.ip());
         self.outbox.push(datagram, to.remote, source);
         self.leaving.push(leaving);
@@ -400,7 +472,9 @@ impl Lane {
             tools.memory.shared.workers.of(tools.memory.worker).sends.add(1);
             match self.outbox.send(self.socket.as_fd(), &tools.arena, at) {
                 Ok(sent) => {
-                    leaving.by_ref().take(sent).for_each(|leaving| leaving.count(snapshot, &tools.memory));
+                    for (n, leaving) in (at..at + sent).zip(leaving.by_ref()) {
+                        leaving.count(self.outbox.bytes(n..n + 1), snapshot, &mut tools.memory);
+                    }
                     (at, again) = (at + sent, false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -17,8 +17,12 @@ use tokio::task::{AbortHandle, JoinSet, LocalSet};
 
 use super::relay::Relay;
 use super::socket::Port;
+use super::stream::table::Streams;
+use super::stream::{PARCELS, Parcel, serve as stream};
+use super::tls::Tls;
 use super::udp::{Engine, clock};
 use super::{mmsg, socket};
+use crate::sip::Transport;
 use crate::state::binds::Bind;
 use crate::state::{Shared, Snapshot};
 
@@ -40,6 +44,8 @@ pub struct Setup {
     pub shared: Arc<Shared>,
     /// Wakes whoever keeps the health of servers.
     pub woken: Arc<Notify>,
+    /// What handshakes need.
+    pub tls: Arc<Tls>,
 }
 
 /// What a worker does about one of its sockets when the configuration changes: a new one is opened before a snapshot
@@ -72,6 +78,12 @@ struct Orders {
     done: oneshot::Sender<()>,
 }
 
+/// What comes to a worker from others.
+struct Post {
+    orders: mpsc::UnboundedReceiver<Orders>,
+    parcels: mpsc::Receiver<Parcel>,
+}
+
 /// The running workers.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
@@ -86,15 +98,17 @@ impl Workers {
     /// Where a thread cannot be started.
     pub fn start(setup: &Setup, sockets: Vec<Vec<Socket>>) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let start = |(worker, sockets): (usize, Vec<Socket>)| {
-            let (setup, stopped) = (setup.clone(), stopped.clone());
-            let (sender, mut orders) = mpsc::unbounded_channel();
+        let (boxes, letters): (Vec<_>, Vec<_>) = sockets.iter().map(|_| mpsc::channel(PARCELS)).unzip();
+        let start = |(worker, (sockets, parcels)): (usize, (Vec<Socket>, mpsc::Receiver<Parcel>))| {
+            let (setup, stopped, boxes) = (setup.clone(), stopped.clone(), boxes.clone());
+            let (sender, orders) = mpsc::unbounded_channel();
+            let mut post = Post { orders, parcels };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{worker}"))
-                .spawn(move || run(&setup, worker, sockets, &stopped, &mut orders))?;
+                .spawn(move || run(&setup, worker, (sockets, boxes), &stopped, &mut post))?;
             Ok((thread, sender))
         };
-        let started = sockets.into_iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
+        let started = sockets.into_iter().zip(letters).enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
         let (threads, orders) = started.into_iter().unzip();
         Ok(Self { threads, stop, orders })
     }
@@ -141,21 +155,22 @@ impl Workers {
 fn run(
     setup: &Setup,
     worker: usize,
-    sockets: Vec<Socket>,
+    (sockets, boxes): (Vec<Socket>, Vec<mpsc::Sender<Parcel>>),
     stopped: &watch::Receiver<bool>,
-    orders: &mut mpsc::UnboundedReceiver<Orders>,
+    post: &mut Post,
 ) {
-    let Setup { snapshot, shared, woken } = setup.clone();
+    let Setup { snapshot, shared, woken, tls } = setup.clone();
     let relay = match Relay::new(Arc::clone(&snapshot), Arc::clone(&shared), worker, Arc::clone(&woken)) {
         Ok(relay) => Rc::new(RefCell::new(relay)),
         Err(error) => return tracing::error!(worker, %error, "worker cannot start"),
     };
-    let engine = Rc::new(RefCell::new(Engine::new(snapshot, shared, worker, sockets, woken)));
+    let engine = Rc::new(RefCell::new(Engine::new(snapshot, shared, worker, sockets, Streams::new(boxes, tls), woken)));
+    engine.borrow_mut().streams.engine = Rc::downgrade(&engine);
     let rooms = Rooms { engine, relay };
     loop {
         let served = catch_unwind(AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            LocalSet::new().block_on(&runtime, serve(rooms.clone(), stopped.clone(), orders))
+            LocalSet::new().block_on(&runtime, serve(rooms.clone(), stopped.clone(), post))
         }));
         match served {
             Ok(Ok(())) => return,
@@ -176,24 +191,33 @@ fn run(
 async fn serve(
     rooms: Rooms,
     mut stopped: watch::Receiver<bool>,
-    orders: &mut mpsc::UnboundedReceiver<Orders>,
+    Post { orders, parcels }: &mut Post,
 ) -> io::Result<()> {
     let Rooms { engine, relay } = rooms.clone();
     let mut served = Served { rooms, tasks: JoinSet::new(), by_lane: HashMap::new() };
     served.tasks.spawn_local(serve_relay(Rc::clone(&relay)));
-    let lanes = engine.borrow_mut().lanes();
-    lanes.into_iter().for_each(|lane| served.serve(lane));
+    let binds = engine.borrow_mut().binds();
+    binds.iter().for_each(|bind| served.serve(bind));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 engine.borrow_mut().tick();
+                engine.borrow_mut().end_overdue();
                 relay.borrow_mut().tick();
             }
             Some(Orders { orders, done }) = orders.recv() => {
                 orders.into_iter().for_each(|order| served.carry_out(order));
                 // Whoever waits may have gone.
                 let _ = done.send(());
+            }
+            Some(parcel) = parcels.recv() => {
+                let mut engine = engine.borrow_mut();
+                engine.deliver(parcel);
+                // What came meanwhile wakes nobody once more.
+                while let Ok(parcel) = parcels.try_recv() {
+                    engine.deliver(parcel);
+                }
             }
             Some(ended) = served.tasks.join_next() => match ended {
                 // A panic is the thread's to catch.
@@ -210,8 +234,17 @@ async fn serve(
     let received = || engine.borrow().received() + relay.borrow().received();
     while clock() < until && before != Some(received()) {
         before = Some(received());
-        tokio::time::sleep(QUIET).await;
+        let quiet = tokio::time::sleep(QUIET);
+        tokio::pin!(quiet);
+        loop {
+            tokio::select! {
+                // Answers cross from worker to worker until the end.
+                Some(parcel) = parcels.recv() => engine.borrow_mut().deliver(parcel),
+                () = &mut quiet => break,
+            }
+        }
     }
+    engine.borrow_mut().streams.stopping = true;
     Ok(())
 }
 
@@ -223,10 +256,20 @@ struct Served {
 }
 
 impl Served {
-    fn serve(&mut self, lane: usize) {
-        let task = self.tasks.spawn_local(serve_socket(Rc::clone(&self.rooms.engine), lane));
+    fn serve(&mut self, bind: &Bind) {
+        let (engine, lane) = (Rc::clone(&self.rooms.engine), usize::from(bind.lane));
+        let task = match bind.transport {
+            Transport::Udp => self.tasks.spawn_local(serve_socket(engine, lane)),
+            Transport::Tcp | Transport::Tls => self.tasks.spawn_local(stream::listen(engine, lane)),
+        };
         if let Some(before) = self.by_lane.insert(lane, task) {
             before.abort();
+        }
+    }
+
+    fn leave(&mut self, bind: &Bind) {
+        if let Some(task) = self.by_lane.remove(&usize::from(bind.lane)) {
+            task.abort();
         }
     }
 
@@ -234,22 +277,26 @@ impl Served {
         let (lane, engine) = (|bind: &Bind| usize::from(bind.lane), Rc::clone(&self.rooms.engine));
         match order {
             Order::Relay(ports) => self.rooms.relay.borrow_mut().take(ports),
-            Order::Open(bind, socket) => engine.borrow_mut().open(lane(&bind), socket, bind.is_wildcard()),
-            Order::Serve(bind) => self.serve(lane(&bind)),
+            Order::Open(bind, socket) => engine.borrow_mut().open(&bind, socket),
+            Order::Serve(bind) => self.serve(&bind),
             Order::Shut(bind) => {
-                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::shut(&s, &bind)) {
+                if let Err(error) = socket::shut(&engine.borrow().socket(lane(&bind)), &bind) {
                     tracing::warn!(address = %bind.address, %error, "what comes before it is closed may be lost");
                 }
             }
             Order::Drain(bind) => {
-                if let Some(task) = self.by_lane.remove(&lane(&bind)) {
-                    task.abort();
+                self.leave(&bind);
+                if bind.transport == Transport::Udp {
+                    engine.borrow_mut().drain(lane(&bind));
                 }
-                engine.borrow_mut().drain(lane(&bind));
             }
-            Order::Close(bind) => engine.borrow_mut().close(lane(&bind)),
+            Order::Close(bind) => {
+                // After a panic it is served again.
+                self.leave(&bind);
+                engine.borrow_mut().close(lane(&bind));
+            }
             Order::Mark(bind) => {
-                if let Err(error) = engine.borrow().socket(lane(&bind)).and_then(|s| socket::mark(&s, &bind)) {
+                if let Err(error) = socket::mark(&engine.borrow().socket(lane(&bind)), &bind) {
                     tracing::warn!(address = %bind.address, %error, "the traffic class could not be changed");
                 }
             }
@@ -259,7 +306,7 @@ impl Served {
 
 /// Serves one socket for ever. Never waits for room to send: a datagram that does not leave is dropped by name.
 async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> {
-    let socket = mmsg::watch(engine.borrow().socket(lane)?.into())?;
+    let socket = mmsg::watch(engine.borrow().socket(lane))?;
     loop {
         let mut ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
         // The readiness is edge-triggered: it may be forgotten only when the queue was found empty. Nothing can have
@@ -274,7 +321,7 @@ async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()
 
 /// Serves the sockets of relays for ever, all of them by one epoll instance, which is watched like a socket.
 async fn serve_relay(relay: Rc<RefCell<Relay>>) -> io::Result<()> {
-    let watched = mmsg::watch(relay.borrow().watched()?)?;
+    let watched = mmsg::watch(Rc::new(relay.borrow().watched()?))?;
     loop {
         let mut ready = watched.readable().await?;
         if relay.borrow_mut().turn() {

@@ -2,7 +2,7 @@
 //! stick table of its backend, the balance.
 
 use crate::balance::Balance;
-use crate::config::StickOn;
+use crate::config::{Stick, StickOn};
 use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
 use crate::sip::token::NameHash;
@@ -10,6 +10,7 @@ use crate::sip::{Method, Span, Uri};
 use crate::state::server::Circuit;
 use crate::state::snapshot::Backend;
 use crate::state::stick_table::{Marks, Seen, StickTable, Stuck};
+use crate::state::tap::Why;
 use crate::state::{Reason, Snapshot};
 use std::net::IpAddr;
 
@@ -25,6 +26,7 @@ pub(super) struct Choice {
     pub balanced: bool,
     /// The key of its entry in the backend's stick table.
     pub stick: Option<u64>,
+    pub why: Why,
     /// What was seen of the call's pin, if it was looked at.
     pub pin: Option<Seen>,
     /// The call is counted at the server already, for it has `max_calls`.
@@ -41,14 +43,14 @@ impl<'a> Case<'a> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
-        let following = |server, pin| Choice { server, balanced: false, stick: None, pin, reserved: false };
+        let following = |server, why, pin| Choice { server, balanced: false, stick: None, why, pin, reserved: false };
         if let Some(server) =
             routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
         {
             if let Some(pin) = self.memory.shared.pins.find(identity.call, self.now) {
                 self.touch_pin(pin);
             }
-            return Ok(following(server, None));
+            return Ok(following(server, Why::Route, None));
         }
         let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
@@ -62,7 +64,7 @@ impl<'a> Case<'a> {
         let kept = pin.and_then(|pin| Some((pin, self.keeping(pin.server, pin.confirmed)?)));
         if let Some((pin, server)) = kept.filter(|(_, server)| failed != Some(*server)) {
             self.touch_pin(pin);
-            return Ok(following(server, Some(seen)));
+            return Ok(following(server, Why::Call, Some(seen)));
         }
         if failed.is_some() && (confirmed || !self.opens()) {
             return Err(Reason::NoServer);
@@ -71,13 +73,13 @@ impl<'a> Case<'a> {
         if let Some(server) =
             other_call.and_then(|call| self.pinned_elsewhere(call)).filter(|server| failed != Some(*server))
         {
-            return Ok(following(server, Some(seen)));
+            return Ok(following(server, Why::Replaces, Some(seen)));
         }
         let key = other_call.unwrap_or(identity.call);
         let choice = Choice { pin: Some(seen), ..self.balance(key, identity.call, failed)? };
         if let Some(pin) = pin {
             let server = &self.snapshot.servers[choice.server];
-            let expire = self.snapshot.backends[server.backend as usize].pin_expire();
+            let expire = self.snapshot.backends[server.backend as usize].config.pin.expire;
             let moved = self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
             self.snapshot.count_call(moved, choice.server, false);
         }
@@ -110,8 +112,19 @@ impl<'a> Case<'a> {
     /// A call ends here, before its server heard of it.
     pub(super) fn end_call(&self, call: u64, server: usize) {
         let failed = &self.snapshot.servers[server];
-        let (pins, expire) = (&self.memory.shared.pins, self.snapshot.backends[failed.backend as usize].pin_expire());
+        let (pins, expire) =
+            (&self.memory.shared.pins, self.snapshot.backends[failed.backend as usize].config.pin.expire);
         let written = pins.answered(call, failed.id, self.method, 503, self.now, expire);
+        self.snapshot.count_call(written, server, false);
+    }
+
+    /// A BYE could not be sent to its server: its call is none any more, as where a server knows no dialog (481).
+    pub(super) fn end_unreached(&self, call: u64) {
+        let pins = &self.memory.shared.pins;
+        let Some(pin) = pins.find(call, self.now) else { return };
+        let Some(server) = self.snapshot.server(pin.server) else { return };
+        let backend = &self.snapshot.backends[self.snapshot.servers[server].backend as usize];
+        let written = pins.answered(call, pin.server, Method::Bye, 481, self.now, backend.config.pin.expire);
         self.snapshot.count_call(written, server, false);
     }
 
@@ -172,20 +185,20 @@ impl<'a> Case<'a> {
     /// The stick table's server, else the balance's.
     fn balance(&mut self, key: u64, call: u64, failed: Option<usize>) -> Result<Choice, Reason> {
         let backend = self.backend();
-        let stick = backend.stick.as_ref().and_then(|table| Some((table, self.stick_key(backend)?)));
-        let key = stick.map_or(key, |(_, key)| key);
-        let stuck = stick.and_then(|(table, key)| self.stuck(table, key));
-        let server = match stuck.filter(|server| failed != Some(*server) && self.takes(*server)) {
-            Some(server) => server,
-            None => self.balanced(backend, key, call, failed)?,
+        let stick = backend.stick().and_then(|(table, stick)| Some((table, self.stick_key(stick)?, stick.expire)));
+        let key = stick.map_or(key, |(_, key, _)| key);
+        let stuck = stick.and_then(|(table, key, _)| self.stuck(table, key));
+        let (server, why) = match stuck.filter(|server| failed != Some(*server) && self.takes(*server)) {
+            Some(server) => (server, Why::Stick),
+            None => (self.balanced(backend, key, call, failed)?, Why::Balance),
         };
+        let why = if failed.is_some() { Why::Failover } else { why };
         let chosen = &self.snapshot.servers[server];
-        if let Some((table, key)) = stick.filter(|_| self.opens()) {
-            let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
+        if let Some((table, key, expire)) = stick.filter(|_| self.opens()) {
             let _ = table.write(key, chosen.id, Marks::NONE, self.now, expire);
         }
         let reserved = self.opens_call() && chosen.max_calls > 0;
-        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key)| key), pin: None, reserved })
+        Ok(Choice { server, balanced: self.opens(), stick: stick.map(|(_, key, _)| key), why, pin: None, reserved })
     }
 
     /// Whether it opens what limits are for and `leastconn` counts.
@@ -239,13 +252,12 @@ impl<'a> Case<'a> {
         prefer: Option<u32>,
         failed: Option<usize>,
     ) -> Result<usize, Reason> {
-        let (mut offered, is_call) = (None, self.opens_call());
+        let mut offered = None;
         let takes = |id| {
             offered = self.snapshot.server(NameHash(id));
-            let takes = |server| failed != Some(server) && (!is_call || self.snapshot.take_call(server, self.now));
-            offered.is_some_and(takes)
+            offered.is_some_and(|server| failed != Some(server) && self.takes(server))
         };
-        match balance.find(key, prefer, is_call, takes).and(offered) {
+        match balance.find(key, prefer, self.opens_call(), takes).and(offered) {
             Some(server) => Ok(server),
             None if failed.is_none() && !balance.is_empty() => Err(Reason::ServersFull),
             None => Err(Reason::NoServer),
@@ -259,30 +271,28 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether a server's breaker lets this request through, which opens something: where it is half-open, a trial call.
-    /// Only an INVITE is one. Of anything else silence tells nothing: over UDP it gets no 100 in its first seconds, and
-    /// where nobody answers no 408 (RFC 4320 §4).
+    /// Whether a server's breaker lets this request through, which opens something: where it is half-open, as a trial call.
+    /// Of what is no INVITE silence tells nothing: over UDP it gets no 100 in its first seconds, and where nobody answers no
+    /// 408 (RFC 4320 §4).
     #[inline]
     fn lets_through(&mut self, at: usize, call: u64) -> bool {
         let server = &self.snapshot.servers[at];
         if server.state.breaker != Circuit::HalfOpen {
             return true;
         }
-        if !self.opens_call() {
-            return false;
-        }
-        self.trial = server.live.trials.let_through(call, self.now).map(|place| (at, place));
+        let place = server.live.trials.let_through(call, self.opens_call(), self.now);
+        self.trial = place.map(|place| (at, place));
         self.trial.is_some()
     }
 
     /// The key that a backend's calls stick by; the Call-ID where the request has none of it.
-    fn stick_key(&self, backend: &Backend) -> Option<u64> {
+    fn stick_key(&self, stick: &Stick) -> Option<u64> {
         let (bytes, message) = (self.received.bytes, self.received.message);
         let user = |party: Option<Span>| -> Option<&[u8]> {
             let uri = Uri::parse(bytes, Address::parse(bytes, party?)?.uri)?;
             Some(uri.user?.of(bytes))
         };
-        let text = match &backend.config.stick.as_ref()?.on {
+        let text = match &stick.on {
             StickOn::Source { v6_prefix } => {
                 return Some(self.snapshot.keys.source(masked(self.received.flow.remote.ip(), *v6_prefix)));
             }
@@ -294,6 +304,14 @@ impl<'a> Case<'a> {
             }
         };
         (!text.is_empty()).then(|| self.snapshot.keys.call(text))
+    }
+}
+
+/// The key of what somebody typed: an address, a user, a header's value, whatever this backend's calls stick by.
+pub fn stick_key_of(stick: &Stick, typed: &str, snapshot: &Snapshot) -> Option<u64> {
+    match &stick.on {
+        StickOn::Source { v6_prefix } => Some(snapshot.keys.source(masked(typed.parse().ok()?, *v6_prefix))),
+        _ => Some(snapshot.keys.call(typed.as_bytes())),
     }
 }
 

@@ -12,11 +12,12 @@
 //!                   ├─ outbound.rs   from a server: to the client
 //!                   └─ refuse.rs     answers of our own
 //! ```
-//! [`stamp`] writes what all of them add: Via, Record-Route, `received` and `rport`. [`relay`] is the other mode: it reads
+//! [`mod@count`] keeps the books: who sent what, what it ended as. [`stamp`] writes what all of them add: Via, Record-Route, `received` and `rport`. [`relay`] is the other mode: it reads
 //! nothing.
 
 mod admit;
 mod choose;
+mod count;
 mod outbound;
 mod refuse;
 pub mod relay;
@@ -26,17 +27,23 @@ mod route;
 mod stamp;
 
 pub use admit::admit_source;
-pub use choose::{Explanation, explain};
+pub use choose::{Explanation, explain, stick_key_of};
+pub use count::{count, count_drop, keep_bad};
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use crate::config::is_one_host;
 use crate::sip::edit::Edits;
 use crate::sip::reply::Answer;
-use crate::sip::{Flow, Message, Method, StartLine};
+use crate::sip::token::NameHash;
+use crate::sip::{ConnectionId, Flow, Message, Method, StartLine};
 use crate::state::flows::FlowTable;
+use crate::state::repeats::Repeats;
 use crate::state::server::{ServerLive, Sign};
 use crate::state::snapshot::Frontend;
+use crate::state::tap::Why;
 use crate::state::{Reason, Shared, Snapshot, Time};
 
 /// A message as it came in.
@@ -47,6 +54,19 @@ pub struct Received<'a> {
     pub flow: &'a Flow,
     /// Position of the bind that it came to.
     pub bind: usize,
+    /// Whose connection it came by, where we opened that to a server.
+    pub peer: Option<NameHash>,
+}
+
+impl Received<'_> {
+    /// The position of the server that sent it.
+    #[inline]
+    fn server(&self, snapshot: &Snapshot) -> Option<usize> {
+        match self.peer {
+            None => snapshot.server_at(&self.flow.remote, self.flow.connection.is_some()),
+            Some(server) => snapshot.server(server),
+        }
+    }
 }
 
 /// What a worker remembers from message to message, and its door to what all share.
@@ -57,11 +77,45 @@ pub struct Memory {
     pub flows: FlowTable,
     /// A sign was left that nobody has seen yet: whoever keeps the health should be woken.
     pub sign_left: bool,
+    pub ids: Ids,
+    pub repeats: Repeats,
+}
+
+/// The numbers of this worker's connections: every worker of a process has its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Ids {
+    /// The process's number.
+    instance: NonZeroU32,
+    next: u32,
+    /// So many workers there are.
+    step: u32,
+}
+
+impl Ids {
+    /// For the worker of this position among so many.
+    pub fn new(instance: NonZeroU32, worker: usize, workers: usize) -> Self {
+        Self { instance, next: worker as u32, step: workers as u32 }
+    }
+
+    /// A number that no connection of this process has.
+    pub fn take(&mut self) -> ConnectionId {
+        let serial = self.next;
+        // Four thousand million connections later the first is long gone.
+        self.next = serial.checked_add(self.step).unwrap_or(serial % self.step);
+        ConnectionId::new(self.instance, serial)
+    }
+
+    /// The worker whose a connection is; `None` where it is another process's.
+    #[inline]
+    pub fn owner(&self, id: ConnectionId) -> Option<usize> {
+        (id.instance() == self.instance.get()).then(|| (id.serial() % self.step) as usize)
+    }
 }
 
 impl Memory {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        Self { shared, worker, flows: FlowTable::default(), sign_left: false }
+        let ids = Ids::new(shared.instance, worker, shared.workers.workers());
+        Self { shared, worker, flows: FlowTable::default(), sign_left: false, ids, repeats: Repeats::default() }
     }
 
     /// Leaves a sign for whoever keeps the health of this server.
@@ -70,9 +124,41 @@ impl Memory {
     }
 }
 
-/// Where a message goes, and from where.
+/// Where a message goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
+pub enum Hop {
+    Datagram(Datagram),
+    /// Over a connection that is open, whoever owns it.
+    Connection(ConnectionId),
+    /// Over this worker's own connection to the server of this position; opened where there is none.
+    Server(usize),
+    /// Over a connection to be opened.
+    Peer(Peer),
+}
+
+impl Hop {
+    /// A datagram's ends; `None` on a stream.
+    pub fn datagram(&self) -> Option<&Datagram> {
+        match self {
+            Self::Datagram(datagram) => Some(datagram),
+            _ => None,
+        }
+    }
+}
+
+/// Somebody who is no server and is to be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The number that the connection will have.
+    pub id: ConnectionId,
+    /// Position of the bind whose address it should come from.
+    pub bind: usize,
+    pub remote: SocketAddr,
+}
+
+/// From where to where a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
     /// Position of the bind that it leaves from.
     pub bind: usize,
     /// Its source address; the bind's own but on a wildcard.
@@ -87,14 +173,22 @@ pub enum Passage {
         server: usize,
         /// Whether it opened something and was balanced, rather than following a call.
         balanced: bool,
+        why: Why,
         method: Method,
+        /// What tells it from others, and its response with it.
+        transaction: u64,
     },
     ResponseToClient {
         server: usize,
+        /// Position of the client's frontend: a response may come by the address of another one.
+        frontend: usize,
+        method: Method,
         status: u16,
+        transaction: u64,
     },
     RequestToClient {
         server: usize,
+        frontend: usize,
     },
     ResponseToServer {
         server: usize,
@@ -115,6 +209,8 @@ pub enum Verdict {
         to: Hop,
         answer: Answer,
         reason: Option<Reason>,
+        /// It was a server who asked.
+        to_server: bool,
     },
     Drop(Reason),
 }
@@ -130,6 +226,8 @@ struct Case<'a> {
     method: Method,
     memory: &'a mut Memory,
     edits: &'a mut Edits,
+    /// Whether it is a request that a server sent.
+    from_server: bool,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
     /// It is a trial call of a half-open breaker: the server, and its place there.
@@ -147,7 +245,18 @@ impl<'a> Case<'a> {
         edits.clear();
         let frontend = &snapshot.frontends[snapshot.binds[received.bind].frontend as usize];
         let method = received.message.method();
-        Self { received, now, snapshot, frontend, method, memory, edits, in_dialog: false, trial: None }
+        Self {
+            received,
+            now,
+            snapshot,
+            frontend,
+            method,
+            memory,
+            edits,
+            from_server: false,
+            in_dialog: false,
+            trial: None,
+        }
     }
 }
 
@@ -162,17 +271,23 @@ pub fn decide(
     edits: &mut Edits,
 ) -> Verdict {
     let case = Case::new(received, now, snapshot, memory, edits);
-    match received.message.start {
+    let verdict = match received.message.start {
         StartLine::Response { status } => case.response(status).unwrap_or_else(Verdict::Drop),
         StartLine::Request { .. } => case.request(None),
+    };
+    if let Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } = verdict {
+        keep_bad(reason, received.bytes, (received.bind, received.flow.remote), now, snapshot, memory);
     }
+    verdict
 }
 
 /// Decides anew about a message that could not be sent: a request that opens something goes to another server, another
-/// request is answered with 503 (RFC 3261 §16.9), the rest is dropped. `received` is the message as it came in.
+/// request is answered with 503 (RFC 3261 §16.9), the rest is dropped. `received` is the message as it came in. The server is
+/// `blamed` where it may be its fault.
 pub fn undelivered(
     received: Received<'_>,
     passage: Passage,
+    blamed: bool,
     now: Time,
     snapshot: &Snapshot,
     memory: &mut Memory,
@@ -187,36 +302,27 @@ pub fn undelivered(
     };
     let failed = &snapshot.servers[server];
     failed.live.counters.of(memory.worker).failed.add(1);
-    memory.sign(&failed.live, Sign::Unreachable);
+    if blamed {
+        memory.sign(&failed.live, Sign::Unreachable);
+    }
     Case::new(received, now, snapshot, memory, edits).request(Some(server))
 }
 
-/// Counts a verdict that was carried out: a message when it left, a drop when it was decided.
-pub fn count(verdict: &Verdict, bind: usize, snapshot: &Snapshot, memory: &Memory) {
-    let frontend = &snapshot.frontends[snapshot.binds[bind].frontend as usize];
-    let counters = frontend.live.of(memory.worker);
-    let server = |at: usize| snapshot.servers[at].live.counters.of(memory.worker);
-    match *verdict {
-        Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } => counters.reasons.of(reason).add(1),
-        Verdict::Answer { reason: None, .. } => counters.answered.add(1),
-        Verdict::Forward { passage: Passage::RequestToServer { server: at, balanced, method }, .. } => {
-            counters.requests_to_servers.add(1);
-            server(at).requests.add(1);
-            server(at).asked.add(u64::from(method != Method::Ack));
-            server(at).balanced.add(u64::from(balanced));
-            server(at).calls.add(u64::from(balanced && method == Method::Invite));
-        }
-        Verdict::Forward { passage: Passage::ResponseToClient { server: at, status }, .. } => {
-            counters.responses_to_clients.add(1);
-            if let Some(class) = server(at).responses.get((status / 100) as usize - 1) {
-                class.add(1);
-            }
-        }
-        Verdict::Forward { passage: Passage::RequestToClient { server: at }, .. } => {
-            counters.requests_to_clients.add(1);
-            server(at).sent.add(1);
-        }
-        Verdict::Forward { passage: Passage::ResponseToServer { .. }, .. } => counters.responses_to_servers.add(1),
+/// Decides about a request that was put to a connection which ended before the answer came: a server may have read it, so it
+/// is not sent again, and is answered with 503 (RFC 3261 §16.9, docs/rules.md 26). So is a server's to whom nobody could be
+/// connected. Where it was repeated meanwhile and went to another server than `by`, that one answers.
+pub fn unanswered(
+    received: Received<'_>,
+    by: Option<NameHash>,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+    edits: &mut Edits,
+) -> Verdict {
+    let case = Case::new(received, now, snapshot, memory, edits);
+    match case.received.server(snapshot) {
+        Some(_) => case.unsent(),
+        None => case.lost(by),
     }
 }
 
@@ -239,10 +345,5 @@ fn may_send_to(address: &SocketAddr, snapshot: &Snapshot) -> bool {
             &canonical
         }
     };
-    let somebody = match address {
-        // 0/8 is "this network", 240/4 is reserved and holds the broadcast address (RFC 1122 §3.2.1.3).
-        SocketAddr::V4(v4) => !matches!(v4.ip().octets()[0], 0 | 224..),
-        SocketAddr::V6(v6) => !v6.ip().is_unspecified() && !v6.ip().is_multicast(),
-    };
-    somebody && address.port() != 0 && !snapshot.is_own(address)
+    is_one_host(address.ip()) && address.port() != 0 && !snapshot.is_own(address)
 }

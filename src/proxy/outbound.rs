@@ -4,23 +4,27 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::token::{Branch, Direction, Sealed, SealedIn, Way};
-use crate::sip::{Flow, Side, Transport, Uri};
+use crate::sip::{ConnectionId, FlowToken, Side, Transport, Uri};
 use crate::state::Reason;
 use crate::state::binds::Bind;
 
 use super::request::Identity;
 use super::route::Routed;
-use super::{Case, Hop, Passage, Verdict, may_send_to, stamp, unspecified};
+use super::{Case, Datagram, Hop, Passage, Peer, Verdict, may_send_to, stamp, unspecified};
 
 /// Where a server's request goes.
-struct Target {
+struct Target<'a> {
     /// Position of the frontend that it leaves from.
     frontend: usize,
     hop: Hop,
+    /// What the client is told of us.
+    side: Cow<'a, Side>,
+    /// What our Record-Route keeps of the way.
+    flow: FlowToken,
     nat: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// A server's request to a client. Only a configured server comes here: nobody else makes us send to other places.
     pub(super) fn forward_to_client(
         &mut self,
@@ -31,35 +35,37 @@ impl Case<'_> {
         let (received, snapshot) = (self.received, self.snapshot);
         let sender = &snapshot.servers[server];
         let target = self.target(routed)?;
-        let home = stamp::home(identity.via, &identity.source, false);
+        let home = self.home(identity)?;
+        if target.hop.datagram().is_none() {
+            self.fit_for_stream()?;
+        }
         let frontend = &snapshot.frontends[target.frontend];
         // What a client was told of another client's address is nobody's business.
         if let Some(name) = &frontend.config.source_header {
             // Where a client takes another line end than we do, it has seen no more than its server sent.
             let _ = stamp::cut_source_header(self.edits, received.bytes, received.message, name);
         }
-        let outside = snapshot.outer_side(target.hop.bind, target.hop.local);
         self.edits.insert(received.message.head);
         let own_via = stamp::OwnVia {
             branch: Branch { direction: Direction::ToClient, server: sender.id, transaction: identity.transaction },
             call: identity.call,
-            way: Way { frontend: self.frontend.config.id, local: received.flow.local, remote: home, stick: None },
+            way: Way { frontend: self.frontend.config.id, flow: home, stick: None },
             time: self.send_time(),
         };
-        own_via.put(self.edits, &outside, &snapshot.keys);
+        own_via.put(self.edits, &target.side, &snapshot.keys);
         if frontend.config.record_route && self.wants_record_route() {
             let sealed = Sealed {
                 stands_in: SealedIn::RecordRoute,
                 server: sender.id,
                 frontend: frontend.config.id,
-                flow: Flow { transport: Transport::Udp, local: target.hop.local, remote: target.hop.remote },
+                flow: target.flow,
                 nat: target.nat,
             };
             let inside = match frontend.egress(server) {
                 Some(egress) => Cow::Borrowed(&egress.side),
-                None => Cow::Owned(Side::of(received.flow.local)),
+                None => Cow::Owned(Side::of(received.flow.transport, received.flow.local)),
             };
-            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &outside, &inside);
+            stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &target.side, &inside);
         }
         stamp::count_hop(self.edits, received.message);
         stamp::receive_via(self.edits, identity.via, &identity.source, false);
@@ -68,7 +74,7 @@ impl Case<'_> {
         Ok(Verdict::Forward {
             to: target.hop,
             end: received.message.end as usize,
-            passage: Passage::RequestToClient { server },
+            passage: Passage::RequestToClient { server, frontend: target.frontend },
         })
     }
 
@@ -83,51 +89,106 @@ impl Case<'_> {
         }
     }
 
-    /// The next hop: the flow in our token where only the flow reaches the client, else the next Route or the
-    /// Request-URI.
-    fn target(&self, routed: &Routed) -> Result<Target, Reason> {
+    /// The next hop: the flow in our token where that is a connection or only the flow reaches the client, else the next
+    /// Route or the Request-URI.
+    fn target(&mut self, routed: &Routed) -> Result<Target<'a>, Reason> {
         let (bytes, snapshot) = (self.received.bytes, self.snapshot);
         let uri = Uri::parse(bytes, routed.next.unwrap_or(routed.request_uri)).ok_or(Reason::UnknownTarget);
         let written = uri.as_ref().ok().and_then(|uri| stamp::target(bytes, uri));
+        let transport = uri.as_ref().map_or(Transport::Udp, |uri| transport_of(bytes, uri));
+        // What nobody here speaks is tried by datagrams; but what is to be secret is not sent in clear (RFC 3261 §26.2.2).
+        let speaks = written.is_some_and(|address| self.first_frontend(transport, address).is_some());
+        let secure = transport == Transport::Tls;
+        let transport = if speaks || secure { transport } else { Transport::Udp };
+        let Some(token) = routed.token else {
+            uri?;
+            let address = written.ok_or(Reason::UnknownTarget)?;
+            let frontend =
+                self.first_frontend(transport, address).or_else(|| self.first_frontend(Transport::Udp, address));
+            let frontend = frontend.ok_or(Reason::NoSocket)?;
+            let remote = self.allowed(address, frontend)?;
+            let local = SocketAddr::new(unspecified(remote), 0);
+            return self.towards(frontend, (transport, remote), local, false);
+        };
+        let (local, flow) = match token.flow {
+            FlowToken::Connection(id) => return self.over(id, &token),
+            FlowToken::Ends { local, remote } => (local, remote),
+        };
+        let frontend = snapshot
+            .frontend(token.frontend)
+            .or_else(|| self.first_frontend(Transport::Udp, flow))
+            .ok_or(Reason::NoSocket)?;
         // A name, or ourselves, says nothing about where the client is.
         let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(address));
-        if let Some(token) = routed.token {
-            let frontend = snapshot
-                .frontend(token.frontend)
-                .or_else(|| self.first_frontend(token.flow.remote))
-                .ok_or(Reason::NoSocket)?;
-            let remote = match elsewhere {
-                Some(address) if !token.nat => self.allowed(address, frontend)?,
-                _ => token.flow.remote,
-            };
-            let hop = match self.hop(frontend, token.flow.local, remote) {
-                // A Contact of a family that we do not speak: the flow reaches the client nevertheless.
-                Err(Reason::NoSocket) => self.hop(frontend, token.flow.local, token.flow.remote),
-                found => found,
-            }?;
-            return Ok(Target { frontend, hop, nat: token.nat });
+        let to = match elsewhere {
+            Some(address) if !token.nat => (transport, self.allowed(address, frontend)?),
+            _ => (Transport::Udp, flow),
+        };
+        match self.towards(frontend, to, local, token.nat) {
+            // A Contact of a family or a transport that we do not speak: the flow reaches the client nevertheless.
+            Err(Reason::NoSocket) => self.towards(frontend, (Transport::Udp, flow), local, token.nat),
+            found => found,
         }
-        uri?;
-        let address = written.ok_or(Reason::UnknownTarget)?;
-        let frontend = self.first_frontend(address).ok_or(Reason::NoSocket)?;
-        let remote = self.allowed(address, frontend)?;
-        let local = SocketAddr::new(unspecified(remote), 0);
-        Ok(Target { frontend, hop: self.hop(frontend, local, remote)?, nat: false })
     }
 
-    /// The first frontend with a bind of the family.
-    fn first_frontend(&self, remote: SocketAddr) -> Option<usize> {
-        let bind = self.snapshot.binds.iter().find(|bind| bind.address.is_ipv4() == remote.is_ipv4())?;
+    /// The client's connection, which alone reaches it; where that is gone the server should know (RFC 5626 §5.3.1).
+    fn over(&self, id: ConnectionId, token: &Sealed) -> Result<Target<'a>, Reason> {
+        let snapshot = self.snapshot;
+        let connection = self.memory.shared.connections.get(id).ok_or(Reason::FlowGone)?;
+        let frontend = snapshot.frontend(connection.frontend).ok_or(Reason::FlowGone)?;
+        let bind = snapshot.bind_for(frontend, connection.transport, &connection.local).ok_or(Reason::FlowGone)?;
+        let side = snapshot.outer_side(bind, connection.local);
+        Ok(Target { frontend, hop: Hop::Connection(id), side, flow: token.flow, nat: token.nat })
+    }
+
+    /// The first frontend with a bind of the transport and the family.
+    fn first_frontend(&self, transport: Transport, remote: SocketAddr) -> Option<usize> {
+        let fits = |bind: &&Bind| bind.transport == transport && bind.address.is_ipv4() == remote.is_ipv4();
+        let bind = self.snapshot.binds.iter().find(fits)?;
         Some(bind.frontend as usize)
     }
 
+    /// To an address, from a frontend.
+    fn towards(
+        &mut self,
+        frontend: usize,
+        (transport, remote): (Transport, SocketAddr),
+        local: SocketAddr,
+        nat: bool,
+    ) -> Result<Target<'a>, Reason> {
+        let snapshot = self.snapshot;
+        match transport {
+            Transport::Udp => {
+                let datagram = self.datagram(frontend, local, remote)?;
+                let side = snapshot.outer_side(datagram.bind, datagram.local);
+                let flow = FlowToken::Ends { local: datagram.local, remote };
+                Ok(Target { frontend, hop: Hop::Datagram(datagram), side, flow, nat })
+            }
+            Transport::Tcp => {
+                let hop = self.connect_to(remote, frontend)?;
+                let (id, bind) = match hop {
+                    Hop::Peer(Peer { id, bind, .. }) => (id, Some(bind)),
+                    Hop::Connection(id) => (id, snapshot.bind_for(frontend, transport, &local)),
+                    _ => return Err(Reason::NoSocket),
+                };
+                let bind = bind.ok_or(Reason::NoSocket)?;
+                let at = &snapshot.binds[bind];
+                let side = snapshot.outer_side(bind, at.host.unwrap_or(at.address));
+                Ok(Target { frontend, hop, side, flow: FlowToken::Connection(id), nat })
+            }
+            // Nobody there has a certificate that we could ask for.
+            Transport::Tls if may_send_to(&remote, snapshot) => Err(Reason::UnknownTarget),
+            Transport::Tls => Err(Reason::BadDestination),
+        }
+    }
+
     /// Leaves from `local` where we have it, else from the frontend's first bind of the family.
-    fn hop(&self, frontend: usize, local: SocketAddr, remote: SocketAddr) -> Result<Hop, Reason> {
+    fn datagram(&self, frontend: usize, local: SocketAddr, remote: SocketAddr) -> Result<Datagram, Reason> {
         let snapshot = self.snapshot;
         if !may_send_to(&remote, snapshot) {
             return Err(Reason::BadDestination);
         }
-        let like = |bind: &Bind| bind.address.is_ipv4() == remote.is_ipv4();
+        let like = |bind: &Bind| bind.transport == Transport::Udp && bind.address.is_ipv4() == remote.is_ipv4();
         let at = snapshot
             .bind_for(frontend, Transport::Udp, &local)
             .filter(|at| like(&snapshot.binds[*at]))
@@ -139,7 +200,7 @@ impl Case<'_> {
             (true, true) => local,
             (true, false) => bind.host.unwrap_or(bind.address),
         };
-        Ok(Hop { bind: at, local, remote })
+        Ok(Datagram { bind: at, local, remote })
     }
 
     /// Whether what a message says may be followed: a registered Contact must not turn us against the inside.
@@ -155,5 +216,16 @@ impl Case<'_> {
             true => Err(Reason::ForbiddenTarget),
             false => Ok(address),
         }
+    }
+}
+
+/// How a URI wants to be reached (RFC 3263 §4.1): what it says, else by datagrams.
+fn transport_of(bytes: &[u8], uri: &Uri) -> Transport {
+    let written = uri.param(bytes, b"transport").and_then(|param| param.value);
+    match written.map(|value| value.of(bytes)) {
+        _ if uri.secure => Transport::Tls,
+        Some(value) if value.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
+        Some(value) if value.eq_ignore_ascii_case(b"tls") => Transport::Tls,
+        _ => Transport::Udp,
     }
 }

@@ -7,7 +7,7 @@ use crate::state::Reason;
 use crate::state::limits::Pace;
 
 use super::request::Identity;
-use super::{Case, Hop, Verdict, may_send_to, stamp};
+use super::{Case, Datagram, Hop, Verdict, may_send_to, stamp};
 
 /// Refusals per source: twenty a second with a burst of forty. Enough for a phone that repeats a dozen bad requests,
 /// too few to make a reflector of us.
@@ -21,18 +21,31 @@ impl Case<'_> {
         reason: Reason,
         phrase: Option<&'static str>,
     ) -> Verdict {
-        let Some((status, usual)) = reason.answer() else { return Verdict::Drop(reason) };
-        let is_ack = self.method == Method::Ack;
-        let Some(identity) = identity.filter(|_| !is_ack) else {
-            return Verdict::Drop(if reason == Reason::Malformed { Reason::Unanswerable } else { reason });
-        };
         let remote = self.received.flow.remote;
         let source = self.snapshot.keys.source(remote.ip());
         // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
-        let known = self.snapshot.server_at(&remote).is_some() || self.frontend.trusted.contains(remote.ip());
-        if !known && !self.memory.shared.answers.admit(source, self.now, REFUSALS) {
+        // Nor is who has a connection: the address is its own, and nobody repeats what was sent over it.
+        let known = self.received.flow.connection.is_some()
+            || self.received.server(self.snapshot).is_some()
+            || self.frontend.trusted.contains(remote.ip());
+        let answered = identity.is_some() && self.method != Method::Ack && reason.answer().is_some();
+        if answered && !known && !self.memory.shared.answers.admit(source, self.now, REFUSALS) {
             return Verdict::Drop(Reason::AnswerLimited);
         }
+        self.refusal(identity, reason, phrase)
+    }
+
+    /// The same, whoever asks and however often.
+    pub(super) fn refusal(
+        self,
+        identity: Option<&Identity<'_>>,
+        reason: Reason,
+        phrase: Option<&'static str>,
+    ) -> Verdict {
+        let Some((status, usual)) = reason.answer() else { return Verdict::Drop(reason) };
+        let Some(identity) = identity.filter(|_| self.method != Method::Ack) else {
+            return Verdict::Drop(if reason == Reason::Malformed { Reason::Unanswerable } else { reason });
+        };
         let extra = if reason == Reason::UnknownExtension { Extra::Unsupported } else { Extra::None };
         self.answer(identity, (status, phrase.unwrap_or(usual)), extra, Some(reason))
     }
@@ -58,13 +71,18 @@ impl Case<'_> {
         self.edits.clear();
         let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
         stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
-        if !may_send_to(&remote, self.snapshot) {
-            return Verdict::Drop(Reason::BadDestination);
-        }
+        let to = match flow.connection {
+            Some(connection) => Hop::Connection(connection),
+            None if may_send_to(&remote, self.snapshot) => {
+                Hop::Datagram(Datagram { bind: self.received.bind, local: flow.local, remote })
+            }
+            None => return Verdict::Drop(Reason::BadDestination),
+        };
         Verdict::Answer {
-            to: Hop { bind: self.received.bind, local: flow.local, remote },
+            to,
             answer: Answer { status, reason: phrase, tag: self.snapshot.keys.tag(identity.transaction), extra },
             reason,
+            to_server: self.from_server,
         }
     }
 }

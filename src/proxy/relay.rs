@@ -12,8 +12,7 @@ use crate::sip::token::NameHash;
 use crate::state::binds::RelayBind;
 use crate::state::flows::Entry;
 use crate::state::snapshot::{Backend, Frontend};
-use crate::state::stick_table::Marks;
-use crate::state::stick_table::StickTable;
+use crate::state::stick_table::{Marks, StickTable};
 use crate::state::{Reason, Snapshot, Time};
 
 /// What to do with one datagram of a client.
@@ -71,9 +70,14 @@ pub fn destination(flow: usize, server: usize, snapshot: &Snapshot, memory: &Mem
     Some(SocketAddr::new(server.address.ip(), port))
 }
 
-/// Ends a flow for which the host has no socket.
-pub fn refused(flow: usize, snapshot: &Snapshot, memory: &mut Memory) {
-    end(flow, snapshot, memory);
+/// Ends a flow, as one for which the host has no socket.
+pub fn end(at: usize, snapshot: &Snapshot, memory: &mut Memory) {
+    let Some(entry) = memory.flows.get(at) else { return };
+    if let Some(frontend) = snapshot.frontend(entry.frontend) {
+        snapshot.frontends[frontend].live.of(memory.worker).flows_closed.add(1);
+    }
+    count_closed(entry.server, snapshot, memory);
+    memory.flows.close(at);
 }
 
 /// Ends the flows that are idle, denied, or not this snapshot's any more, and says which those were. Once a second: what
@@ -182,19 +186,10 @@ fn make_room(frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &mut M
     Ok(())
 }
 
-fn end(at: usize, snapshot: &Snapshot, memory: &mut Memory) {
-    let Some(entry) = memory.flows.get(at) else { return };
-    if let Some(frontend) = snapshot.frontend(entry.frontend) {
-        snapshot.frontends[frontend].live.of(memory.worker).flows_closed.add(1);
-    }
-    count_closed(entry.server, snapshot, memory);
-    memory.flows.close(at);
-}
-
 /// A server has one flow less.
 fn count_closed(server: NameHash, snapshot: &Snapshot, memory: &Memory) {
-    if let Some(server) = snapshot.server(server) {
-        snapshot.servers[server].live.counters.of(memory.worker).flows_closed.add(1);
+    if let Some(live) = snapshot.live(server) {
+        live.counters.of(memory.worker).flows_closed.add(1);
     }
 }
 
@@ -207,7 +202,7 @@ fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> R
         return backend.owner(flow.local.port()).filter(takes_new).ok_or(Reason::NoServer);
     }
     let key = source_key(ip, backend, snapshot);
-    let stick = backend.stick.as_deref().zip(backend.config.stick.as_ref());
+    let stick = backend.stick();
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
     let server = match stuck.filter(takes_new) {
         Some(server) => server,
@@ -245,7 +240,7 @@ fn stick_of<'a>(entry: &Entry, snapshot: &'a Snapshot) -> Option<(&'a StickTable
     let frontend = &snapshot.frontends[snapshot.frontend(entry.frontend)?];
     let ip = entry.flow.remote.ip();
     let backend = backend(frontend, ip, snapshot);
-    let (table, stick) = (backend.stick.as_deref()?, backend.config.stick.as_ref()?);
+    let (table, stick) = backend.stick()?;
     Some((table, source_key(ip, backend, snapshot), stick))
 }
 

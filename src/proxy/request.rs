@@ -4,20 +4,25 @@ use crate::config::{ForceRport, Path};
 use crate::sip::edit::Edits;
 use crate::sip::header::Address;
 use crate::sip::name::Name;
+use crate::sip::text::Text;
 use crate::sip::token::{
     Branch, Direction, Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn, SendTime, TAG_LEN, Transaction, Way,
 };
-use crate::sip::{Fault, Method, Side, Uri, Via};
+use crate::sip::{Fault, FlowToken, Method, Side, StartLine, Transport, Uri, Via};
 use crate::state::Reason;
 use crate::state::snapshot::{Frontend, Snapshot};
 use crate::state::stick_table::Written;
 
 use super::choose::Choice;
 use super::route::{Routed, take_own};
-use super::{Case, Hop, Passage, Received, Verdict, may_send_to, stamp};
+use super::{Case, Datagram, Hop, Passage, Received, Verdict, may_send_to, stamp};
 
 /// The most that UDP carries: 65,535 octets less the headers of IP and UDP.
 pub const MAX_DATAGRAM: usize = 65_507;
+
+/// The most that the head of a request to a stream's server may have. Its answer repeats most of it, and what is too long to
+/// be read would end a connection that all clients share.
+const MAX_HEAD: u16 = 32 * 1024;
 
 /// What tells one transaction from another, and where its answers go.
 pub(super) struct Identity<'a> {
@@ -71,14 +76,17 @@ impl<'a> Identity<'a> {
 impl Case<'_> {
     /// A request; `failed` is a server that it could not be sent to a moment ago.
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
-        let server = self.snapshot.server_at(&self.received.flow.remote);
+        let server = self.received.server(self.snapshot);
+        self.from_server = server.is_some();
+        if failed.is_none() {
+            self.request_came(server);
+        }
         if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
         let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
         if let Some(fault) = self.received.message.fault {
-            let reason = if fault == Fault::Version { Reason::Version } else { Reason::Malformed };
-            return self.refuse(identity.as_ref(), reason, Some(fault.phrase()));
+            return self.refuse(identity.as_ref(), reason_of(fault), Some(fault.phrase()));
         }
         let Some(identity) = identity else { return Verdict::Drop(Reason::Unanswerable) };
         self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
@@ -94,13 +102,36 @@ impl Case<'_> {
                 if let Some(failed) = failed.filter(|_| self.opens()) {
                     self.end_call(identity.call, failed);
                 }
+                // Who rings off and is refused has rung off all the same (RFC 3261 §15.1.1).
+                if self.method == Method::Bye && reason == Reason::NoServer {
+                    self.end_unreached(identity.call);
+                }
                 self.refuse(Some(&identity), reason, None)
             }
         }
     }
 
+    /// A client's request that may have reached this server, and whose answer will not come.
+    pub(super) fn lost(mut self, by: Option<NameHash>) -> Verdict {
+        let identity = Identity::of(self.received, false, self.frontend, &self.snapshot.keys);
+        self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
+        if let Some(identity) = identity.as_ref().filter(|_| self.opens())
+            && let Some(pin) = self.memory.shared.pins.find(identity.call, self.now)
+        {
+            if by.is_some_and(|by| by != pin.server) {
+                return Verdict::Drop(Reason::NoServer);
+            }
+            if let Some(server) = self.snapshot.server(pin.server) {
+                self.end_call(identity.call, server);
+            }
+        }
+        // It was let in, and heard a 100 perhaps: whoever is told nothing now waits for as long as a call may ring.
+        self.refusal(identity.as_ref(), Reason::NoServer, None)
+    }
+
     /// A server's request that could not be sent to its client (RFC 3261 §16.9).
-    pub(super) fn unsent(self) -> Verdict {
+    pub(super) fn unsent(mut self) -> Verdict {
+        self.from_server = true;
         let identity = Identity::of(self.received, true, self.frontend, &self.snapshot.keys);
         self.refuse(identity.as_ref(), Reason::NoServer, None)
     }
@@ -139,6 +170,37 @@ impl Case<'_> {
             true => Err(Reason::TooLarge),
             false => Ok(()),
         }
+    }
+
+    /// Where the responses to a request go.
+    pub(super) fn home(&self, identity: &Identity<'_>) -> Result<FlowToken, Reason> {
+        let flow = self.received.flow;
+        if flow.connection.is_some() {
+            return Ok(flow.token());
+        }
+        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
+        // Where it came from was looked at when it came.
+        match remote == flow.remote || may_send_to(&remote, self.snapshot) {
+            true => Ok(FlowToken::Ends { local: flow.local, remote }),
+            false => Err(Reason::BadDestination),
+        }
+    }
+
+    /// Makes sure that whoever reads it from a stream finds its end: there Content-Length is mandatory (RFC 3261 §20.14), and
+    /// what would break the framing must not poison a connection that many share.
+    pub(super) fn fit_for_stream(&mut self) -> Result<(), Reason> {
+        let (bytes, message) = (self.received.bytes, self.received.message);
+        if message.body > MAX_HEAD && matches!(message.start, StartLine::Request { .. }) {
+            return Err(Reason::TooLarge);
+        }
+        if self.received.flow.connection.is_none() && !message.is_framed(bytes) {
+            return Err(Reason::Malformed);
+        }
+        if message.content_length.is_none() {
+            let length = Text::<16>::number(u32::from(message.end - message.body));
+            self.edits.insert(message.head).put_led(b"Content-Length: ", &length).put(b"\r\n");
+        }
+        Ok(())
     }
 
     /// The ACK to an answer of ours carries the To tag that we gave (RFC 3261 §8.2.7: it is ignored).
@@ -184,6 +246,9 @@ impl Case<'_> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Verdict, Reason> {
+        if failed.is_some() {
+            self.memory.repeats.forget(identity.transaction, self.method);
+        }
         let choice = self.choose(identity, routed, failed)?;
         let written = self.write_to_server(identity, &choice);
         if written.is_err() && choice.reserved {
@@ -194,14 +259,13 @@ impl Case<'_> {
 
     /// A request on its way to the server that was chosen; nothing is remembered of what is refused.
     fn write_to_server(&mut self, identity: &Identity<'_>, choice: &Choice) -> Result<Verdict, Reason> {
-        let Choice { server, balanced, stick, pin, reserved } = *choice;
+        let Choice { server, balanced, stick, why, pin, reserved } = *choice;
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
         let chosen = &snapshot.servers[server];
         let egress = frontend.egress(server).ok_or(Reason::NoServer)?;
-        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
-        // Where it came from was looked at when it came.
-        if remote != received.flow.remote && !may_send_to(&remote, snapshot) {
-            return Err(Reason::BadDestination);
+        let home = self.home(identity)?;
+        if chosen.transport != Transport::Udp {
+            self.fit_for_stream()?;
         }
         if let Some(name) = &frontend.config.source_header
             && !stamp::cut_source_header(self.edits, received.bytes, received.message, name)
@@ -212,7 +276,7 @@ impl Case<'_> {
         let own_via = stamp::OwnVia {
             branch: Branch { direction: Direction::ToServer, server: chosen.id, transaction: identity.transaction },
             call: identity.call,
-            way: Way { frontend: frontend.config.id, local: received.flow.local, remote, stick },
+            way: Way { frontend: frontend.config.id, flow: home, stick },
             time: self.send_time(),
         };
         own_via.put(self.edits, &egress.side, &snapshot.keys);
@@ -228,9 +292,20 @@ impl Case<'_> {
             snapshot.count_transaction(server, true);
         }
         Ok(Verdict::Forward {
-            to: Hop { bind: egress.bind as usize, local: egress.local, remote: chosen.address },
+            to: match chosen.transport {
+                Transport::Udp => {
+                    Hop::Datagram(Datagram { bind: egress.bind as usize, local: egress.local, remote: chosen.address })
+                }
+                Transport::Tcp | Transport::Tls => Hop::Server(server),
+            },
             end: received.message.end as usize,
-            passage: Passage::RequestToServer { server, balanced, method: self.method },
+            passage: Passage::RequestToServer {
+                server,
+                balanced,
+                why,
+                method: self.method,
+                transaction: identity.transaction,
+            },
         })
     }
 
@@ -241,7 +316,7 @@ impl Case<'_> {
             stands_in,
             server,
             frontend: frontend.config.id,
-            flow: *received.flow,
+            flow: received.flow.token(),
             nat: identity.nat,
         };
         if frontend.config.record_route && self.wants_record_route() {
@@ -251,6 +326,15 @@ impl Case<'_> {
         } else if self.method == Method::Register {
             put_path(self.edits, received, frontend.config.path, &sealed(SealedIn::Path), snapshot, inside);
         }
+    }
+}
+
+/// What a request with a fault is refused for.
+fn reason_of(fault: Fault) -> Reason {
+    match fault {
+        Fault::Version => Reason::Version,
+        Fault::TooLarge => Reason::TooLarge,
+        _ => Reason::Malformed,
     }
 }
 
@@ -278,9 +362,27 @@ fn put_path(
     let mut token = [0; SEALED_LEN_MAX];
     // A Path token is not bound to a call: the calls that it will bring have Call-IDs of their own.
     let len = sealed.seal(0, &snapshot.keys, &mut token);
-    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put_text(&inside.host_port).put(b";lr");
+    edits.put(b"Path: <sip:").put(&token[..len]).put(b"@").put_text(&inside.uri).put(b";lr");
     edits.put(if outbound { b";ob>\r\n" } else { b">\r\n" });
     if !supported {
         edits.put(b"Supported: path\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 3261 §21.4.1, §21.5.6, §21.5.7.
+    #[test]
+    fn a_fault_is_answered_with_the_status_that_its_phrase_is_about() {
+        for (fault, answer) in [
+            (Fault::TooLarge, (513, Fault::TooLarge.phrase())),
+            (Fault::Version, (505, Fault::Version.phrase())),
+            (Fault::LineEnd, (400, "Bad Request")),
+            (Fault::ContentLength, (400, "Bad Request")),
+        ] {
+            assert_eq!(reason_of(fault).answer(), Some(answer));
+        }
     }
 }

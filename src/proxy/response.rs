@@ -3,19 +3,21 @@
 use std::net::SocketAddr;
 
 use crate::config::Breaker;
-use crate::sip::lines::Line;
 use crate::sip::name::Name;
 use crate::sip::token::{Branch, Direction, SendTime, TokenError, Way};
-use crate::sip::{Method, Span, Transport, Via};
+use crate::sip::{FlowToken, Method, Span, Transport, Via};
 use crate::state::Reason;
+use crate::state::response_times::Timed;
 use crate::state::server::{Circuit, Sign};
 use crate::state::snapshot::Server;
 use crate::state::stick_table::{Marks, Written};
 
-use super::{Case, Hop, Passage, Verdict, may_send_to, unspecified};
+use super::{Case, Datagram, Hop, Passage, Peer, Received, Verdict, may_send_to, unspecified};
 
 /// Microseconds after which nobody waits for an answer any more, 64*T1 twice: what is older was not sent by this clock.
 const LONGEST_WAIT: u64 = 64_000_000;
+/// The same for who waits until somebody picks up: Timer C (RFC 3261 §16.6 item 11), once more.
+const LONGEST_RING: u64 = 360_000_000;
 
 impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
@@ -47,22 +49,34 @@ impl Case<'_> {
         }
         let next_via = message.next_via.ok_or(Reason::OwnResponse)?;
         let server = snapshot.server(branch.server).ok_or(Reason::GoneServer)?;
-        if branch.direction == Direction::ToServer && !snapshot.servers[server].sends_from(&self.received.flow.remote) {
-            return Err(Reason::StrangerResponse);
+        match branch.direction {
+            Direction::ToServer if !self.is_from(&snapshot.servers[server]) => return Err(Reason::StrangerResponse),
+            Direction::ToServer => self.came_from_server(server),
+            Direction::ToClient => self.came_from_client(),
         }
-        let to = self.way_back(way.as_ref(), next_via)?;
+        let came_by = snapshot.binds[self.received.bind].frontend as usize;
+        let frontend = way.as_ref().and_then(|way| snapshot.frontend(way.frontend)).unwrap_or(came_by);
+        let to = self.way_back(way.as_ref(), next_via, frontend)?;
+        if to.datagram().is_none() {
+            self.fit_for_stream()?;
+        }
         self.take_off(via, next_via);
         let call = call.ok_or(Reason::Unanswerable)?;
         let end = message.end as usize;
         let passage = match branch.direction {
             Direction::ToServer => {
                 self.learn(server, way.as_ref(), via.time, call, status);
-                Passage::ResponseToClient { server, status }
+                Passage::ResponseToClient {
+                    server,
+                    frontend,
+                    method: self.method,
+                    status,
+                    transaction: branch.transaction,
+                }
             }
             Direction::ToClient => {
                 // What a client sends goes to configured servers only.
-                let known = snapshot.server_at(&to.remote).is_some() || snapshot.servers[server].address == to.remote;
-                if !known {
+                if !self.leads_to_server(&to, &snapshot.servers[server]) {
                     return Err(Reason::NoWayBack);
                 }
                 Passage::ResponseToServer { server }
@@ -72,10 +86,18 @@ impl Case<'_> {
         if self.edits.overflowed() {
             return Err(Reason::TooLong);
         }
+        self.note(server, branch.direction, call, status);
+        Ok(Verdict::Forward { to, end, passage })
+    }
+
+    /// What it says about its call, and about how busy its server is.
+    #[inline(always)]
+    fn note(&mut self, server: usize, direction: Direction, call: u64, status: u16) {
+        let snapshot = self.snapshot;
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
         let (pins, method) = (&self.memory.shared.pins, self.method);
-        let written = match branch.direction {
+        let written = match direction {
             Direction::ToClient if status >= 300 && method == Method::Invite => {
                 pins.refused_by_client(call, owner.id, self.now)
             }
@@ -83,24 +105,50 @@ impl Case<'_> {
             _ => pins.answered(call, owner.id, method, status, self.now, expire),
         };
         snapshot.count_call(written, server, false);
-        if owner.counts_transactions && branch.direction == Direction::ToServer && status >= 200 {
+        if owner.counts_transactions && direction == Direction::ToServer && status >= 200 {
             snapshot.count_transaction(server, false);
         }
-        Ok(Verdict::Forward { to, end, passage })
     }
 
-    /// Where it goes: the way in our Via, else what the next Via says.
-    fn way_back(&self, way: Option<&Way>, next_via: Span) -> Result<Hop, Reason> {
+    /// Whether it is this server that speaks.
+    fn is_from(&self, server: &Server) -> bool {
+        let Received { flow, peer, .. } = self.received;
+        peer == Some(server.id) || server.sends_from(&flow.remote, flow.connection.is_some())
+    }
+
+    /// Whether this is the way to a configured server: to this one, mostly.
+    fn leads_to_server(&self, to: &Hop, server: &Server) -> bool {
+        let is_server = |remote: &SocketAddr, streams| self.snapshot.server_at(remote, streams).is_some();
+        match to {
+            Hop::Datagram(to) => is_server(&to.remote, false) || server.address == to.remote,
+            Hop::Connection(id) => self.memory.shared.connections.get(*id).is_some_and(|connection| {
+                connection.server.is_some()
+                    || is_server(&connection.remote, true)
+                    || server.address == connection.remote
+            }),
+            Hop::Server(_) => true,
+            Hop::Peer(to) => is_server(&to.remote, true),
+        }
+    }
+
+    /// Where it goes, from a frontend: the way in our Via, else what the next Via says.
+    fn way_back(&mut self, way: Option<&Way>, next_via: Span, frontend: usize) -> Result<Hop, Reason> {
         let (bytes, snapshot) = (self.received.bytes, self.snapshot);
-        let came_by = snapshot.binds[self.received.bind].frontend as usize;
         let ends;
-        let (frontend, local, remote) = match way {
-            Some(way) => (snapshot.frontend(way.frontend).unwrap_or(came_by), &way.local, &way.remote),
-            None => {
+        let (local, remote) = match way.map(|way| &way.flow) {
+            Some(FlowToken::Ends { local, remote }) => (local, remote),
+            Some(FlowToken::Connection(id)) if self.memory.shared.connections.get(*id).is_some() => {
+                return Ok(Hop::Connection(*id));
+            }
+            _ => {
                 let next = Via::parse(bytes, next_via.start as usize, next_via.end as usize).map(|(via, _)| via);
-                let remote = next.and_then(|via| via.response_address(bytes)).ok_or(Reason::NoWayBack)?;
+                let next = next.ok_or(Reason::NoWayBack)?;
+                if !next.transport.of(bytes).eq_ignore_ascii_case(Transport::Udp.in_via().as_bytes()) {
+                    return self.connect_back(&next, frontend);
+                }
+                let remote = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
                 ends = (SocketAddr::new(unspecified(remote), 0), remote);
-                (came_by, &ends.0, &ends.1)
+                (&ends.0, &ends.1)
             }
         };
         if !may_send_to(remote, snapshot) {
@@ -109,7 +157,32 @@ impl Case<'_> {
         let bind = snapshot.bind_for(frontend, Transport::Udp, local).ok_or(Reason::NoSocket)?;
         let address = &snapshot.binds[bind].address;
         let local = if snapshot.binds[bind].is_wildcard() { local } else { address };
-        Ok(Hop { bind, local: *local, remote: *remote })
+        Ok(Hop::Datagram(Datagram { bind, local: *local, remote: *remote }))
+    }
+
+    /// The connection that the request came by is gone: a new one to where it came from, at the port of sent-by
+    /// (RFC 3261 §18.2.2). Nobody there has a certificate that we could ask for, so there is no such way over TLS.
+    #[cold]
+    fn connect_back(&mut self, next: &Via, frontend: usize) -> Result<Hop, Reason> {
+        let bytes = self.received.bytes;
+        if !next.transport.of(bytes).eq_ignore_ascii_case(Transport::Tcp.in_via().as_bytes()) {
+            return Err(Reason::NoWayBack);
+        }
+        let source = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
+        self.connect_to(SocketAddr::new(source.ip(), next.sent_by_port()), frontend)
+    }
+
+    /// Over TCP to somebody who is no server: by the connection that leads there, or by a new one.
+    pub(super) fn connect_to(&mut self, remote: SocketAddr, frontend: usize) -> Result<Hop, Reason> {
+        if !may_send_to(&remote, self.snapshot) {
+            return Err(Reason::BadDestination);
+        }
+        if let Some(id) = self.memory.shared.connections.peer(Transport::Tcp, remote) {
+            return Ok(Hop::Connection(id));
+        }
+        let local = SocketAddr::new(unspecified(remote), 0);
+        let bind = self.snapshot.bind_for(frontend, Transport::Tcp, &local).ok_or(Reason::NoSocket)?;
+        Ok(Hop::Peer(Peer { id: self.memory.ids.take(), bind, remote }))
     }
 
     /// Takes our via-parm off: its line, or its part of a line that it shares.
@@ -125,9 +198,8 @@ impl Case<'_> {
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
         let backend = &snapshot.backends[server.backend as usize];
-        if let (Some(table), Some(key), 200..300) = (&backend.stick, way.and_then(|way| way.stick), status) {
-            let expire = backend.config.stick.as_ref().map_or(backend.config.pin.expire, |stick| stick.expire);
-            let _ = table.confirm(key, server.id, Marks::NONE, self.now, expire);
+        if let (Some((table, stick)), Some(key), 200..300) = (backend.stick(), way.and_then(|way| way.stick), status) {
+            let _ = table.confirm(key, server.id, Marks::NONE, self.now, stick.expire);
         }
         self.judge(server, backend.config.breaker.as_ref(), time, call, status);
         if status != 503 {
@@ -141,23 +213,7 @@ impl Case<'_> {
             self.edits
                 .replace(Span { start: start as u16, end: line_end })
                 .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            self.cut_lines(Name::RetryAfter);
-        }
-    }
-
-    /// Cuts every line of a name; those that follow each other in one piece, for pieces are few.
-    fn cut_lines(&mut self, name: Name) {
-        let message = self.received.message;
-        let mut piece = Span::default();
-        for Line { span, .. } in message.lines(name) {
-            if !piece.is_empty() && piece.end != span.start {
-                self.edits.replace(piece);
-                piece = Span::default();
-            }
-            piece = Span { start: if piece.is_empty() { span.start } else { piece.start }, end: span.end };
-        }
-        if !piece.is_empty() {
-            self.edits.replace(piece);
+            self.received.message.lines(Name::RetryAfter).for_each(|line| self.edits.cut(line.span));
         }
     }
 
@@ -166,30 +222,29 @@ impl Case<'_> {
     fn judge(&mut self, server: &Server, breaker: Option<&Breaker>, time: Option<Span>, call: u64, status: u16) {
         let now = self.now.micros();
         let counters = server.live.counters.of(self.memory.worker);
-        let invite = self.method == Method::Invite;
-        // A final answer to INVITE is as quick as somebody picks up. Ringing is as quick as somebody's phone: it is the
-        // first answer of a server that says no 100.
-        let first = match status {
-            100 => true,
-            101..200 => counters.trying.get() == 0,
-            _ => !invite,
-        };
-        if !first && breaker.is_none() {
+        let timed = Timed::of(self.method, status);
+        if timed.is_none() && breaker.is_none() {
             return;
         }
-        counters.trying.add(u64::from(status == 100));
+        counters.trying.add(u64::from(timed == Some(Timed::First)));
         let sent = time.and_then(|time| SendTime::read(time.of(self.received.bytes)));
         let age = sent.map_or(0, |sent| sent.age(now));
-        if sent.is_some_and(|sent| sent.node != self.snapshot.node) || age > LONGEST_WAIT {
+        let longest = if timed == Some(Timed::Final) { LONGEST_RING } else { LONGEST_WAIT };
+        if sent.is_some_and(|sent| sent.node != self.snapshot.node) || age > longest {
             return;
         }
-        if first && sent.is_some() {
-            counters.response_times.add(age);
+        if let Some(timed) = timed.filter(|_| sent.is_some()) {
+            let times = &counters.response_times;
+            times[timed as usize].add(age);
+            // Ringing is as quick as somebody's phone; but it is the first answer of a server that says no 100.
+            if timed == Timed::Ringing && counters.trying.get() == 0 {
+                times[Timed::First as usize].add(age);
+            }
         }
         // Of a server that rebuilds Vias from the fields it knows, nobody can say to what it answers; but it answers.
-        if let Some(breaker) = breaker.filter(|_| sent.is_none_or(|sent| sent.opens)) {
+        if let Some(breaker) = breaker.filter(|_| age <= LONGEST_WAIT && sent.is_none_or(|sent| sent.opens)) {
             let left = now.saturating_sub(age);
-            if invite && left > counters.answered.get() {
+            if self.method == Method::Invite && left > counters.answered.get() {
                 counters.answered.set(left);
             }
             self.feed(server, breaker, call, status);
@@ -204,16 +259,22 @@ impl Case<'_> {
         if status < 200 {
             return;
         }
-        if !breaker.codes.contains(&status) {
-            return counters.failing_now.set(0);
+        let begun = server.live.rows_begun.get();
+        if counters.failing_since.get() != begun || !breaker.codes.contains(&status) {
+            counters.failing_now.set(0);
+            counters.failing_since.set(begun);
         }
-        // Until its ACK comes a failure is repeated.
-        if counters.failing_now.get() > 0 && counters.failing_call.get() == call {
+        if !breaker.codes.contains(&status) {
             return;
         }
+        // Until its ACK comes a failure is repeated, among those of others: of a longer row the newest are known.
+        let (calls, row) = (&counters.failing_calls, counters.failing_now.get() as usize);
+        if calls.iter().take(row).any(|other| other.get() == call) {
+            return;
+        }
+        calls[row % calls.len()].set(call);
         counters.failing.add(1);
         counters.failing_now.add(1);
-        counters.failing_call.set(call);
         let row = counters.failing_now.get() >= u64::from(breaker.failures);
         if row {
             counters.failing_now.set(0);

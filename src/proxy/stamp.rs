@@ -140,7 +140,7 @@ pub fn record_route(edits: &mut Edits, sealed: &Sealed, call: u64, keys: &Keys, 
         edits.put_with(put_line).put_text(&side.route);
     };
     put(next_side);
-    if next_side.address != other_side.address {
+    if !next_side.is_same(other_side) {
         put(other_side);
     }
 }

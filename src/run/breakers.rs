@@ -2,6 +2,7 @@
 
 use super::Balancer;
 use crate::admin::Who;
+use crate::admin::journal::Kind;
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::state::breaker::{Step, Transition};
@@ -31,14 +32,17 @@ impl Balancer {
             Circuit::Open => tracing::warn!(server, from, to = to_word, reason = %why, "breaker"),
             _ => tracing::info!(server, from, to = to_word, reason = %why, "breaker"),
         }
-        self.note_state(id, |state| state.breaker = to);
+        self.journal.note(Kind::Breaker, &server, None, format!("{from} -> {to_word}: {why}"));
+        self.set_state(id, |state| state.breaker = to);
     }
 
     /// Closes a server's breaker by hand.
     pub(super) fn reset_breaker(&mut self, who: &Who, id: NameHash) -> Result<String, String> {
         let snapshot = self.setup.snapshot.load_full();
         let transition = self.watch.reset(id, &snapshot, clock()).ok_or("This server's breaker is closed.")?;
-        tracing::info!(%who, server = self.name_of(id), "breaker closed by hand");
+        let server = self.name_of(id);
+        tracing::info!(%who, server, "breaker closed by hand");
+        self.journal.note(Kind::Admin, &server, Some(who), "breaker closed by hand".to_owned());
         self.change_breaker(id, transition);
         Ok(String::new())
     }

@@ -1,12 +1,15 @@
 //! The checks of all servers, kept like the configuration.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::config::{Backend, Config, Frontend};
-use crate::net::check::{Changed, Checker, Target};
+use crate::config::{Config, Frontend, Server};
+use crate::net::check::{Checker, News, Target};
+use crate::net::tls::{Tls, server_name};
 use crate::sip::token::NameHash;
 use crate::state::server::{ServerState, Sign};
 
@@ -14,13 +17,14 @@ use crate::state::server::{ServerState, Sign};
 pub(super) struct Checks {
     running: HashMap<NameHash, Checker>,
     seed: u64,
-    changes: mpsc::Sender<Changed>,
+    tls: Arc<Tls>,
+    news: mpsc::Sender<News>,
 }
 
 impl Checks {
-    /// None yet. What is found goes to `changes`.
-    pub(super) fn new(seed: u64, changes: mpsc::Sender<Changed>) -> Self {
-        Self { running: HashMap::new(), seed, changes }
+    /// None yet. What is found goes to `news`.
+    pub(super) fn new(seed: u64, tls: Arc<Tls>, news: mpsc::Sender<News>) -> Self {
+        Self { running: HashMap::new(), seed, tls, news }
     }
 
     /// Passes on what a worker saw of a server. One that is not checked has nobody who could take a suspicion back, so
@@ -31,45 +35,56 @@ impl Checks {
         }
     }
 
-    /// Ends the checks that the configuration has not, or not so.
-    pub(super) fn end_others(&mut self, config: &Config) {
-        let targets = self.targets(config);
-        self.running.retain(|id, checker| targets.get(id) == Some(checker.target()));
+    /// Ends the checks that the configuration has not.
+    pub(super) fn end_others(&mut self, config: &Config, states: &HashMap<NameHash, ServerState>) {
+        let targets = self.targets(config, states);
+        self.running.retain(|id, _| targets.contains_key(id));
     }
 
-    /// Starts those that do not run yet; each knows its server's health.
+    /// Ends the check of one server; it may be started again.
+    pub(super) fn forget(&mut self, server: NameHash) {
+        self.running.remove(&server);
+    }
+
+    /// Starts those that do not run yet, which know their server's health, and changes those that run otherwise.
     pub(super) fn start(&mut self, config: &Config, states: &HashMap<NameHash, ServerState>) {
-        for (id, target) in self.targets(config) {
+        for (id, target) in self.targets(config, states) {
             let health = states.get(&id).map(|state| state.health).unwrap_or_default();
-            let changes = &self.changes;
-            self.running.entry(id).or_insert_with(|| Checker::start(target, health, changes.clone()));
+            match self.running.entry(id) {
+                Entry::Occupied(checker) => checker.get().change(target),
+                Entry::Vacant(none) => {
+                    none.insert(Checker::start(target, health, Arc::clone(&self.tls), self.news.clone()));
+                }
+            }
         }
     }
 
-    fn targets(&self, config: &Config) -> HashMap<NameHash, Target> {
-        let checked = config.backends.iter().filter_map(|backend| Some((backend, backend.check.as_ref()?)));
-        let servers =
-            checked.flat_map(|(backend, check)| backend.servers.iter().map(move |server| (backend, check, server)));
-        servers
-            .map(|(backend, check, server)| {
+    fn targets(&self, config: &Config, states: &HashMap<NameHash, ServerState>) -> HashMap<NameHash, Target> {
+        let mut targets = HashMap::new();
+        for (at, backend) in config.backends.iter().enumerate() {
+            let Some(check) = &backend.check else { continue };
+            let checked = |server: &&Server| !states.get(&server.id).is_some_and(|state| state.unchecked);
+            for server in backend.servers.iter().filter(checked) {
                 let target = Target {
                     id: server.id,
+                    name: format!("{}/{}", backend.name, server.name),
+                    transport: server.transport,
                     address: server.address,
-                    inside: inside_for(config, backend, server.address.ip()),
+                    tls: server_name(server).map(|name| (name, backend.name.clone())),
+                    connect: backend.timeout.connect,
+                    inside: inside_for(config, at, server.address.ip()),
                     check: check.clone(),
                     seed: self.seed ^ u64::from(server.id.0) << 17,
                 };
-                (server.id, target)
-            })
-            .collect()
+                targets.insert(server.id, target);
+            }
+        }
+        targets
     }
 }
 
 /// The `inside` address that a backend's servers see, of the first frontend that uses it.
-fn inside_for(config: &Config, backend: &Backend, server: IpAddr) -> Option<IpAddr> {
-    let uses = |frontend: &&Frontend| {
-        let of = |at: usize| config.backends[at].name == backend.name;
-        of(frontend.backend) || frontend.routes.iter().any(|route| of(route.backend))
-    };
+fn inside_for(config: &Config, backend: usize, server: IpAddr) -> Option<IpAddr> {
+    let uses = |frontend: &&Frontend| frontend.backends().contains(&backend);
     config.frontends.iter().filter(uses).find_map(|frontend| frontend.inside.like(server))
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::leaving::{server_of, weight_of};
 use super::{Balancer, Basis};
+use crate::admin::journal::Kind;
 use crate::admin::{Request, View, Who, Wish};
-use crate::net::check::Changed;
+use crate::net::check::News;
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
+use crate::state::health::Transition;
 use crate::state::server::{Admin, Health, ServerState, Sign};
 use crate::state::snapshot::Ingredients;
-use crate::state::{Reason, Shared, Snapshot, snapshot};
+use crate::state::{Shared, Snapshot, snapshot};
 
 /// How often the log says what was dropped and refused, where something was.
 const TELL: Duration = Duration::from_secs(60);
@@ -21,10 +24,16 @@ const TELL: Duration = Duration::from_secs(60);
 /// How often servers and old snapshots are looked at: a breaker's news should not wait for long.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How often calls that have expired are looked for; [`Snapshot::keep_calls`] is made for this pace.
+const KEEP_CALLS: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether what a reload removed can go: the pin table is walked for that.
 const LET_GO: Duration = Duration::from_secs(5);
 
-/// Why a server that leaves gets no new calls, in maintenance too, and what brings it back.
+/// How often it is looked whether certificates have changed: who renews them need tell nobody.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(30);
+
+/// Why a server that leaves gets no new calls, and what brings it back.
 const REMOVED: &str = "This server was removed from the configuration: write it there again and reload.";
 
 impl Basis {
@@ -48,40 +57,57 @@ impl Balancer {
 
     /// What commands show.
     pub fn show(&self) -> View {
-        let (snapshot, shared) = self.view();
-        View::new(snapshot, shared, self.worker_count, Arc::clone(&self.text))
+        self.shown.clone()
     }
 
     /// Keeps the snapshots up to date, for ever.
     pub async fn serve(&mut self) {
-        let (mut look, mut tell) = (tokio::time::interval(LOOK), tokio::time::interval(TELL));
-        let mut let_go = tokio::time::interval(LET_GO);
+        let [mut look, mut keep_calls, mut let_go, mut tell, mut certificates] =
+            [LOOK, KEEP_CALLS, LET_GO, TELL, LOOK_AT_CERTIFICATES].map(tokio::time::interval);
         loop {
             tokio::select! {
-                Some(changed) = self.changes.recv() => self.change(changed),
+                Some(news) = self.news.recv() => self.take(news),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
                 Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.let_go().await,
-                _ = tell.tick() => tell_drops(&self.setup.snapshot.load(), &mut self.told),
+                _ = certificates.tick() => self.look_at_certificates().await,
+                _ = tell.tick() => self.told.tell(&self.setup.snapshot.load()),
+                _ = keep_calls.tick() => self.keep_calls(),
                 _ = look.tick() => {
                     self.drop_retired();
                     self.look();
-                    self.keep_calls();
                 }
             }
         }
     }
 
-    /// Finishes what is in flight and ends.
-    pub fn stop(mut self) {
-        drop(self.checks);
-        self.workers.stop();
-        tell_drops(&self.setup.snapshot.load(), &mut self.told);
+    /// Finishes what is in flight and ends. Whoever asks meanwhile whether we are ready is told that we are not.
+    pub async fn stop(mut self) {
+        self.shown.stop();
+        // Whoever wishes for something is told that it is too late.
+        drop((self.checks, self.requests));
+        let workers = self.workers;
+        let ended = tokio::task::spawn_blocking(move || workers.stop()).await;
+        if let Err(error) = ended {
+            tracing::error!(%error, "the workers did not end in order");
+        }
+        self.follower.end().await;
+        self.told.tell(&self.setup.snapshot.load());
+    }
+
+    /// A check ended, or a server's health changed.
+    pub(super) fn take(&mut self, News { id, checked, transition }: News) {
+        if let Some(checked) = checked {
+            self.journal.records().checked(id, checked);
+        }
+        if let Some(transition) = transition {
+            self.change(id, transition);
+        }
     }
 
     /// A server's health changed: a new snapshot, and a line in the log.
-    pub(super) fn change(&mut self, Changed { id, transition }: Changed) {
+    pub(super) fn change(&mut self, id: NameHash, transition: Transition) {
         let snapshot = self.setup.snapshot.load();
         // A check may have found something before it heard that its server is gone.
         let Some(at) = snapshot.server(id) else { return };
@@ -97,29 +123,14 @@ impl Balancer {
             }
             _ => tracing::info!(server = name, from, to, after_checks = transition.checks, %reason, "server state"),
         }
+        self.journal.records().changed(id, transition);
+        self.journal.note(Kind::Health, name, None, format!("{from} -> {to}: {reason}"));
         drop(snapshot);
-        self.note_state(id, |state| state.health = transition.to);
-    }
-
-    /// Changes what was found out about a server; where its backend has nobody left, or has somebody again, the log says so.
-    pub(super) fn note_state(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) {
-        let snapshot = self.setup.snapshot.load();
-        let Some(backend) = snapshot.server(id).map(|at| snapshot.servers[at].backend as usize) else { return };
-        let was_empty = snapshot.backends[backend].balance.is_empty();
-        drop(snapshot);
-        self.set_state(id, change);
-        let snapshot = self.setup.snapshot.load();
-        let backend = &snapshot.backends[backend];
-        let name = &backend.config.name;
-        match (was_empty, backend.balance.is_empty()) {
-            (false, true) => tracing::error!(backend = name, "no server takes new calls"),
-            (true, false) => tracing::info!(backend = name, "new calls are taken again"),
-            _ => {}
-        }
+        self.set_state(id, |state| state.health = transition.to);
     }
 
     /// Changes a server's state; the workers see it from their next batch on.
-    fn set_state(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) {
+    pub(super) fn set_state(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) {
         let state = self.basis.states.entry(id).or_default();
         let before = *state;
         change(state);
@@ -130,10 +141,11 @@ impl Balancer {
         self.renew();
     }
 
-    /// What is done once a second so that calls are counted as they are, and who starts slowly gets his next part.
+    /// Once a second: calls are counted as they are, and who starts slowly gets his next part.
     fn keep_calls(&mut self) {
         let now = clock();
         self.setup.snapshot.load().keep_calls(&self.setup.shared.pins, now);
+        self.shown.tick();
         if self.slow_starts.apply(&self.basis.config, &mut self.basis.states, now) {
             self.renew();
         }
@@ -146,6 +158,10 @@ impl Balancer {
     }
 
     pub(super) fn publish(&mut self, next: Snapshot) {
+        for (backend, words) in tell_empty(Some(&self.setup.snapshot.load()), &next) {
+            self.journal.note(Kind::Health, &backend, None, words.to_owned());
+        }
+        self.journal.records().look(&next, clock());
         self.retired.push(self.setup.snapshot.swap(Arc::new(next)));
     }
 
@@ -153,21 +169,79 @@ impl Balancer {
     async fn carry_out(&mut self, Request { who, wish, answer }: Request) {
         let answered = match wish {
             Wish::Reload => self.reload(&who).await,
-            Wish::Admin { server, admin } => self.set_admin(&who, server, admin),
+            Wish::Admin { server, admin } => self.set_admin(&who, server, admin).await,
             Wish::Weight { server, weight } => self.set_weight(&who, server, weight),
+            Wish::MaxCalls { server, most } => self.set_max_calls(&who, server, most),
+            Wish::Check { server, on } => self.set_check(&who, server, on),
+            Wish::ClearTable { backend, key } => self.clear_table(&who, &backend, key),
             Wish::CloseBreaker { server } => self.reset_breaker(&who, server),
+            Wish::Health { server, health } => self.set_health(&who, server, health),
         };
         // Whoever asked may have gone.
         let _ = answer.send(answered);
     }
 
-    fn set_admin(&mut self, who: &Who, id: NameHash, admin: Admin) -> Result<String, String> {
+    async fn set_admin(&mut self, who: &Who, id: NameHash, admin: Admin) -> Result<String, String> {
         let (name, before) = self.named(id)?;
-        if self.basis.leaving.has_server(id) && admin != Admin::Maint {
+        let leaves = self.basis.leaving.has_server(id);
+        if leaves && admin != Admin::Maint {
             return Err(REMOVED.into());
         }
+        if before.admin == admin && !leaves {
+            return Ok(String::new());
+        }
         tracing::info!(%who, server = name, from = before.admin.word(), to = admin.word(), "administrative state");
-        self.set_state(id, |state| state.admin = admin);
+        let words = format!("{} -> {}", before.admin.word(), admin.word());
+        self.journal.note(Kind::Admin, &name, Some(who), words);
+        let lost = if before.admin == Admin::Maint || admin != Admin::Maint { 0 } else { self.calls_of(id) };
+        let lost = match lost {
+            0 => String::new(),
+            1 => "warning: 1 call loses its server; a drain first would have kept it\n".to_owned(),
+            lost => format!("warning: {lost} calls lose their server; a drain first would have kept them\n"),
+        };
+        if leaves {
+            return Ok(self.forget(id).await? + &lost);
+        }
+        Ok(self.change_by_hand(id, |state| state.admin = admin) + &lost)
+    }
+
+    /// Changes a server's state for somebody, who is warned where its backend has nobody left now.
+    fn change_by_hand(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) -> String {
+        let Some(backend) = self.backend_of(id) else { return String::new() };
+        let is_empty = |balancer: &Self| balancer.setup.snapshot.load().backends[backend].balance.is_empty();
+        let was_empty = is_empty(self);
+        self.set_state(id, change);
+        match !was_empty && is_empty(self) {
+            true => {
+                let snapshot = self.setup.snapshot.load();
+                format!("warning: no server of {} takes new calls now\n", snapshot.backends[backend].config.name)
+            }
+            false => String::new(),
+        }
+    }
+
+    fn backend_of(&self, id: NameHash) -> Option<usize> {
+        let snapshot = self.setup.snapshot.load();
+        snapshot.server(id).map(|at| usize::from(snapshot.servers[at].backend))
+    }
+
+    /// The calls and the flows that a server has.
+    fn calls_of(&self, id: NameHash) -> u64 {
+        let snapshot = self.setup.snapshot.load();
+        let live = snapshot.server(id).map(|at| &snapshot.servers[at].live);
+        live.map_or(0, |live| live.open())
+    }
+
+    /// As if a check had found it so. Its check begins anew with it: the next one may find otherwise.
+    fn set_health(&mut self, who: &Who, id: NameHash, health: Health) -> Result<String, String> {
+        let (name, before) = self.named(id)?;
+        let words = format!("{} -> {}: said by hand", before.health.word(), health.word());
+        tracing::info!(%who, server = name, from = before.health.word(), to = health.word(), "health by hand");
+        self.journal.note(Kind::Admin, &name, Some(who), words);
+        self.checks.forget(id);
+        self.journal.records().said(id);
+        self.set_state(id, |state| state.health = health);
+        self.checks.start(&self.basis.config, &self.basis.states);
         Ok(String::new())
     }
 
@@ -177,9 +251,56 @@ impl Balancer {
         if self.basis.leaving.has_server(id) {
             return Err(REMOVED.into());
         }
-        tracing::info!(%who, server = name, from = ?before.weight, to = ?weight, "weight at run time");
-        self.set_state(id, |state| state.weight = weight);
+        let of_file = weight_of(&self.basis.config, id).unwrap_or_default();
+        let (from, to) = (before.weight.unwrap_or(of_file), weight.unwrap_or(of_file));
+        tracing::info!(%who, server = name, from, to, "weight at run time");
+        self.journal.note(Kind::Weight, &name, Some(who), format!("{from} -> {to}"));
+        Ok(self.change_by_hand(id, |state| state.weight = weight))
+    }
+
+    /// `None` gives it back the limit of the file.
+    fn set_max_calls(&mut self, who: &Who, id: NameHash, most: Option<u32>) -> Result<String, String> {
+        let (name, before) = self.named(id)?;
+        let of_file = server_of(&self.basis.config, id).map_or(0, |server| server.max_calls);
+        let (from, to) = (before.max_calls.unwrap_or(of_file), most.unwrap_or(of_file));
+        tracing::info!(%who, server = name, from, to, "max_calls at run time");
+        self.journal.note(Kind::Limit, &name, Some(who), format!("max_calls {from} -> {to}"));
+        Ok(self.change_by_hand(id, |state| state.max_calls = most))
+    }
+
+    fn set_check(&mut self, who: &Who, id: NameHash, on: bool) -> Result<String, String> {
+        let (name, before) = self.named(id)?;
+        let backend = self.backend_of(id).map(|at| &self.basis.config.backends[at]);
+        if backend.is_some_and(|backend| backend.check.is_none()) {
+            let cannot = "Health check was not configured on this server, cannot enable.";
+            return if on { Err(cannot.to_owned()) } else { Ok(String::new()) };
+        }
+        if before.unchecked != on {
+            return Ok(String::new());
+        }
+        tracing::info!(%who, server = name, on, "checks");
+        self.journal.note(Kind::Admin, &name, Some(who), format!("checks {}", if on { "on" } else { "off" }));
+        self.set_state(id, |state| state.unchecked = !on);
+        self.checks.end_others(&self.basis.config, &self.basis.states);
+        self.checks.start(&self.basis.config, &self.basis.states);
         Ok(String::new())
+    }
+
+    /// Whom a key sticks to is forgotten; calls keep their pins.
+    fn clear_table(&self, who: &Who, backend: &str, key: Option<u64>) -> Result<String, String> {
+        let snapshot = self.setup.snapshot.load();
+        let of = snapshot.backends.iter().find(|of| of.config.name == backend);
+        let (table, _) = of.and_then(|of| of.stick()).ok_or("No such table")?;
+        let cleared = table.clear(key, clock());
+        let words = format!("{cleared} entries of the stick table cleared");
+        tracing::info!(%who, backend, cleared, "stick table cleared");
+        self.journal.note(Kind::Admin, backend, Some(who), words);
+        Ok(String::new())
+    }
+
+    /// For the log; nothing where there is no such server any more.
+    pub(super) fn name_of(&self, id: NameHash) -> String {
+        self.named(id).map_or_else(|_| String::new(), |(name, _)| name)
     }
 
     fn named(&self, id: NameHash) -> Result<(String, ServerState), String> {
@@ -213,21 +334,35 @@ impl Balancer {
     }
 }
 
-/// Says what was dropped and refused since the last time, by reason. A counter that nobody reads is no help to who
-/// wonders why a carrier's calls do not arrive.
-fn tell_drops(snapshot: &Snapshot, told: &mut [u64; Reason::ALL.len()]) {
-    let mut words = String::new();
-    for (reason, told) in Reason::ALL.iter().zip(told).filter(|(reason, _)| **reason != Reason::AckAbsorbed) {
-        let dropped = |frontend: &snapshot::Frontend| frontend.live.sum(|counters| counters.reasons.of(*reason));
-        let now: u64 = snapshot.frontends.iter().map(dropped).sum();
-        if now > *told {
-            words += &format!(" {}={}", reason.word(), now - *told);
+/// Where a backend has nobody left for new calls, or has somebody again, the log says so, whoever did it; and the events, to
+/// which these words go.
+pub(super) fn tell_empty(before: Option<&Snapshot>, next: &Snapshot) -> Vec<(String, &'static str)> {
+    const EMPTY: &str = "no server takes new calls";
+    const AGAIN: &str = "new calls are taken again";
+    let mut told = Vec::new();
+    let is_empty = |backend: &snapshot::Backend| backend.balance.is_empty();
+    let was_empty = |name: &str| {
+        let mut backends = before.into_iter().flat_map(|before| &before.backends);
+        backends.find(|backend| backend.config.name == name).is_some_and(is_empty)
+    };
+    // Most snapshots keep their backends where they were.
+    let same =
+        |at: usize, name: &str| before.and_then(|before| before.backends.get(at)).filter(|b| b.config.name == name);
+    for (at, backend) in next.backends.iter().enumerate() {
+        let name = backend.config.name.as_str();
+        match (same(at, name).map_or_else(|| was_empty(name), is_empty), is_empty(backend)) {
+            (false, true) => {
+                tracing::error!(backend = name, "{EMPTY}");
+                told.push((name.to_owned(), EMPTY));
+            }
+            (true, false) => {
+                tracing::info!(backend = name, "{AGAIN}");
+                told.push((name.to_owned(), AGAIN));
+            }
+            _ => {}
         }
-        *told = now;
     }
-    if !words.is_empty() {
-        tracing::warn!("dropped or refused:{words}");
-    }
+    told
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::{Balancer, Basis};
 use crate::config::leaving::{Stays, has_bind, has_server, with_leaving};
 use crate::config::{Backend, Bind, Config, Server};
+use crate::net::host;
 use crate::net::udp::clock;
-use crate::sip::token::NameHash;
+use crate::sip::token::{Keys, NameHash};
 use crate::state::Time;
 use crate::state::server::{Admin, Health, ServerState};
 
@@ -59,24 +60,17 @@ impl Leaving {
 
     /// The configuration with what leaves.
     pub(super) fn with(&self, wanted: &Config, before: &Config) -> Config {
-        let (server, bind) = (|id| self.servers.contains_key(&id), |bind: &Bind| self.binds.contains_key(bind));
+        let (server, bind) = (|id| self.has_server(id), |bind: &Bind| self.binds.contains_key(bind));
         with_leaving(wanted, before, &Stays { server: &server, bind: &bind })
     }
 
-    /// Forgets what can go: servers without calls and flows, in maintenance, or removed longer ago than a pin lives; addresses
-    /// whose time is over.
-    fn let_go(
-        &mut self,
-        config: &Config,
-        states: &HashMap<NameHash, ServerState>,
-        is_held: impl Fn(NameHash) -> bool,
-        now: Time,
-    ) {
+    /// Forgets what can go: servers without calls and flows, or removed longer ago than a pin lives; addresses whose time is
+    /// over.
+    fn let_go(&mut self, config: &Config, is_held: impl Fn(NameHash) -> bool, now: Time) {
         self.servers.retain(|id, since| {
             let backend = config.backends.iter().find(|b| b.servers.iter().any(|server| server.id == *id));
             let expire = backend.map_or(Duration::ZERO, |backend| backend.pin.expire);
-            let maint = states.get(id).is_some_and(|state| state.admin == Admin::Maint);
-            is_held(*id) && now.since(*since) < expire && !maint
+            is_held(*id) && now.since(*since) < expire
         });
         self.binds.retain(|_, since| now.since(*since) < FLIGHT);
     }
@@ -95,19 +89,16 @@ impl Balancer {
         let snapshot = self.setup.snapshot.load_full();
         let has_flows = |id| snapshot.server(id).is_some_and(|at| snapshot.servers[at].live.flows() > 0);
         let is_held = |id| held.contains_key(&id) || has_flows(id);
-        leaving.let_go(&self.basis.config, &self.basis.states, is_held, now);
-        let gone = |id: &&NameHash| !leaving.servers.contains_key(id);
+        leaving.let_go(&self.basis.config, is_held, now);
+        let gone = |id: &&NameHash| !leaving.has_server(**id);
         let names: Vec<_> = self.basis.leaving.servers.keys().filter(gone).map(|id| self.name_of(*id)).collect();
         let binds = self.basis.leaving.binds.keys().filter(|bind| !leaving.binds.contains_key(bind));
         let addresses: Vec<_> = binds.map(|bind| bind.address).collect();
         if names.is_empty() && addresses.is_empty() {
             return;
         }
-        let Basis { file, wanted, keys, .. } = &self.basis;
-        let basis = self.basis.next(file.clone(), wanted.clone(), keys.clone(), leaving);
-        match self.apply(basis).await {
-            Ok(moved) => {
-                moved.iter().for_each(|line| tracing::warn!("changed: {line}"));
+        match self.leave_only(leaving).await {
+            Ok(()) => {
                 names.iter().for_each(|server| tracing::info!(server, "the removed server is gone"));
                 addresses.iter().for_each(|address| tracing::info!(%address, "the removed address is closed"));
             }
@@ -115,35 +106,51 @@ impl Balancer {
         }
     }
 
-    pub(super) fn name_of(&self, id: NameHash) -> String {
-        let snapshot = self.setup.snapshot.load();
-        snapshot.server(id).map_or_else(String::new, |at| snapshot.servers[at].name.clone())
+    /// A removed server goes at once: in maintenance it has no calls to keep, and its address may be another's.
+    pub(super) async fn forget(&mut self, id: NameHash) -> Result<String, String> {
+        let (server, mut leaving) = (self.name_of(id), self.basis.leaving.clone());
+        leaving.servers.remove(&id);
+        self.leave_only(leaving).await?;
+        tracing::info!(server, "the removed server is gone");
+        Ok(String::new())
+    }
+
+    /// The same configuration, with no more than this that leaves.
+    async fn leave_only(&mut self, leaving: Leaving) -> Result<(), String> {
+        let Basis { file, wanted, keys, .. } = &self.basis;
+        let basis = self.basis.next(file.clone(), wanted.clone(), keys.clone(), leaving);
+        let moved = self.apply(basis, None).await?;
+        moved.iter().for_each(|line| tracing::warn!("changed: {line}"));
+        Ok(())
     }
 }
 
 impl Basis {
     /// What the next snapshots are made of: the states of servers survive, but for what the new configuration says of
     /// them.
-    pub(super) fn next(&self, file: Config, wanted: Config, keys: crate::sip::token::Keys, leaving: Leaving) -> Self {
+    pub(super) fn next(&self, file: Config, wanted: Config, keys: Keys, leaving: Leaving) -> Self {
         let config = leaving.with(&wanted, &self.config);
-        let host = crate::net::host::ask(&config, self.host.node);
+        let host = host::ask(&config, self.host.node);
         let (mut states, now) = (HashMap::new(), clock());
         for backend in &config.backends {
             for server in &backend.servers {
                 let mut state = self.states.get(&server.id).copied().unwrap_or_default();
                 let (was, is) = (weight_of(&self.wanted, server.id), weight_of(&wanted, server.id));
                 state.weight = state.weight.filter(|_| was == is);
+                let most = |config| server_of(config, server.id).map(|server| server.max_calls);
+                state.max_calls = state.max_calls.filter(|_| most(&self.wanted) == most(&wanted));
                 let before = state.admin;
-                match (leaving.servers.contains_key(&server.id), state.admin) {
+                match (leaving.has_server(server.id), state.admin) {
                     (true, Admin::Ready | Admin::Drain) => state.admin = Admin::Leaving,
                     (false, Admin::Leaving) => state.admin = Admin::Ready,
                     _ => {}
                 }
-                if state.admin != before {
+                // One that is new is as old as this.
+                if state.admin != before || !has_server(&self.config, server.id) {
                     state.since = now;
                 }
                 if backend.check.is_none() {
-                    state.health = Default::default();
+                    state.health = Health::default();
                 }
                 states.insert(server.id, state);
             }
@@ -151,9 +158,7 @@ impl Basis {
         }
         Self { file, wanted, config, leaving, keys, host, states }
     }
-}
 
-impl Basis {
     /// An address that the DNS brings shows first that somebody is there: it gets no new calls before its first check,
     /// as long as others can take them.
     fn distrust(&self, backend: &Backend, states: &mut HashMap<NameHash, ServerState>, now: Time) {
@@ -162,15 +167,19 @@ impl Basis {
         if backend.check.is_none() || !backend.servers.iter().filter(known).any(takes_new) {
             return;
         }
-        for server in backend.servers.iter().filter(|server| server.is_of_name() && !known(server)) {
+        for server in backend.servers.iter().filter(|server| server.of_name().is_some() && !known(server)) {
             let state = ServerState { health: Health::Suspect, since: now, ..ServerState::default() };
             states.insert(server.id, state);
         }
     }
 }
 
+/// What a configuration says of a server.
+pub(super) fn server_of(config: &Config, id: NameHash) -> Option<&Server> {
+    config.backends.iter().flat_map(|backend| &backend.servers).find(|server| server.id == id)
+}
+
 /// The weight that a configuration gives a server.
-fn weight_of(config: &Config, id: NameHash) -> Option<u32> {
-    let mut servers = config.backends.iter().flat_map(|backend| &backend.servers);
-    servers.find(|server| server.id == id).map(|server| server.weight)
+pub(super) fn weight_of(config: &Config, id: NameHash) -> Option<u32> {
+    server_of(config, id).map(|server| server.weight)
 }

@@ -2,16 +2,21 @@
 //!
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
 //! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like
-//! the configuration.
+//! the configuration; `certificates` looks after the files of TLS; `warnings` says
+//! what may be a slip.
 
 mod breakers;
+mod certificates;
 mod checks;
 mod control;
 mod leaving;
 mod names;
 mod reload;
 mod start;
+mod told;
+mod warnings;
 
+pub use certificates::read_tls;
 pub use names::with_addresses;
 pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files};
 
@@ -22,16 +27,20 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::sync::mpsc;
 
-use crate::admin::Request;
+use crate::admin::follow;
+use crate::admin::http::Doors;
+use crate::admin::journal::Journal;
+use crate::admin::{Request, View};
 use crate::config::Config;
-use crate::net::check::Changed;
+use crate::net::check::News;
+use crate::net::tls::Tls;
 use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
+use crate::state::Snapshot;
 use crate::state::binds::Host;
 use crate::state::server::ServerState;
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
-use crate::state::{Reason, Snapshot};
 use checks::Checks;
 use leaving::Leaving;
 use names::Names;
@@ -70,13 +79,22 @@ pub struct Balancer {
     worker_count: usize,
     checks: Checks,
     names: Names,
-    changes: mpsc::Receiver<Changed>,
+    /// Handshakes take what they need from here.
+    tls: Arc<Tls>,
+    news: mpsc::Receiver<News>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
     watch: Watch,
     slow_starts: SlowStarts,
-    /// What the log has said of each [`Reason`].
-    told: [u64; Reason::ALL.len()],
+    shown: View,
+    /// Who writes down the messages of calls that somebody follows.
+    follower: follow::Handle,
+    /// What happened, for whoever looks later.
+    journal: Arc<Journal>,
+    /// Where people look in over HTTP.
+    http: Doors,
+    /// What the log has said of drops and of connections.
+    told: told::Told,
 }
 
 /// What a snapshot is made of.

@@ -128,10 +128,10 @@ impl Names {
         let mut answers = self.answers.clone();
         answers.insert(query.clone(), members.clone());
         let (config, refused) = self.expand(file, previous, &answers);
-        let usable = config.backends.iter().any(|backend| {
-            let mut of_query = backend.names.iter().filter(|named| named.query == query);
-            of_query.any(|named| named.servers(backend).next().is_some())
-        });
+        let usable = config
+            .backends
+            .iter()
+            .any(|backend| backend.names.iter().any(|named| named.query == query && named.has_servers(backend)));
         self.tell(refused);
         if usable {
             self.answers = answers;
@@ -170,7 +170,7 @@ impl Balancer {
         loop {
             tokio::select! {
                 more = self.names.first(file, Some(&previous), until) => if !more { break },
-                Some(changed) = self.changes.recv() => self.change(changed),
+                Some(news) = self.news.recv() => self.take(news),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
             }
         }
@@ -191,7 +191,7 @@ impl Balancer {
         let lines = difference(&self.basis.wanted, &wanted);
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
-        match self.apply(self.basis.next(file, wanted, self.basis.keys.clone(), leaving)).await {
+        match self.apply(self.basis.next(file, wanted, self.basis.keys.clone(), leaving), None).await {
             Ok(moved) => {
                 lines.iter().chain(&moved).for_each(|line| tracing::info!(name = %query, "resolved: {line}"));
             }

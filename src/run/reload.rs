@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use super::start::{Source, allow_open_files, open_relays};
+use super::start::{Source, allow_open_files, open_binds, open_relays};
 use super::{Balancer, Basis, read_keys};
 use crate::admin::Who;
-use crate::config::difference::{difference, needs_restart};
-use crate::net::socket;
+use crate::config::Backend;
+use crate::config::difference::{difference, needs_restart, refused};
+use crate::net::tls::{Material, News};
 use crate::net::udp::clock;
 use crate::net::worker::Order;
+use crate::sip::Transport;
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::binds::Bind;
@@ -26,6 +28,7 @@ impl Balancer {
             tracing::error!(%who, "reload refused, nothing was changed");
             faults.lines().for_each(|line| tracing::error!("{line}"));
         }
+        self.journal.reloaded(who.to_string(), &outcome);
         outcome
     }
 
@@ -33,20 +36,39 @@ impl Balancer {
         let Some(before) = self.source.clone() else {
             return Err("this configuration came from no file\n".to_owned());
         };
-        let (file, source) = Source::read(&before.file).map_err(|error| error.to_string())?;
+        if !before.file.exists() {
+            // Whoever sent a signal can name no other.
+            return Err(format!("{}: the file is gone; nothing was changed\n", before.file.display()));
+        }
+        let unchanged = |error| format!("{error}nothing was changed\n");
+        let (file, source) = Source::read(&before.file).map_err(unchanged)?;
         let keys = self.new_keys(&file)?;
+        let material = self.prepare_tls(&file).await?;
         let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
-        let warnings = needs_restart(&self.first, &wanted);
+        let mut warnings = needs_restart(&self.first, &wanted);
+        // The file is good, but who had another name before leaves, and nobody takes his place yet.
+        warnings.extend(wanted.backends.iter().flat_map(Backend::without_address));
+        let refused = refused(&self.basis.config, &wanted);
+        if !refused.is_empty() {
+            self.names.ask(&self.basis.file);
+            return Err(format!("{}\nnothing was changed\n", refused.join("\n")));
+        }
+        let http = self.http.prepare(file.http.as_ref()).map_err(|error| format!("{error}\nnothing was changed\n"))?;
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
         lines.extend(
             (keys.fingerprint() != self.basis.keys.fingerprint()).then(|| "cluster key: seals changed".to_owned()),
         );
-        let applied = self.apply(self.basis.next(file, wanted, keys, leaving)).await;
+        let basis = self.basis.next(file, wanted, keys, leaving);
+        let applied = self.apply(basis, Some(material)).await;
         self.names.ask(&self.basis.file);
         lines.extend(applied?);
+        self.http.put(http);
+        warnings.extend(self.tls.warnings().into_iter().chain(source.warnings.iter().cloned()));
         self.text.store(source.text, Ordering::Relaxed);
+        self.shown.tell(self.http.node().auth.identity(), &source.content);
+        self.shown.following().set(&self.basis.file.follow);
         let (was, is) = (format!("{:016x}", before.text), format!("{:016x}", source.text));
         let mut text = format!("{}: reloaded, {}\n", source.file.display(), count(lines.len()));
         tracing::info!(%who, changes = lines.len(), was, is, "reloaded");
@@ -80,9 +102,11 @@ impl Balancer {
     }
 
     /// Makes the next snapshot from a new basis, with the sockets that it needs and without those that it needs no
-    /// more. Nothing was touched where it fails. Says which addresses that servers see are others now.
-    pub(super) async fn apply(&mut self, mut basis: Basis) -> Result<Vec<String>, String> {
-        self.slow_starts.apply(&basis.config, &mut basis.states, clock());
+    /// more, and with certificates where these are others. Nothing was touched where it fails. Says which certificates, and
+    /// which addresses that servers see, are others now.
+    pub(super) async fn apply(&mut self, mut basis: Basis, tls: Option<Material>) -> Result<Vec<String>, String> {
+        let mut slow_starts = self.slow_starts.clone();
+        slow_starts.apply(&basis.config, &mut basis.states, clock());
         let previous = self.setup.snapshot.load_full();
         let next = basis.build(self.worker_count, Some(&previous));
         if next.servers.len() > MOST_SERVERS {
@@ -92,9 +116,10 @@ impl Balancer {
         let (opened, closed) = (only_in(&next, &previous), only_in(&previous, &next));
         let (marked, moved) = (marked(&previous, &next), moved(&previous, &next));
         let unchanged = |error: &dyn std::fmt::Display| format!("{error}; nothing was changed\n");
-        allow_open_files(&basis.config, self.worker_count).map_err(|error| unchanged(&error))?;
+        let room = allow_open_files(&basis.config, self.worker_count).map_err(|error| unchanged(&error))?;
         let mut ports = open_relays(&next, Some(&previous), self.worker_count).map_err(|error| unchanged(&error))?;
-        let mut sockets = self.open(&opened, &next)?;
+        let mut sockets =
+            open_binds(&next, &opened, &previous.binds, self.worker_count).map_err(|error| unchanged(&error))?;
         self.workers
             .tell(|worker| {
                 opened
@@ -108,7 +133,10 @@ impl Balancer {
         // Every worker hears nobody before the first looks whether its queue is empty.
         self.workers.tell(|_| closed.iter().cloned().map(Order::Shut).collect()).await;
         self.workers.tell(|_| closed.iter().cloned().map(Order::Drain).collect()).await;
-        self.basis = basis;
+        // Before anybody shakes hands at a new address.
+        let news = tls.map_or_else(Vec::new, |tls| self.tls.put(tls, &basis.config));
+        (self.basis, self.slow_starts) = (basis, slow_starts);
+        self.setup.shared.connections.set_room(room);
         self.publish(next);
         self.workers
             .tell(|worker| {
@@ -118,28 +146,14 @@ impl Balancer {
                 served.chain(closed).chain(marked.iter().cloned().map(Order::Mark)).chain(relayed).collect()
             })
             .await;
-        self.checks.end_others(&self.basis.config);
+        self.checks.end_others(&self.basis.config, &self.basis.states);
         // What the ended checks found is known before others begin with it.
-        while let Ok(changed) = self.changes.try_recv() {
-            self.change(changed);
+        while let Ok(news) = self.news.try_recv() {
+            self.take(news);
         }
         self.checks.start(&self.basis.config, &self.basis.states);
-        Ok(moved)
-    }
-
-    /// One socket of each new bind for each worker, by worker.
-    fn open(&self, binds: &[Bind], next: &Snapshot) -> Result<Vec<Vec<socket2::Socket>>, String> {
-        let mut sockets: Vec<Vec<_>> = (0..self.worker_count).map(|_| Vec::new()).collect();
-        let before = self.setup.snapshot.load().binds.clone();
-        for (at, bind) in binds.iter().enumerate() {
-            let own = [&before, &binds[..at]].concat();
-            let opened = socket::open(bind, self.worker_count, &own)
-                .map_err(|error| format!("{error}; nothing was changed\n"))?;
-            let frontend = &next.frontends[bind.frontend as usize].config.name;
-            tracing::info!(frontend, address = %bind.address, receive_buffer = opened.receive_buffer, "listening on UDP");
-            sockets.iter_mut().zip(opened.sockets).for_each(|(worker, socket)| worker.push(socket));
-        }
-        Ok(sockets)
+        let taken = news.into_iter().filter_map(|news| if let News::Taken(what) = news { Some(what) } else { None });
+        Ok(taken.chain(moved).collect())
     }
 }
 
@@ -159,10 +173,12 @@ fn moved(previous: &Snapshot, next: &Snapshot) -> Vec<String> {
     let mut lines = Vec::new();
     for frontend in &next.frontends {
         let Some(before) = previous.frontend(frontend.config.id).map(|at| &previous.frontends[at]) else { continue };
-        for is in frontend.seen().filter(|is| before.seen().all(|was| was != *is)) {
-            let gone = |was: &SocketAddr| was.is_ipv4() == is.is_ipv4() && frontend.seen().all(|other| other != *was);
+        for (transport, is) in frontend.seen().filter(|is| before.seen().all(|was| was != *is)) {
+            let gone = |(other, was): &(Transport, SocketAddr)| {
+                *other == transport && was.is_ipv4() == is.is_ipv4() && frontend.seen().all(|is| is != (*other, *was))
+            };
             let was = before.seen().find(gone);
-            lines.extend(was.map(|was| format!("frontend {}: servers see {was} -> {is}", frontend.config.name)));
+            lines.extend(was.map(|(_, was)| format!("frontend {}: servers see {was} -> {is}", frontend.config.name)));
         }
     }
     lines

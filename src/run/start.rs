@@ -4,25 +4,36 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZeroU32;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc};
+use socket2::Socket;
+use tokio::sync::mpsc;
 
+use super::certificates::{read_tls, tell_warnings};
 use super::checks::Checks;
+use super::control::tell_empty;
 use super::leaving::Leaving;
 use super::names::Names;
+use super::warnings::warnings;
 use super::{Balancer, Basis, StartError};
+use crate::admin::View;
+use crate::admin::follow::Follower;
+use crate::admin::http::{Doors, Node};
+use crate::admin::journal::{Journal, Kind};
 use crate::config::{Config, OpenFiles, fingerprint, key};
+use crate::net::udp::clock;
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
 use crate::sip::token::Keys;
+use crate::state::binds::Bind;
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
-use crate::state::{Reason, Shared, Snapshot};
+use crate::state::{Shared, Snapshot};
 
 /// State changes that may wait for the one who writes snapshots: each server is in at most one.
 const CHANGES: usize = 1024;
@@ -35,29 +46,42 @@ const REQUESTS: usize = 16;
 pub struct Source {
     pub file: PathBuf,
     pub text: u64,
+    /// The text itself, for who asks what is in force.
+    pub content: Arc<str>,
+    /// What may be a slip in it, one line each.
+    pub warnings: Vec<String>,
 }
 
 impl Source {
-    /// Reads a configuration file.
+    /// Reads a configuration file, and looks at what it names.
     ///
     /// # Errors
     /// Every fault of it, ready to be printed.
     pub fn read(path: &Path) -> Result<(Config, Self), StartError> {
-        let text = fs::read_to_string(path).map_err(|error| {
-            StartError::Config(format!("{}: {error}; name the configuration with -c\n", path.display()))
-        })?;
+        let name = path.display();
+        let text = fs::read_to_string(path).map_err(|error| StartError::Config(unreadable(path, &error)))?;
         let config = Config::parse(&text).map_err(|faults| {
             let count = match faults.len() {
                 1 => "1 error".to_owned(),
                 count => format!("{count} errors"),
             };
-            StartError::Config(format!(
-                "{}{}: {count}, nothing was changed\n",
-                faults.render(&path.to_string_lossy(), &text),
-                path.display()
-            ))
+            StartError::Config(format!("{}{name}: {count}\n", faults.render(&path.to_string_lossy(), &text)))
         })?;
-        Ok((config, Self { file: path.to_owned(), text: fingerprint(&text) }))
+        let warnings = warnings(path, &text, &config);
+        let (file, text, content) = (path.to_owned(), fingerprint(&text), text.into());
+        Ok((config, Self { file, text, content, warnings }))
+    }
+}
+
+/// What to do about a configuration that cannot be read.
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    let name = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("{name}: {error}; name the configuration with -c\n"),
+        io::ErrorKind::PermissionDenied => format!("{name}: this user may not read it\n"),
+        io::ErrorKind::IsADirectory => format!("{name}: it is a directory; name a file in it\n"),
+        io::ErrorKind::InvalidData => format!("{name}: it is no text: TOML is UTF-8\n"),
+        _ => format!("{name}: {error}\n"),
     }
 }
 
@@ -111,22 +135,59 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     getrandom::fill(&mut bytes).map(|()| bytes)
 }
 
-/// Each port of a relay's range, and each flow, is an open file: too few would be found out under load.
+/// Each socket is an open file, and so is each flow of a relay: too few would be found out under load, by checks that find
+/// nobody. Says how many are left for the connections of clients.
 ///
 /// # Errors
 /// What to do where the host does not allow so many.
-pub(super) fn allow_open_files(config: &Config, workers: usize) -> Result<(), String> {
-    let Some(files) = config.open_files(workers) else { return Ok(()) };
-    host::allow_open_files(files.all).map_err(|_| too_few_files(files))
+pub(super) fn allow_open_files(config: &Config, workers: usize) -> Result<usize, String> {
+    let files = config.open_files(workers);
+    let room = host::allow_open_files(files.all, files.connections).map_err(|_| too_few_files(files))?;
+    if room < files.connections {
+        let OpenFiles { all, connections, .. } = files;
+        tracing::warn!(
+            connections,
+            room,
+            "frontends may have more connections than there may be open files: more than `room` are not let in; raise \
+             LimitNOFILE= to {} in the unit, or lower `max_connections`",
+            all + connections
+        );
+    }
+    Ok(room)
 }
 
 /// What to do where a process may not open so many files.
 pub fn too_few_files(files: OpenFiles) -> String {
-    let (OpenFiles { all, ports, flows }, most) = (files, host::most_open_files());
+    let (OpenFiles { all, ports, flows, .. }, most) = (files, host::most_open_files());
+    let (of_relays, or) = match flows {
+        0 => (String::new(), ""),
+        _ => (format!(" ({ports} ports, {flows} flows)"), ", or lower `max_flows` in [frontend.limits]"),
+    };
     format!(
-        "relays may have {all} files open ({ports} ports, {flows} flows), and this process may have {most}: \
-         raise LimitNOFILE= in the unit (`ulimit -Hn` in a shell), or lower `max_flows` in [frontend.limits]"
+        "this configuration may have {all} files open{of_relays}, and this process may have {most}: \
+         raise LimitNOFILE= in the unit (`ulimit -Hn` in a shell){or}"
     )
+}
+
+/// Opens one socket of each of these binds of a snapshot for each worker, by worker. `before` are those that are open.
+///
+/// # Errors
+/// Where one is refused.
+pub(super) fn open_binds(
+    snapshot: &Snapshot,
+    binds: &[Bind],
+    before: &[Bind],
+    workers: usize,
+) -> Result<Vec<Vec<Socket>>, socket::OpenError> {
+    let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for (at, bind) in binds.iter().enumerate() {
+        let opened = socket::open(bind, workers, &[before, &binds[..at]].concat())?;
+        let frontend = &snapshot.frontends[bind.frontend as usize].config.name;
+        let (transport, receive_buffer) = (bind.transport.name(), opened.receive_buffer);
+        tracing::info!(frontend, transport, address = %bind.address, receive_buffer, "listening");
+        all.iter_mut().zip(opened.sockets).for_each(|(sockets, socket)| sockets.push(socket));
+    }
+    Ok(all)
 }
 
 /// Opens the sockets of relays that the generation before had not, for each worker a list.
@@ -151,19 +212,43 @@ pub(super) fn open_relays(
     Ok(all)
 }
 
+/// What happened begins here.
+fn begin_journal(setup: &Setup) -> Arc<Journal> {
+    let journal = Arc::new(Journal::default());
+    journal.records().look(&setup.snapshot.load(), clock());
+    journal.note(Kind::Start, "", None, format!("trunkline {} started", env!("CARGO_PKG_VERSION")));
+    journal
+}
+
+/// What is shown of it.
+fn show(setup: &Setup, workers: usize, text: &Arc<AtomicU64>, journal: &Arc<Journal>) -> View {
+    let (snapshot, shared) = (Arc::clone(&setup.snapshot), Arc::clone(&setup.shared));
+    View::new(snapshot, shared, workers, Arc::clone(text), Arc::clone(journal), Arc::clone(&setup.tls))
+}
+
+/// How many threads carry messages.
+fn threads(file: &Config) -> usize {
+    match file.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
 impl Balancer {
     /// Asks for the names of servers, opens the sockets, and starts workers and checks. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// Where a socket or a thread is refused.
+    /// Where certificates are faulty, or a socket or a thread is refused.
     pub async fn start(file: Config, keys: Keys, source: Option<Source>) -> Result<Self, StartError> {
         let refused = |error: &dyn fmt::Display| StartError::Host(format!("{error}\n"));
-        let worker_count = match file.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        allow_open_files(&file, worker_count).map_err(|e| refused(&e))?;
+        let worker_count = threads(&file);
+        let tls = Arc::new(read_tls(&file)?);
+        tell_warnings(&tls);
+        source.iter().flat_map(|source| &source.warnings).for_each(|warning| tracing::warn!("{warning}"));
+        let room = allow_open_files(&file, worker_count).map_err(|e| refused(&e))?;
         let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
+        let instance =
+            NonZeroU32::new(u32::from_be_bytes(random().map_err(|e| refused(&e))?)).unwrap_or(NonZeroU32::MAX);
         let mut names = Names::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?));
         let wanted = names.resolve(&file).await;
         let basis = Basis {
@@ -176,34 +261,35 @@ impl Balancer {
             states: HashMap::new(),
         };
         let snapshot = basis.build(worker_count, None);
-        let mut sockets: Vec<Vec<_>> = (0..worker_count).map(|_| Vec::new()).collect();
-        for (at, bind) in snapshot.binds.iter().enumerate() {
-            let opened = socket::open(bind, worker_count, &snapshot.binds[..at]).map_err(|e| refused(&e))?;
-            let frontend = &snapshot.frontends[bind.frontend as usize].config.name;
-            tracing::info!(frontend, address = %bind.address, receive_buffer = opened.receive_buffer, "listening on UDP");
-            for (worker, socket) in sockets.iter_mut().zip(opened.sockets) {
-                worker.push(socket);
-            }
-        }
+        tell_empty(None, &snapshot);
+        let sockets = open_binds(&snapshot, &snapshot.binds, &[], worker_count).map_err(|e| refused(&e))?;
         let ports = open_relays(&snapshot, None, worker_count).map_err(|e| refused(&e))?;
         let pins = basis.config.backends.iter().map(|backend| backend.pin.size).sum();
-        let setup = Setup {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            shared: Arc::new(Shared::new(pins, worker_count)),
-            woken: Arc::new(Notify::new()),
-        };
+        let shared = Shared { instance, ..Shared::new(pins, worker_count) };
+        shared.connections.set_room(room);
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let setup = Setup { snapshot, shared: Arc::new(shared), woken: Arc::default(), tls: Arc::clone(&tls) };
+        let (door, requests) = mpsc::channel(REQUESTS);
+        let text = Arc::new(AtomicU64::new(source.as_ref().map_or(0, |source| source.text)));
+        let journal = begin_journal(&setup);
+        let shown = show(&setup, worker_count, &text, &journal);
+        let mut http = Doors::new(Node::new(&shown, &door, random().map_err(|e| refused(&e))?));
+        let opened = http.prepare(basis.file.http.as_ref()).map_err(|e| refused(&e))?;
         let workers = Workers::start(&setup, sockets).map_err(|e| refused(&e))?;
         workers.give(ports);
-        let (sender, changes) = mpsc::channel(CHANGES);
-        let (door, requests) = mpsc::channel(REQUESTS);
-        let mut checks = Checks::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?), sender);
+        http.put(opened);
+        shown.tell(http.node().auth.identity(), source.as_ref().map_or("", |source| &source.content));
+        let follower = Follower::start(&shown, &basis.file.follow);
+        let (sender, news) = mpsc::channel(CHANGES);
+        let mut checks = Checks::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?), Arc::clone(&tls), sender);
         checks.start(&basis.config, &basis.states);
         let key = format_args!("{:016x}", basis.keys.fingerprint());
         tracing::info!(workers = worker_count, key, "started");
         Ok(Self {
+            follower,
             first: basis.wanted.clone(),
             basis,
-            text: Arc::new(AtomicU64::new(source.as_ref().map_or(0, |source| source.text))),
+            text,
             source,
             setup,
             retired: Vec::new(),
@@ -211,12 +297,16 @@ impl Balancer {
             worker_count,
             checks,
             names,
-            changes,
+            tls,
+            news,
             requests,
             door,
             watch: Watch::default(),
             slow_starts: SlowStarts::default(),
-            told: [0; Reason::ALL.len()],
+            shown,
+            journal,
+            http,
+            told: super::told::Told::default(),
         })
     }
 }

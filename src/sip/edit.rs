@@ -104,6 +104,27 @@ impl Edits {
         self
     }
 
+    /// Cuts `span`; if the replacement begun last is a cut, or nothing yet, that ends there, in one piece with it: pieces
+    /// are few.
+    #[inline]
+    pub fn cut(&mut self, span: Span) {
+        let behind = self.splices[..self.count].get(self.current + 1).copied();
+        match self.splices[..self.count].get_mut(self.current) {
+            // Nor may an insertion stand between them.
+            Some(Splice { span: last, text })
+                if last.end == span.start
+                    && text.start as usize == self.used
+                    && behind.is_none_or(|behind| behind.span.start > span.start) =>
+            {
+                last.end = span.end;
+                self.replaced += span.len();
+            }
+            _ => {
+                self.replace(span);
+            }
+        }
+    }
+
     /// Inserts at a position.
     #[inline]
     pub fn insert(&mut self, at: u16) -> &mut Self {
@@ -358,6 +379,31 @@ mod tests {
             buffer[HEADROOM..HEADROOM + saved].copy_from_slice(&kept[..saved]);
             assert_eq!(buffer[HEADROOM..], *message);
         }
+    }
+
+    #[test]
+    fn cuts_that_follow_each_other_are_one_piece() {
+        let cut = |changes: &dyn Fn(&mut Edits)| {
+            let mut edits = Edits::default();
+            changes(&mut edits);
+            let mut buffer = [&[0; HEADROOM][..], b"abcdefgh"].concat();
+            let edited = edits.apply(&mut buffer, HEADROOM..HEADROOM + 8, &mut [0; 8]);
+            (String::from_utf8(buffer[edited.message].to_vec()).unwrap(), edits.count)
+        };
+        let two = |edits: &mut Edits| [(2, 3), (3, 5)].iter().for_each(|(from, to)| edits.cut(Span::new(*from, *to)));
+        assert_eq!(cut(&two), ("abfgh".into(), 1));
+        let apart = |edits: &mut Edits| [(2, 3), (4, 5)].iter().for_each(|(from, to)| edits.cut(Span::new(*from, *to)));
+        assert_eq!(cut(&apart), ("abdfgh".into(), 2));
+        let behind_a_text = |edits: &mut Edits| {
+            edits.replace(Span::new(1, 2)).put(b"X");
+            two(edits);
+        };
+        assert_eq!(cut(&behind_a_text), ("aXfgh".into(), 2));
+        let around_an_insertion = |edits: &mut Edits| {
+            edits.insert(3).put(b"X");
+            two(edits);
+        };
+        assert_eq!(cut(&around_an_insertion), ("abXfgh".into(), 3));
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Lines {
         so.map(|(_, index)| self.get(index))
     }
 
+    /// Where the last line ends.
+    pub(super) fn end(&self) -> usize {
+        self.starts[self.count as usize].into()
+    }
+
     #[inline(always)]
     fn get(&self, index: u8) -> Line {
         let (this, next) = (index as usize, index.wrapping_add(1) as usize);
@@ -296,21 +301,32 @@ pub fn find_uri_mark(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
 
 /// Whether a carriage return in `at..end` has no line feed behind it.
 pub fn has_lone_return(bytes: &[u8], at: usize, end: usize) -> bool {
-    let is_lone = |at: usize| bytes[at] == b'\r' && bytes.get(at + 1) != Some(&b'\n');
-    if end < at + 33 {
-        return (at..end).any(is_lone);
-    }
-    // Each byte but the last with the one behind it.
-    let (these, nexts) = (&bytes[at..end - 1], &bytes[at + 1..end]);
-    let lone = |(this, next): (&[u8; 32], &[u8; 32])| {
-        u8x32::new(*this).simd_eq(u8x32::splat(b'\r')) & !u8x32::new(*next).simd_eq(u8x32::splat(b'\n'))
+    let is = |block: u8x32, byte| block.simd_eq(u8x32::splat(byte));
+    has_pair(&bytes[at..end], |this, next| is(this, b'\r') & !is(next, b'\n'))
+        || bytes[at..end].last() == Some(&b'\r') && bytes.get(end) != Some(&b'\n')
+}
+
+/// Whether a carriage return in `at..end` has no line feed behind it there, or a line feed no carriage return before it.
+#[inline]
+pub fn has_unpaired_line_end(bytes: &[u8], at: usize, end: usize) -> bool {
+    let is = |block: u8x32, byte| block.simd_eq(u8x32::splat(byte));
+    let text = &bytes[at..end];
+    has_pair(text, |this, next| is(this, b'\r') ^ is(next, b'\n'))
+        || text.first() == Some(&b'\n')
+        || text.last() == Some(&b'\r')
+}
+
+/// Whether a byte and the one behind it are wanted, 32 pairs at a time; two zeros must not be.
+#[inline(always)]
+fn has_pair(text: &[u8], wanted: impl Fn(u8x32, u8x32) -> u8x32) -> bool {
+    let (Some((_, nexts)), Some((_, these))) = (text.split_first(), text.split_last()) else { return false };
+    let (blocks, next_blocks) = (these.as_chunks::<32>().0, nexts.as_chunks::<32>().0);
+    let pairs = blocks.iter().zip(next_blocks).map(|(this, next)| wanted(u8x32::new(*this), u8x32::new(*next)));
+    let last = match (these.last_chunk(), nexts.last_chunk()) {
+        (Some(this), Some(next)) => wanted(u8x32::new(*this), u8x32::new(*next)),
+        _ => wanted(rest_at(these, 0), rest_at(nexts, 0)),
     };
-    let blocks = these.as_chunks().0.iter().zip(nexts.as_chunks().0);
-    let mut any = blocks.map(lone).fold(u8x32::splat(0), |any, lone| any | lone);
-    if let (Some(this), Some(next)) = (these.last_chunk(), nexts.last_chunk()) {
-        any |= lone((this, next));
-    }
-    any.to_bitmask() != 0 || is_lone(end - 1)
+    pairs.fold(last, |any, found| any | found).to_bitmask() != 0
 }
 
 #[cfg(test)]
@@ -329,6 +345,9 @@ mod tests {
             prop_assert_eq!(find_blank(bytes, at, end), first(&|b| b <= b' '));
             let lone = (at..end).any(|n| bytes[n] == b'\r' && bytes.get(n + 1) != Some(&b'\n'));
             prop_assert_eq!(has_lone_return(bytes, at, end), lone);
+            let paired = bytes[at..end].escape_ascii().to_string().replace("\\r\\n", "");
+            let unpaired = paired.contains("\\r") || paired.contains("\\n");
+            prop_assert_eq!(has_unpaired_line_end(bytes, at, end), unpaired);
         }
     }
 }

@@ -128,7 +128,8 @@ pub struct CSeq {
 }
 
 /// Why a message that is recognisably SIP cannot be routed. Each is answered with 400 and the phrase of
-/// [`Fault::phrase`], but for [`Fault::Version`], which is 505 (RFC 3261 §21.4.1, §21.5.6).
+/// [`Fault::phrase`], but for [`Fault::Version`], which is 505, and [`Fault::TooLarge`], which is 513 (RFC 3261 §21.4.1,
+/// §21.5.6, §21.5.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     RequestLine,
@@ -147,6 +148,10 @@ pub enum Fault {
     DifferentContentLengths,
     MethodMismatch,
     ShortBody,
+    /// On a stream: a line feed or a carriage return alone.
+    LineEnd,
+    /// On a stream: larger than a message may be.
+    TooLarge,
 }
 
 impl Fault {
@@ -163,12 +168,14 @@ impl Fault {
             Self::From => "Missing Or Bad From",
             Self::To => "Missing Or Bad To",
             Self::MaxForwards => "Bad Max-Forwards",
-            Self::ContentLength => "Bad Content-Length",
+            Self::ContentLength => "Missing Or Bad Content-Length",
             Self::DifferentCallIds => "Different Call-IDs",
             Self::DifferentCSeqs => "Different CSeqs",
             Self::DifferentContentLengths => "Different Content-Lengths",
             Self::MethodMismatch => "CSeq Method Differs From Request-Line",
             Self::ShortBody => "Body Shorter Than Content-Length",
+            Self::LineEnd => "Line End Other Than CRLF",
+            Self::TooLarge => "Message Too Large",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::Transport;
 use super::edit::Edits;
 use super::message::{Message, Method};
 use super::name::Name;
@@ -73,6 +74,7 @@ impl Answer {
 /// An OPTIONS check of one server (RFC 3261 §11; fresh identifiers for each check).
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
+    pub transport: Transport,
     pub server: SocketAddr,
     /// The address that it is really sent from.
     pub local: SocketAddr,
@@ -86,17 +88,18 @@ impl Probe {
     pub fn write(&self) -> Vec<u8> {
         let (server, local) = (Text::host_port(self.server), Text::host_port(self.local));
         let (server, local) = (String::from_utf8_lossy(server.as_bytes()), String::from_utf8_lossy(local.as_bytes()));
-        let Self { nonce, max_forwards, .. } = self;
+        let Self { nonce, max_forwards, transport, .. } = self;
+        let (via, uri) = (transport.in_via(), transport.in_uri());
         let cookie = String::from_utf8_lossy(COOKIE);
         format!(
-            "OPTIONS sip:{server} SIP/2.0\r\n\
-             Via: SIP/2.0/UDP {local};branch={cookie}{nonce:016x};rport\r\n\
+            "OPTIONS sip:{server}{uri} SIP/2.0\r\n\
+             Via: SIP/2.0/{via} {local};branch={cookie}{nonce:016x};rport\r\n\
              Max-Forwards: {max_forwards}\r\n\
              From: <sip:trunkline@{local}>;tag={nonce:016x}\r\n\
              To: <sip:{server}>\r\n\
              Call-ID: {nonce:016x}@trunkline\r\n\
              CSeq: 1 OPTIONS\r\n\
-             Contact: <sip:trunkline@{local}>\r\n\
+             Contact: <sip:trunkline@{local}{uri}>\r\n\
              Accept: application/sdp\r\n\
              User-Agent: trunkline\r\n\
              Content-Length: 0\r\n\r\n"

@@ -2,30 +2,39 @@
 
 use std::net::SocketAddr;
 
+use super::Transport;
 use super::text::Text;
 use super::via::COOKIE;
 
 /// One of our addresses, as messages name it. A frontend has two: one that clients see and one that servers see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
+    pub transport: Transport,
     pub address: SocketAddr,
-    /// `host:port`.
-    pub host_port: Text,
+    /// `host:port`, and the transport on a stream: what stands in a URI behind the `@`.
+    pub uri: Text<64>,
     /// Our Via up to the token in its branch.
     pub via: Text<96>,
     /// Our Record-Route from behind its token on.
-    pub route: Text<64>,
+    pub route: Text<80>,
 }
 
 impl Side {
-    pub fn of(address: SocketAddr) -> Self {
+    pub fn of(transport: Transport, address: SocketAddr) -> Self {
         let host_port = Text::host_port(address);
         let name = host_port.as_bytes();
+        let parameter = transport.in_uri().as_bytes();
         Self {
+            transport,
             address,
-            via: Text::join(&[b"Via: SIP/2.0/UDP ", name, b";branch=", COOKIE]),
-            route: Text::join(&[b"@", name, b";lr>\r\n"]),
-            host_port,
+            uri: Text::join(&[name, parameter]),
+            via: Text::join(&[b"Via: SIP/2.0/", transport.in_via().as_bytes(), b" ", name, b";branch=", COOKIE]),
+            route: Text::join(&[b"@", name, parameter, b";lr>\r\n"]),
         }
+    }
+
+    /// Whether two sides are one: then one Record-Route says it (RFC 5658 §3).
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.transport == other.transport && self.address == other.address
     }
 }

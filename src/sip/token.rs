@@ -20,14 +20,14 @@
 mod raw;
 
 use std::hash::Hasher;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 use siphasher::sip128;
 
 use super::base32::{decode, encode, room_len, text_len};
 use super::siphash::SipHash;
-use super::{Flow, Transport};
+use super::{ConnectionId, FlowToken};
 use raw::Raw;
 
 /// A stable 32-bit name of a server ("backend/server"), region or frontend. The configuration refuses two names with
@@ -260,62 +260,88 @@ impl Branch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     pub frontend: NameHash,
-    /// The address that the request came to: the response leaves from there (RFC 3581 §4).
-    pub local: SocketAddr,
-    /// Where the response goes.
-    pub remote: SocketAddr,
+    /// Where the response goes: over the connection, or from the address that the request came to (RFC 3581 §4).
+    pub flow: FlowToken,
     /// Key of the entry in the backend's stick table that a 2xx confirms, where the backend has one.
     pub stick: Option<u64>,
 }
 
-const WAY_V6: u8 = 1;
+/// What a token keeps of a flow, as it stands in its flags: two IPv4 addresses, two of IPv6, or a connection.
+mod form {
+    pub const V4: u8 = 0;
+    pub const V6: u8 = 1;
+    pub const CONNECTION: u8 = 4;
+}
+
+impl FlowToken {
+    /// Which of the forms it has.
+    #[inline(always)]
+    fn form(&self) -> u8 {
+        match self {
+            Self::Ends { remote, .. } if remote.is_ipv6() => form::V6,
+            Self::Ends { .. } => form::V4,
+            Self::Connection(_) => form::CONNECTION,
+        }
+    }
+}
+
+/// Length of what a token of this form keeps of a flow.
+const fn flow_raw(form: u8) -> usize {
+    match form {
+        form::V4 => 2 * 6,
+        form::V6 => 2 * 18,
+        _ => 8,
+    }
+}
+
 const WAY_STICK: u8 = 2;
 
 /// Length of a way before it is text.
-const fn way_raw(v6: bool, stick: bool) -> usize {
-    1 + 4 + 2 * (if v6 { 18 } else { 6 }) + (if stick { 8 } else { 0 }) + MAC_LEN
+const fn way_raw(form: u8, stick: bool) -> usize {
+    1 + 4 + flow_raw(form) + (if stick { 8 } else { 0 }) + MAC_LEN
 }
 
 /// A way's first byte.
-const fn way_first(v6: bool, stick: bool) -> u8 {
-    VERSION | if v6 { WAY_V6 } else { 0 } | if stick { WAY_STICK } else { 0 }
+const fn way_first(form: u8, stick: bool) -> u8 {
+    VERSION | form | if stick { WAY_STICK } else { 0 }
 }
 
 /// Words of a way with what it is bound to in place of its MAC.
-const WAY_WORDS: usize = (way_raw(true, true) + BRANCH_RAW).div_ceil(8);
+const WAY_WORDS: usize = (way_raw(form::V6, true) + BRANCH_RAW).div_ceil(8);
 /// Room for the text of any way.
-pub const WAY_LEN_MAX: usize = room_len(way_raw(true, true));
+pub const WAY_LEN_MAX: usize = room_len(way_raw(form::V6, true));
 
 impl Way {
     /// Writes the token that stands beside this branch into `text` and says how long it is.
     #[inline]
     pub fn seal(&self, branch: &RawBranch, keys: &Keys, text: &mut [u8; WAY_LEN_MAX]) -> usize {
-        match (self.remote.is_ipv6(), self.stick.is_some()) {
+        match (self.flow.form(), self.stick.is_some()) {
             // Of each form the compiler knows what stands where.
-            (false, false) => self.seal_as::<false, false>(branch, keys, text),
-            (false, true) => self.seal_as::<false, true>(branch, keys, text),
-            (true, false) => self.seal_as::<true, false>(branch, keys, text),
-            (true, true) => self.seal_as::<true, true>(branch, keys, text),
+            (form::V4, false) => self.seal_as::<{ form::V4 }, false>(branch, keys, text),
+            (form::V4, true) => self.seal_as::<{ form::V4 }, true>(branch, keys, text),
+            (form::V6, false) => self.seal_as::<{ form::V6 }, false>(branch, keys, text),
+            (form::V6, true) => self.seal_as::<{ form::V6 }, true>(branch, keys, text),
+            (_, false) => self.seal_as::<{ form::CONNECTION }, false>(branch, keys, text),
+            (_, true) => self.seal_as::<{ form::CONNECTION }, true>(branch, keys, text),
         }
     }
 
     #[inline]
-    fn seal_as<const V6: bool, const STICK: bool>(
+    fn seal_as<const FORM: u8, const STICK: bool>(
         &self,
         branch: &RawBranch,
         keys: &Keys,
         text: &mut [u8; WAY_LEN_MAX],
     ) -> usize {
         let mut raw = Raw::<WAY_WORDS>::new();
-        raw.put(way_first(V6, STICK).into(), 1);
+        raw.put(way_first(FORM, STICK).into(), 1);
         raw.put(self.frontend.0.into(), 4);
-        raw.put_address::<V6>(self.local);
-        raw.put_address::<V6>(self.remote);
+        raw.put_flow::<FORM>(&self.flow);
         if STICK {
             raw.put(self.stick.unwrap_or_default(), 8);
         }
         raw.seal(&keys.way, |bound| put_branch(bound, branch));
-        let len = way_raw(V6, STICK);
+        let len = way_raw(FORM, STICK);
         encode(&raw.words, &mut text[..room_len(len)]);
         text_len(len)
     }
@@ -326,21 +352,25 @@ impl Way {
     /// [`TokenError::Foreign`] or [`TokenError::Forged`].
     #[inline]
     pub fn open(text: &[u8], branch: &RawBranch, keys: &Keys) -> Result<Self, TokenError> {
-        const V4: usize = text_len(way_raw(false, false));
-        const V4_STICK: usize = text_len(way_raw(false, true));
-        const V6: usize = text_len(way_raw(true, false));
-        const V6_STICK: usize = text_len(way_raw(true, true));
+        const V4: usize = text_len(way_raw(form::V4, false));
+        const V4_STICK: usize = text_len(way_raw(form::V4, true));
+        const V6: usize = text_len(way_raw(form::V6, false));
+        const V6_STICK: usize = text_len(way_raw(form::V6, true));
+        const CONNECTION: usize = text_len(way_raw(form::CONNECTION, false));
+        const CONNECTION_STICK: usize = text_len(way_raw(form::CONNECTION, true));
         match text.len() {
-            V4 => Self::open_as::<false, false, V4>(text, branch, keys),
-            V4_STICK => Self::open_as::<false, true, V4_STICK>(text, branch, keys),
-            V6 => Self::open_as::<true, false, V6>(text, branch, keys),
-            V6_STICK => Self::open_as::<true, true, V6_STICK>(text, branch, keys),
+            V4 => Self::open_as::<{ form::V4 }, false, V4>(text, branch, keys),
+            V4_STICK => Self::open_as::<{ form::V4 }, true, V4_STICK>(text, branch, keys),
+            V6 => Self::open_as::<{ form::V6 }, false, V6>(text, branch, keys),
+            V6_STICK => Self::open_as::<{ form::V6 }, true, V6_STICK>(text, branch, keys),
+            CONNECTION => Self::open_as::<{ form::CONNECTION }, false, CONNECTION>(text, branch, keys),
+            CONNECTION_STICK => Self::open_as::<{ form::CONNECTION }, true, CONNECTION_STICK>(text, branch, keys),
             _ => Err(TokenError::Foreign),
         }
     }
 
     #[inline]
-    fn open_as<const V6: bool, const STICK: bool, const LEN: usize>(
+    fn open_as<const FORM: u8, const STICK: bool, const LEN: usize>(
         text: &[u8],
         branch: &RawBranch,
         keys: &Keys,
@@ -348,16 +378,15 @@ impl Way {
         let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
         let (words, _) = decode::<WAY_WORDS>(text).ok_or(TokenError::Foreign)?;
         let mut raw = Raw { words, len: 0 };
-        if raw.take(1) as u8 != way_first(V6, STICK) {
+        if raw.take(1) as u8 != way_first(FORM, STICK) {
             return Err(TokenError::Foreign);
         }
         let frontend = NameHash(raw.take(4) as u32);
-        let (local, remote) = (raw.take_address::<V6>(), raw.take_address::<V6>());
+        let flow = raw.take_flow::<FORM>();
         let stick = STICK.then(|| raw.take(8));
-        if raw.check_seal(&keys.way, |bound| put_branch(bound, branch)) {
-            Ok(Self { frontend, local, remote, stick })
-        } else {
-            Err(TokenError::Forged)
+        match flow.filter(|_| raw.check_seal(&keys.way, |bound| put_branch(bound, branch))) {
+            Some(flow) => Ok(Self { frontend, flow, stick }),
+            None => Err(TokenError::Forged),
         }
     }
 }
@@ -412,55 +441,52 @@ pub struct Sealed {
     pub stands_in: SealedIn,
     pub server: NameHash,
     pub frontend: NameHash,
-    pub flow: Flow,
+    pub flow: FlowToken,
     /// Whether the client is behind NAT: then only the flow reaches it, whatever its Contact says.
     pub nat: bool,
 }
 
 const SEAL_PATH: u8 = 1;
-const SEAL_V6: u8 = 1;
 const SEAL_NAT: u8 = 2;
-const SEAL_TRANSPORT: u32 = 2;
 
 /// Length of a sealed token before it is text.
-const fn sealed_raw(v6: bool) -> usize {
-    3 + 4 + 4 + 2 * (if v6 { 18 } else { 6 }) + MAC_LEN
+const fn sealed_raw(form: u8) -> usize {
+    3 + 4 + 4 + flow_raw(form) + MAC_LEN
 }
 
-/// Length of the shortest sealed token's text, that of IPv4.
-pub const SEALED_LEN_MIN: usize = text_len(sealed_raw(false));
-const SEALED_V6: usize = text_len(sealed_raw(true));
+/// Length of the shortest sealed token's text, that of a connection.
+pub const SEALED_LEN_MIN: usize = text_len(sealed_raw(form::CONNECTION));
+const SEALED_V4: usize = text_len(sealed_raw(form::V4));
+const SEALED_V6: usize = text_len(sealed_raw(form::V6));
 /// Room for the text of any sealed token.
-pub const SEALED_LEN_MAX: usize = room_len(sealed_raw(true));
+pub const SEALED_LEN_MAX: usize = room_len(sealed_raw(form::V6));
 /// Words of a sealed token: the call that it is bound to is as long as its MAC.
-const SEALED_WORDS: usize = sealed_raw(true).div_ceil(8);
+const SEALED_WORDS: usize = sealed_raw(form::V6).div_ceil(8);
 
 impl Sealed {
     /// Writes the token into `text` and says how long it is. `call` is [`Keys::call`] of the dialog's Call-ID; a Path
     /// token serves many calls and is not bound to one.
     #[inline]
     pub fn seal(&self, call: u64, keys: &Keys, text: &mut [u8; SEALED_LEN_MAX]) -> usize {
-        match self.flow.remote.is_ipv6() {
-            false => self.seal_as::<false>(call, keys, text),
-            true => self.seal_as::<true>(call, keys, text),
+        match self.flow.form() {
+            form::V4 => self.seal_as::<{ form::V4 }>(call, keys, text),
+            form::V6 => self.seal_as::<{ form::V6 }>(call, keys, text),
+            _ => self.seal_as::<{ form::CONNECTION }>(call, keys, text),
         }
     }
 
     #[inline]
-    fn seal_as<const V6: bool>(&self, call: u64, keys: &Keys, text: &mut [u8; SEALED_LEN_MAX]) -> usize {
+    fn seal_as<const FORM: u8>(&self, call: u64, keys: &Keys, text: &mut [u8; SEALED_LEN_MAX]) -> usize {
         let (id, key) = &keys.seals[keys.seal_with];
-        let nat = if self.nat { SEAL_NAT } else { 0 };
-        let transport = (self.flow.transport as u8) << SEAL_TRANSPORT;
         let path = if self.stands_in == SealedIn::Path { SEAL_PATH } else { 0 };
-        let flags = if V6 { SEAL_V6 } else { 0 } | nat | transport;
+        let flags = FORM | if self.nat { SEAL_NAT } else { 0 };
         let mut raw = Raw::<SEALED_WORDS>::new();
         raw.put(u32::from_be_bytes([0, VERSION | path, *id, flags]).into(), 3);
         raw.put(self.server.0.into(), 4);
         raw.put(self.frontend.0.into(), 4);
-        raw.put_address::<V6>(self.flow.local);
-        raw.put_address::<V6>(self.flow.remote);
+        raw.put_flow::<FORM>(&self.flow);
         raw.seal(key, |bound| bound.put(bound_to(self.stands_in, call), 8));
-        let len = sealed_raw(V6);
+        let len = sealed_raw(FORM);
         encode(&raw.words, &mut text[..room_len(len)]);
         text_len(len)
     }
@@ -472,13 +498,14 @@ impl Sealed {
     #[inline]
     pub fn open(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
         match text.len() {
-            SEALED_LEN_MIN => Self::open_as::<false, SEALED_LEN_MIN>(text, call, keys),
-            SEALED_V6 => Self::open_as::<true, SEALED_V6>(text, call, keys),
+            SEALED_V4 => Self::open_as::<{ form::V4 }, SEALED_V4>(text, call, keys),
+            SEALED_V6 => Self::open_as::<{ form::V6 }, SEALED_V6>(text, call, keys),
+            SEALED_LEN_MIN => Self::open_as::<{ form::CONNECTION }, SEALED_LEN_MIN>(text, call, keys),
             _ => Err(TokenError::Foreign),
         }
     }
 
-    fn open_as<const V6: bool, const LEN: usize>(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
+    fn open_as<const FORM: u8, const LEN: usize>(text: &[u8], call: u64, keys: &Keys) -> Result<Self, TokenError> {
         let text: &[u8; LEN] = text.try_into().map_err(|_| TokenError::Foreign)?;
         let (words, _) = decode::<SEALED_WORDS>(text).ok_or(TokenError::Foreign)?;
         let mut raw = Raw { words, len: 0 };
@@ -488,22 +515,16 @@ impl Sealed {
             SEAL_PATH => SealedIn::Path,
             _ => return Err(TokenError::Foreign),
         };
-        let transport = match flags >> SEAL_TRANSPORT {
-            0 => Transport::Udp,
-            1 => Transport::Tcp,
-            2 => Transport::Tls,
-            _ => return Err(TokenError::Foreign),
-        };
-        if V6 != (flags & SEAL_V6 != 0) {
+        if flags & !SEAL_NAT != FORM {
             return Err(TokenError::Foreign);
         }
         let (_, key) = keys.seals.iter().find(|(other, _)| *other == id).ok_or(TokenError::UnknownKey)?;
         let (server, frontend) = (NameHash(raw.take(4) as u32), NameHash(raw.take(4) as u32));
-        let flow = Flow { transport, local: raw.take_address::<V6>(), remote: raw.take_address::<V6>() };
-        if !raw.check_seal(key, |bound| bound.put(bound_to(stands_in, call), 8)) {
-            return Err(TokenError::Forged);
+        let flow = raw.take_flow::<FORM>();
+        match flow.filter(|_| raw.check_seal(key, |bound| bound.put(bound_to(stands_in, call), 8))) {
+            Some(flow) => Ok(Self { stands_in, server, frontend, flow, nat: flags & SEAL_NAT != 0 }),
+            None => Err(TokenError::Forged),
         }
-        Ok(Self { stands_in, server, frontend, flow, nat: flags & SEAL_NAT != 0 })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Addresses, Config, Frontend, Ports};
+use crate::config::{Addresses, Config, Frontend, Ports, Server};
 use crate::sip::token::NameHash;
 use crate::sip::{Side, Transport};
 
@@ -94,7 +94,7 @@ pub struct Plan {
 }
 
 /// The addresses that servers see of each frontend.
-pub type Seen = HashMap<NameHash, Vec<SocketAddr>>;
+pub type Seen = HashMap<NameHash, Vec<(Transport, SocketAddr)>>;
 
 /// A server that this frontend has no address to reach from.
 pub const UNREACHABLE: u16 = u16::MAX;
@@ -107,22 +107,21 @@ impl Plan {
         let proxies = || config.frontends.iter().enumerate().filter(|(_, frontend)| frontend.relay().is_none());
         for (position, frontend) in proxies() {
             for bind in &frontend.binds {
-                plan.bind(host, position, frontend, bind.address);
+                plan.bind(host, position, frontend, (bind.transport, bind.address));
             }
         }
         plan.egresses.resize(config.frontends.len(), Vec::new());
         plan.egress_of.resize(config.frontends.len(), Vec::new());
         for (position, frontend) in proxies() {
             for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
-                if let Some(port) = port_for(config, frontend, seen, inside) {
-                    plan.bind(host, position, frontend, SocketAddr::new(inside, port));
+                for transport in transports(config, frontend) {
+                    let port = port_for(config, frontend, seen, (transport, inside));
+                    plan.bind(host, position, frontend, (transport, SocketAddr::new(inside, port)));
                 }
             }
             let mut egresses = Vec::new();
             let servers = config.backends.iter().flat_map(|backend| &backend.servers);
-            let of = servers
-                .map(|server| plan.reach(config, (host, seen), position, server.address.ip(), &mut egresses))
-                .collect();
+            let of = servers.map(|server| plan.reach(config, (host, seen), position, server, &mut egresses)).collect();
             (plan.egresses[position], plan.egress_of[position]) = (egresses, of);
         }
         plan.number_lanes(before);
@@ -133,14 +132,22 @@ impl Plan {
     fn number_lanes(&mut self, before: &[Bind]) {
         let mut free = (0..u16::MAX).filter(|lane| before.iter().all(|bind| bind.lane != *lane));
         for bind in &mut self.binds {
-            let kept = before.iter().find(|other| other.address == bind.address).map(|other| other.lane);
+            let same = |other: &&Bind| other.transport == bind.transport && other.address == bind.address;
+            let kept = before.iter().find(same).map(|other| other.lane);
             bind.lane = kept.or_else(|| free.next()).unwrap_or(u16::MAX);
         }
     }
 
     /// The bind of an address, made if it is not there.
-    fn bind(&mut self, host: &Host, frontend: usize, config: &Frontend, address: SocketAddr) -> usize {
-        if let Some(at) = self.binds.iter().position(|bind| bind.address == address) {
+    fn bind(
+        &mut self,
+        host: &Host,
+        frontend: usize,
+        config: &Frontend,
+        (transport, address): (Transport, SocketAddr),
+    ) -> usize {
+        let same = |bind: &Bind| bind.transport == transport && bind.address == address;
+        if let Some(at) = self.binds.iter().position(same) {
             return at;
         }
         let own = (!address.ip().is_unspecified()).then_some(address);
@@ -151,10 +158,10 @@ impl Plan {
             host,
             lane: 0,
             frontend: frontend as u16,
-            transport: Transport::Udp,
+            transport,
             address,
             dscp: config.dscp,
-            outer: outer.map(Side::of),
+            outer: outer.map(|address| Side::of(transport, address)),
         });
         self.binds.len() - 1
     }
@@ -166,31 +173,27 @@ impl Plan {
         config: &Config,
         (host, seen): (&Host, &Seen),
         position: usize,
-        server: IpAddr,
+        server: &Server,
         egresses: &mut Vec<Egress>,
     ) -> u16 {
-        let frontend = &config.frontends[position];
+        let (frontend, transport, server) = (&config.frontends[position], server.transport, server.address.ip());
         let fixed = frontend
             .binds
             .iter()
             .map(|bind| bind.address.ip())
             .find(|ip| ip.is_ipv4() == server.is_ipv4() && !ip.is_unspecified());
         let ip = frontend.inside.like(server).or_else(|| host.routes.get(&server).copied()).or(fixed);
-        let Some((ip, port)) = ip.and_then(|ip| Some((ip, port_for(config, frontend, seen, ip)?))) else {
-            return UNREACHABLE;
-        };
-        let local = SocketAddr::new(ip, port);
-        let own = |bind: &&Bind| bind.frontend as usize == position && bind.address == local;
-        let bind = match self
-            .binds
-            .iter()
-            .find(own)
-            .or_else(|| self.binds.iter().find(|bind| bind.serves(Transport::Udp, &local)))
-        {
-            Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
-            None => self.bind(host, position, frontend, local),
-        };
-        let egress = Egress { bind: bind as u16, local, side: Side::of(local) };
+        let Some(ip) = ip else { return UNREACHABLE };
+        let local = SocketAddr::new(ip, port_for(config, frontend, seen, (transport, ip)));
+        let own =
+            |bind: &&Bind| bind.frontend as usize == position && bind.transport == transport && bind.address == local;
+        let bind =
+            match self.binds.iter().find(own).or_else(|| self.binds.iter().find(|bind| bind.serves(transport, &local)))
+            {
+                Some(bind) => self.binds.iter().position(|other| other == bind).unwrap_or_default(),
+                None => self.bind(host, position, frontend, (transport, local)),
+            };
+        let egress = Egress { bind: bind as u16, local, side: Side::of(transport, local) };
         let at = egresses.iter().position(|other| *other == egress).unwrap_or_else(|| {
             egresses.push(egress);
             egresses.len() - 1
@@ -199,18 +202,34 @@ impl Plan {
     }
 }
 
+/// The transports in which a frontend speaks to servers.
+fn transports(config: &Config, frontend: &Frontend) -> Vec<Transport> {
+    let backends = frontend.backends().into_iter().filter_map(|at| config.backends.get(at));
+    let mut transports: Vec<_> = backends.flat_map(|backend| &backend.servers).map(|server| server.transport).collect();
+    transports.sort_unstable();
+    transports.dedup();
+    transports
+}
+
 /// The port that servers see: the one they saw, where one of this frontend's binds still has it; else of its first bind
-/// of the family, else of any of its binds, else of the first frontend's.
-fn port_for(config: &Config, frontend: &Frontend, seen: &Seen, ip: IpAddr) -> Option<u16> {
-    let has_port = |port: u16| frontend.binds.iter().any(|bind| bind.address.port() == port);
-    let mut kept = seen.get(&frontend.id).into_iter().flatten().filter(|local| local.ip() == ip);
-    if let Some(local) = kept.find(|local| has_port(local.port())) {
-        return Some(local.port());
+/// of the transport and family, else of any of the transport, else of the first frontend's; where nobody listens to the
+/// transport, that of its first bind that is TLS as this is, or is not, else the transport's own.
+fn port_for(config: &Config, frontend: &Frontend, seen: &Seen, (transport, ip): (Transport, IpAddr)) -> u16 {
+    type Bind = crate::config::Bind;
+    let speaks = |bind: &&Bind| bind.transport == transport;
+    let own = || frontend.binds.iter().filter(speaks);
+    let mut kept =
+        seen.get(&frontend.id).into_iter().flatten().filter(|local| (local.0, local.1.ip()) == (transport, ip));
+    if let Some((_, local)) = kept.find(|(_, local)| own().any(|bind| bind.address.port() == local.port())) {
+        return local.port();
     }
-    let like = |bind: &&crate::config::Bind| bind.address.is_ipv4() == ip.is_ipv4();
-    let bind = frontend.binds.iter().find(like).or(frontend.binds.first());
-    let first = || config.frontends.iter().find(|frontend| frontend.relay().is_none())?.binds.first();
-    bind.or_else(first).map(|bind| bind.address.port())
+    let like = |bind: &&Bind| bind.address.is_ipv4() == ip.is_ipv4();
+    let others = || config.frontends.iter().filter(|frontend| frontend.relay().is_none());
+    let first = || others().flat_map(|frontend| &frontend.binds).find(speaks);
+    let secure = |transport| transport == Transport::Tls;
+    let sibling = || frontend.binds.iter().find(|bind| secure(bind.transport) == secure(transport));
+    let bind = own().find(like).or_else(|| own().next()).or_else(first).or_else(sibling);
+    bind.map_or(transport.default_port(), |bind| bind.address.port())
 }
 
 fn relays(config: &Config) -> Vec<RelayBind> {
@@ -233,12 +252,7 @@ mod tests {
         let servers =
             "[[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://10.0.10.11:5060\"\n";
         let text = format!("{text}\n{servers}");
-        Plan::new(
-            &Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text))),
-            host,
-            &[],
-            &Seen::new(),
-        )
+        Plan::new(&Config::good(&text), host, &[], &Seen::new())
     }
 
     fn host() -> Host {
@@ -250,6 +264,27 @@ mod tests {
         plan.binds.iter().map(|bind| bind.address.to_string()).collect()
     }
 
+    /// A side that no bind of the file speaks is made.
+    #[test]
+    fn servers_are_reached_by_a_transport_that_no_client_speaks() {
+        for (bind, server, seen) in [
+            ("tcp://10.0.1.10:5070", "udp", "10.0.1.99:5070"),
+            ("tls://10.0.1.10:5061", "udp", "10.0.1.99:5060"),
+            ("udp://10.0.1.10:5060", "tcp", "10.0.1.99:5060"),
+            ("udp://10.0.1.10:5060", "tls", "10.0.1.99:5061"),
+        ] {
+            let tls = if bind.starts_with("tls") { "[frontend.tls]\ncertificates = \"/etc/c\"\n" } else { "" };
+            let text = format!(
+                "[[frontend]]\nname = \"f\"\nbind = \"{bind}\"\nbackend = \"b\"\n{tls}\
+                 [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"{server}://10.0.10.11:5060\"\n"
+            );
+            let plan = Plan::new(&Config::good(&text), &host(), &[], &Seen::new());
+            assert_eq!(plan.binds.len(), 2, "{bind}");
+            assert_eq!(plan.egresses[0][0].local, seen.parse().unwrap(), "{bind}");
+            assert_eq!(plan.binds[usize::from(plan.egresses[0][0].bind)].transport.name(), server);
+        }
+    }
+
     #[test]
     fn inside_is_a_socket_of_its_own_on_the_frontend_s_port() {
         let plan = plan(
@@ -258,7 +293,7 @@ mod tests {
         );
         assert_eq!(addresses(&plan), ["203.0.113.10:5062", "10.0.1.10:5062"]);
         let egress = &plan.egresses[0][plan.egress_of[0][0] as usize];
-        assert_eq!((egress.bind, egress.side.host_port.as_bytes()), (1, &b"10.0.1.10:5062"[..]));
+        assert_eq!((egress.bind, egress.side.uri.as_bytes()), (1, &b"10.0.1.10:5062"[..]));
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Breaker {
     circuit: Circuit,
     /// When it became so.
     since: Time,
+    /// It opened, since it was closed last, for calls that nobody answered.
+    missed_calls: bool,
     /// What the rows count from.
     base: Totals,
     /// When `failures` new calls were first seen without an answer.
@@ -111,6 +113,12 @@ impl Breaker {
         self.circuit
     }
 
+    /// Whether anything that opens something may be a trial call. Who left INVITEs unanswered may still answer all else: of
+    /// him INVITEs are asked, unless none comes for `open_for`.
+    pub fn tries_all(&self, config: &config::Breaker, now: Time) -> bool {
+        !self.missed_calls || now.since(self.since) >= config.open_for
+    }
+
     /// Takes what is known of the server now.
     pub fn look(
         &mut self,
@@ -120,32 +128,27 @@ impl Breaker {
         leave: Leave<'_>,
         now: Time,
     ) -> Option<Step> {
-        match self.circuit {
+        let (to, why) = match self.circuit {
             Circuit::Closed => {
                 let why = self.failures(seen, config, now)?;
                 if !(leave.open)() {
                     return self.hold(why, config, now);
                 }
-                Some(self.become_(Circuit::Open, why, seen, now))
+                (Circuit::Open, why)
             }
             Circuit::Open => {
                 let over = leave.half_open && now.since(self.since) >= config.open_for;
-                over.then(|| self.become_(Circuit::HalfOpen, Why::OpenForIsOver, seen, now))
+                over.then_some((Circuit::HalfOpen, Why::OpenForIsOver))?
             }
-            Circuit::HalfOpen => {
-                let (to, why) = self.judge(seen, trials, config, now)?;
-                Some(self.become_(to, why, seen, now))
-            }
-        }
+            Circuit::HalfOpen => self.judge(seen, trials, config, now)?,
+        };
+        Some(Step::Moved(self.become_(to, why, seen, now)))
     }
 
     /// Closes it and forgets every row. `None` where it was closed.
-    pub fn close(&mut self, why: Why, seen: &Totals, now: Time) -> Option<Step> {
-        let step = self.become_(Circuit::Closed, why, seen, now);
-        match step {
-            Step::Moved(Transition { from: Circuit::Closed, .. }) => None,
-            step => Some(step),
-        }
+    pub fn close(&mut self, why: Why, seen: &Totals, now: Time) -> Option<Transition> {
+        let transition = self.become_(Circuit::Closed, why, seen, now);
+        (transition.from != Circuit::Closed).then_some(transition)
     }
 
     /// The row that is long enough.
@@ -204,7 +207,7 @@ impl Breaker {
                 }
                 Some(200..) => succeeded += 1,
                 Some(_) => succeeded += u32::from(late || config.codes.is_empty()),
-                None => unanswered += u64::from(late),
+                None => unanswered += u64::from(late && trial.invite),
             }
         }
         match () {
@@ -214,10 +217,12 @@ impl Breaker {
         }
     }
 
-    fn become_(&mut self, to: Circuit, why: Why, seen: &Totals, now: Time) -> Step {
+    fn become_(&mut self, to: Circuit, why: Why, seen: &Totals, now: Time) -> Transition {
         let from = self.circuit;
-        *self = Self { circuit: to, since: now, base: *seen, unanswered_at: None, held_at: None };
-        Step::Moved(Transition { from, to, why })
+        let missed = self.missed_calls || matches!(why, Why::Unanswered(_) | Why::TrialsUnanswered(_));
+        let missed_calls = missed && to != Circuit::Closed;
+        *self = Self { circuit: to, since: now, missed_calls, base: *seen, unanswered_at: None, held_at: None };
+        Transition { from, to, why }
     }
 }
 

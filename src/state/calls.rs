@@ -39,9 +39,17 @@ impl Snapshot {
     #[cold]
     fn count_elsewhere(&self, gained: Option<NameHash>, lost: Option<NameHash>) {
         for (server, by) in [(gained, 1), (lost, -1)] {
-            if let Some(server) = server.and_then(|id| self.server(id)) {
-                self.count(server, by);
+            if let Some(id) = server {
+                self.count_of(id, by);
             }
+        }
+    }
+
+    /// Counts for a server that may be gone, or be in a newer snapshot only.
+    fn count_of(&self, id: NameHash, by: i64) {
+        match self.server(id) {
+            Some(server) => self.count(server, by),
+            None => self.live(id).into_iter().for_each(|live| live.calls.add(by)),
         }
     }
 
@@ -81,7 +89,7 @@ impl Snapshot {
     pub fn count_transaction(&self, server: usize, began: bool) {
         let transactions = &self.servers[server].live.transactions;
         match began {
-            true => drop(transactions.add(TRANSACTION)),
+            true => transactions.add(TRANSACTION),
             false => transactions.take(TRANSACTION),
         }
         self.tell_balance(server);
@@ -95,18 +103,16 @@ impl Snapshot {
     }
 
     /// To be called once a second, by one thread: finds calls that have expired, forgets transactions that nobody
-    /// answered, and puts right what two workers told the balance at once.
+    /// answered, counts what the tables hold, and puts right what two workers told the balance at once, or one whose
+    /// snapshot is of before.
     pub fn keep_calls(&self, pins: &Pins, now: Time) {
-        pins.sweep(
-            now,
-            |id| self.server(id).is_some(),
-            |id| {
-                if let Some(server) = self.server(id) {
-                    self.count(server, -1);
-                }
-            },
-        );
-        for (at, server) in self.servers.iter().enumerate().filter(|(_, server)| server.tells_load) {
+        pins.sweep(now, |id| self.server(id).is_some(), |id| self.count_of(id, -1));
+        self.lives.forget_gone();
+        for (table, _) in self.backends.iter().filter_map(Backend::stick) {
+            // Nothing in it is a call: this counts.
+            table.sweep(now, |_| true, |_| ());
+        }
+        for (at, server) in self.servers.iter().enumerate() {
             let transactions = &server.live.transactions;
             transactions.take(transactions.get() / FORGOTTEN + 1);
             self.tell_balance(at);

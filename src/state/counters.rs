@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use super::response_times::Histogram;
+use super::connections::EndCounters;
+use super::methods::{ByMethod, MethodCounters, ResponseCounters};
+use super::response_times::{Histogram, Timed};
 
 /// A number that one thread adds to and any thread reads.
 #[derive(Debug, Default)]
@@ -19,7 +21,7 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// For a number that somebody else counts, such as the kernel.
+    /// For what is no count, or one that somebody else keeps, such as the kernel.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
@@ -33,10 +35,10 @@ impl Counter {
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    /// Adds, and returns what it is now.
+    /// Adds; less than nothing is taken off.
     #[inline]
-    pub fn add(&self, n: i64) -> i64 {
-        self.0.fetch_add(n, Ordering::Relaxed) + n
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     /// Adds one if it is below `max` and stays there.
@@ -72,6 +74,11 @@ struct Padded<T>(T);
 impl<T: Default> PerWorker<T> {
     pub fn new(workers: usize) -> Self {
         Self { cells: (0..workers).map(|_| Padded::default()).collect() }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.cells.len()
     }
 
     /// What this worker writes to.
@@ -143,6 +150,8 @@ reasons! {
     UnknownTarget = "unknown_target", 404 "Not Found";
     UnknownScheme = "unknown_scheme", 416 "Unsupported URI Scheme";
     UnknownExtension = "unknown_extension", 420 "Bad Extension";
+    /// The client's connection is gone (RFC 5626 §5.3.1).
+    FlowGone = "flow_gone", 430 "Flow Failed";
     TooManyHops = "too_many_hops", 483 "Too Many Hops";
     NoServer = "no_server", 503 "Service Unavailable";
     /// Every server that could take the call has its `max_calls` or its `max_rate`.
@@ -183,7 +192,7 @@ reasons! {
 /// What one worker counts for one frontend.
 #[derive(Debug, Default)]
 pub struct FrontendCounters {
-    /// Datagrams that came in; each ends as exactly one of the following eleven.
+    /// Datagrams that came in; each ends as exactly one of the following, down to `reasons`.
     pub received: Counter,
     pub keepalives: Counter,
     pub stun: Counter,
@@ -201,6 +210,18 @@ pub struct FrontendCounters {
     /// Dropped or refused, by [`Reason`].
     pub reasons: ReasonCounters,
 
+    /// Requests that clients sent, whatever became of them.
+    pub requests_from_clients: MethodCounters,
+    /// Requests to servers that this worker had sent to some server before: retransmissions, whatever their method. What a
+    /// worker remembers is bounded ([`Repeats`](super::repeats::Repeats)), so it is a little less than there were.
+    pub retransmissions: Counter,
+    /// Responses that left to its clients by first digit, 1xx first: those of servers, whatever frontend they came to, and
+    /// our own answers.
+    pub to_clients: [Counter; 6],
+
+    /// What clients sent that could be read: messages as they came, whatever became of them, and a relay's datagrams.
+    pub bytes_from_clients: Counter,
+    /// What left, as it left.
     pub bytes_to_servers: Counter,
     pub bytes_to_clients: Counter,
     /// A relay's flows: the difference is open now.
@@ -209,6 +230,37 @@ pub struct FrontendCounters {
     /// Of those closed: idle, and made to give way.
     pub flows_expired: Counter,
     pub flows_evicted: Counter,
+    /// Connections of clients that were let in: the difference is open now.
+    pub connections: Counter,
+    pub connections_closed: Counter,
+    /// Why connections ended, by [`End`](super::connections::End); those that were not let in and our own are here alone.
+    pub connection_ends: EndCounters,
+}
+
+/// What was counted of a frontend since the start, for whoever shows it. What its `received` ended as is in the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrontendCounted {
+    /// Requests that clients sent.
+    pub requests: ByMethod,
+    /// Requests to servers that had been sent on before.
+    pub retransmissions: u64,
+    /// Responses that left to its clients, by first digit, 1xx first.
+    pub responses: [u64; 6],
+    /// What clients sent, and what left to them.
+    pub bytes_from_clients: u64,
+    pub bytes_to_clients: u64,
+}
+
+impl PerWorker<FrontendCounters> {
+    pub fn counted(&self) -> FrontendCounted {
+        FrontendCounted {
+            requests: ByMethod::sum(self.each().map(|of| &of.requests_from_clients)),
+            retransmissions: self.sum(|of| &of.retransmissions),
+            responses: std::array::from_fn(|class| self.sum(|of| &of.to_clients[class])),
+            bytes_from_clients: self.sum(|of| &of.bytes_from_clients),
+            bytes_to_clients: self.sum(|of| &of.bytes_to_clients),
+        }
+    }
 }
 
 /// One counter per [`Reason`].
@@ -232,21 +284,27 @@ impl ReasonCounters {
 #[derive(Debug, Default)]
 pub struct ServerCounters {
     /// Requests that were sent to it, and those of them that opened something and were balanced.
-    pub requests: Counter,
+    pub requests: MethodCounters,
     pub balanced: Counter,
+    /// Those of them that this worker had sent to some server before ([`FrontendCounters::retransmissions`]).
+    pub retransmissions: Counter,
     /// Requests that want an answer: all but ACK.
     pub asked: Counter,
     /// INVITEs among the balanced ones: new calls.
     pub calls: Counter,
-    /// Responses by first digit, 1xx first.
+    /// Responses by first digit, 1xx first, for who looks at all servers several times a second; and in detail.
     pub responses: [Counter; 6],
-    /// 100s among them.
+    pub responses_by_code: ResponseCounters,
+    /// 100s to INVITEs among them.
     pub trying: Counter,
     /// Requests that it sent through us.
     pub sent: Counter,
     /// Datagrams that a relay sent to it and had from it.
     pub relayed_to: Counter,
     pub relayed_from: Counter,
+    /// Messages and datagrams of relays: what left to it, and what came from it.
+    pub bytes_to: Counter,
+    pub bytes_from: Counter,
     /// A relay's flows that it got: the difference is open now.
     pub flows_opened: Counter,
     pub flows_closed: Counter,
@@ -257,13 +315,16 @@ pub struct ServerCounters {
     pub answered: Counter,
     /// Answers to what opens something: those with one of the breaker's `codes`.
     pub failing: Counter,
-    /// Those of them since the last other one, and the call of the newest; and how often that made `failures` in a row.
+    /// Those of them since the last other one: how many, the calls of the newest, and the
+    /// [`rows_begun`](super::server::ServerLive::rows_begun) that they belong to; and how often they were `failures`.
     pub failing_now: Counter,
-    pub failing_call: Counter,
+    pub failing_calls: [Counter; 16],
+    pub failing_since: Counter,
     pub failing_rows: Counter,
     /// New requests that went elsewhere because its breaker is half-open: they were no trial calls.
     pub rejected: Counter,
-    pub response_times: Histogram,
+    /// By [`Timed`].
+    pub response_times: [Histogram; Timed::ALL.len()],
 }
 
 /// What one worker counts for itself.
@@ -280,6 +341,9 @@ pub struct WorkerCounters {
     pub pins_evicted: Counter,
     /// The snapshot's generation that this worker works with.
     pub generation: Counter,
+    /// When its event loop turned last, by its timer: nanoseconds of [`Time`](super::Time). A second ago at most, while it lives and is not
+    /// about to stop; nothing before its first turn.
+    pub turned: Counter,
 }
 
 #[cfg(test)]
@@ -313,8 +377,8 @@ mod tests {
     #[test]
     fn workers_count_apart_and_are_summed() {
         let counters: PerWorker<ServerCounters> = PerWorker::new(3);
-        counters.of(0).requests.add(2);
-        counters.of(2).requests.add(5);
-        assert_eq!(counters.sum(|c| &c.requests), 7);
+        counters.of(0).asked.add(2);
+        counters.of(2).asked.add(5);
+        assert_eq!(counters.sum(|c| &c.asked), 7);
     }
 }

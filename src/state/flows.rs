@@ -181,14 +181,12 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::sip::Transport;
-
     const RTP: NameHash = NameHash(1);
     const OTHER: NameHash = NameHash(2);
 
     fn flow(n: u16) -> Flow {
         let (remote, local) = (([10, 0, 0, (n % 3) as u8], n), ([10, 9, 9, 9], 10_000 + n % 2));
-        Flow { transport: Transport::Udp, local: local.into(), remote: remote.into() }
+        Flow::of_datagrams(local.into(), remote.into())
     }
 
     /// Few values, so that chains are long.

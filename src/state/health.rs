@@ -61,8 +61,10 @@ pub enum Outcome {
     Answered { status: u16, retry_after: Option<Duration> },
     /// Nothing within the timeout.
     Silent,
-    /// An ICMP error, or the kernel would not send.
+    /// An ICMP error, no connection, or the kernel would not send.
     Unreachable,
+    /// There is a connection, and TLS does not come about: a certificate that is not trusted, or not its own.
+    Untrusted,
 }
 
 /// Why a state changed, in words for the log.
@@ -77,8 +79,9 @@ impl fmt::Display for Why {
         match self {
             Self::Check(Outcome::Answered { status, .. }) => write!(f, "check answered {status}"),
             Self::Check(Outcome::Silent) => write!(f, "check was not answered in time"),
-            Self::Check(Outcome::Unreachable) => write!(f, "check found nobody there (ICMP)"),
-            Self::Sign(Sign::Unreachable) => write!(f, "a request found nobody there (ICMP)"),
+            Self::Check(Outcome::Untrusted) => write!(f, "check could not shake hands (TLS)"),
+            Self::Check(Outcome::Unreachable) => write!(f, "check found nobody there"),
+            Self::Sign(Sign::Unreachable) => write!(f, "a request found nobody there"),
             Self::Sign(Sign::Said503) => write!(f, "answered a request with 503"),
             Self::Sign(Sign::Silent) => write!(f, "answers none of the requests that it gets"),
             Self::Sign(Sign::Failing) => write!(f, "answers with failures"),
@@ -219,6 +222,11 @@ impl Monitor {
     }
 }
 
+/// Whether a server counts as alive by a check that ended so.
+pub fn passes(outcome: Outcome, check: &Check) -> bool {
+    !matches!(meaning(outcome, check), Meaning::Failed(_))
+}
+
 fn meaning(outcome: Outcome, check: &Check) -> Meaning {
     match outcome {
         Outcome::Answered { status, retry_after } if check.resting_codes.contains(&status) => {
@@ -226,7 +234,7 @@ fn meaning(outcome: Outcome, check: &Check) -> Meaning {
         }
         Outcome::Answered { status, .. } if check.down_codes.contains(&status) => Meaning::Failed(Health::Down),
         Outcome::Answered { .. } => Meaning::Alive,
-        Outcome::Silent | Outcome::Unreachable => Meaning::Failed(Health::Dead),
+        Outcome::Silent | Outcome::Unreachable | Outcome::Untrusted => Meaning::Failed(Health::Dead),
     }
 }
 

@@ -19,10 +19,31 @@ pub struct Pace {
     tolerance: u64,
 }
 
+/// How much further ahead than a pace ever runs its time may be: workers read their clocks once a batch, one a little before
+/// another.
+const SKEW: u64 = 1_000_000_000;
+
 impl Pace {
     /// One event every `interval` nanoseconds, with a burst of `burst`.
     pub const fn new(interval: u64, burst: u32) -> Self {
         Self { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1) as u64) }
+    }
+
+    /// One event every `interval` nanoseconds, and what comes within `burst` nanoseconds of that at once.
+    pub const fn within(interval: u64, burst: u64) -> Self {
+        Self { interval, tolerance: burst.saturating_sub(interval) }
+    }
+
+    /// When the bucket would be full again after one more event, if that is let through.
+    #[inline]
+    pub fn one_more(self, full_at: u64, now: Time) -> Option<u64> {
+        let latest = now.0.saturating_add(self.tolerance);
+        let full_at = match full_at > latest.saturating_add(self.interval).saturating_add(SKEW) {
+            // It was written at a slower pace, before a reload.
+            true => latest,
+            false => full_at,
+        };
+        (full_at <= latest).then(|| full_at.max(now.0) + self.interval)
     }
 }
 
@@ -40,18 +61,15 @@ impl Default for Limits {
 impl Limits {
     /// Whether `source` may do it now.
     pub fn admit(&self, source: u64, now: Time, pace: Pace) -> bool {
-        let Pace { interval, tolerance } = pace;
         // A race with another worker is lost at most as often as there are workers; then the event is let through.
         for _ in 0..4 {
             let Some(entry) = self.table.get(source) else {
                 let rank = |full_at: u64| if full_at <= now.0 { 0 } else { full_at };
-                self.table.insert(source, now.0 + interval, rank);
+                self.table.insert(source, now.0 + pace.interval, rank);
                 return true;
             };
-            if entry.value > now.0.saturating_add(tolerance) {
-                return false;
-            }
-            if self.table.update(entry, entry.value.max(now.0) + interval) {
+            let Some(full_at) = pace.one_more(entry.value, now) else { return false };
+            if self.table.update(entry, full_at) {
                 return true;
             }
         }

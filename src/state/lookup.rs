@@ -240,7 +240,7 @@ mod tests {
             // A port belongs to a host, and no two sources are equal: the configuration refuses both.
             let mut distinct: Vec<Source> = Vec::new();
             for (net, port) in sources {
-                let source = Source { net, port: port.filter(|_| net.prefix_len() == 32) };
+                let source = Source { net, port: port.filter(|_| net.prefix_len() == 32), written: true };
                 if !distinct.contains(&source) { distinct.push(source); }
             }
             let remote = SocketAddr::new(IpAddr::from((0x0a00_0000 | low).to_be_bytes()), port);

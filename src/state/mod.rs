@@ -6,20 +6,26 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits, calls of servers, the lanes of addresses | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, calls of servers, bad messages, refused sources, the lanes of addresses | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
+pub mod bad_messages;
 pub mod binds;
 pub mod breaker;
 pub mod calls;
+pub mod connections;
 pub mod counters;
 pub mod flows;
 pub mod health;
 pub mod limits;
 pub mod lookup;
+pub mod methods;
 pub mod pins;
+pub mod records;
+pub mod refused;
+pub mod repeats;
 pub mod response_times;
 pub mod server;
 pub mod shared;
@@ -27,6 +33,7 @@ pub mod slow_start;
 pub mod snapshot;
 pub mod stick_table;
 mod table;
+pub mod tap;
 pub mod trials;
 pub mod watch;
 

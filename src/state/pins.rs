@@ -104,7 +104,8 @@ impl Pins {
 
     /// A response passed: a 2xx that makes a dialog confirms the pin, ringing keeps it, the failure of an INVITE that was
     /// never confirmed and the end of a dialog give it back. A failure of anything else says nothing about the INVITE
-    /// that rings beside it, nor does a challenge (the INVITE comes again, or nothing comes), nor a BYE that was refused.
+    /// that rings beside it, nor does a challenge (the INVITE comes again, or nothing comes), nor a BYE that was refused. Where its dialog is not
+    /// known any more nothing is counted, and the pin stays.
     pub fn answered(
         &self,
         call: u64,
@@ -121,6 +122,9 @@ impl Pins {
             // A refused re-INVITE ends no call, so what is confirmed stays.
             (Method::Invite, 300..) => self.ended(call, server, status, now),
             (Method::Bye, 200..300) => self.give_back(call, server, Marks::NONE, TRANSACTION, now, |_| true),
+            // Who was restarted knows no dialog: RFC 3261 §12.2.1.2 ends it. It may have been the other dialog of a forked
+            // call, so the pin stays where it is; but it is no call any more.
+            (Method::Bye, 408 | 481) => self.give_back(call, server, Marks::NONE, expire, now, |pin| pin.confirmed),
             _ => Written::default(),
         }
     }
@@ -208,6 +212,11 @@ impl Pins {
         servers
     }
 
+    /// How many pins lived when they were swept last, and how many there may be ([`StickTable::in_use`]).
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.table.in_use(), self.table.size())
+    }
+
     /// How many pins live, and how many of them are confirmed calls. Walks the whole table.
     pub fn count(&self, now: Time) -> (usize, usize) {
         self.table.count(now)
@@ -254,6 +263,24 @@ mod tests {
         assert!(alive(&pins, 14_100), "another server's answer says nothing about this call");
         let _ = pins.answered(77, SERVER, Method::Bye, 200, at(14_000), EXPIRE);
         assert!(alive(&pins, 14_031) && !alive(&pins, 14_033));
+    }
+
+    #[test]
+    fn a_call_whose_dialog_nobody_knows_any_more_counts_no_more() {
+        for (status, ends) in [(481, true), (408, true), (401, false), (500, false), (100, false)] {
+            let pins = Pins::new(1000);
+            let _ = pins.answered(77, SERVER, Method::Invite, 200, at(0), EXPIRE);
+            let _ = pins.answered(77, NameHash(6), Method::Bye, status, at(10), EXPIRE);
+            assert!(pins.find(77, at(10)).unwrap().confirmed, "another server's {status}");
+            let _ = pins.answered(77, SERVER, Method::Bye, status, at(10), EXPIRE);
+            assert_eq!(pins.calls(at(10)).count(), usize::from(!ends), "{status}");
+            assert_eq!(pins.by_server(at(10))[&SERVER].calls, usize::from(!ends), "{status}");
+            assert!(alive(&pins, 7199) && !alive(&pins, 7201), "another dialog of a forked call keeps its server");
+        }
+        let ringing = Pins::new(1000);
+        let _ = ringing.opened(77, SERVER, Method::Invite, at(0));
+        let _ = ringing.answered(77, SERVER, Method::Bye, 481, at(1), EXPIRE);
+        assert_eq!(ringing.calls(at(1)).count(), 1, "a BYE that was too early ends no INVITE");
     }
 
     #[test]

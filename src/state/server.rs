@@ -1,11 +1,18 @@
 //! One server: what was asked of it, how it is, who may be sent to it, and its live side.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use dashmap::DashMap;
 
 use super::Time;
 use super::counters::{Counter, Gauge, PerWorker, ServerCounters};
-use super::response_times::ResponseTimes;
+use super::limits::Pace;
+use super::lookup::hasher;
+use super::methods::{ByMethod, Responses};
+use super::response_times::{ResponseTimes, Timed};
 use super::trials::Trials;
+use crate::sip::token::NameHash;
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +87,7 @@ impl Circuit {
     }
 }
 
-/// All three together: what routing asks.
+/// All of it together: what routing asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerState {
     pub admin: Admin,
@@ -88,6 +95,10 @@ pub struct ServerState {
     pub breaker: Circuit,
     /// A weight that was asked for at run time, instead of the configured one.
     pub weight: Option<u32>,
+    /// The same for `max_calls`.
+    pub max_calls: Option<u32>,
+    /// Somebody wants no checks of it for now: its health stays as it is.
+    pub unchecked: bool,
     /// How much of its weight `slow_start` holds back, percent.
     pub held_back: u8,
     /// When `admin` or `health` changed last; nothing where they never did.
@@ -121,7 +132,7 @@ impl ServerState {
     }
 }
 
-/// What a worker saw of a server, for the health of it.
+/// What was seen of a server, for the health of it: by a worker, or [`Sign::Silent`] by who looks at its counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Sign {
@@ -144,6 +155,8 @@ pub struct ServerLive {
     pub counters: PerWorker<ServerCounters>,
     /// New calls that the breaker found unanswered. Whoever keeps the breaker writes it.
     pub unanswered: Counter,
+    /// How often its rows of failing answers began anew: whenever its breaker moves. The same writes it.
+    pub rows_begun: Counter,
     pub trials: Trials,
     signs: AtomicU8,
     /// Its calls: live pins that an INVITE opened. [`super::calls`] keeps it.
@@ -182,11 +195,38 @@ pub struct BreakerCounts {
     pub rejected: u64,
 }
 
+/// What was counted of a server since the start, for whoever shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Requests that were sent to it, in all and by method.
+    pub requests: u64,
+    pub by_method: ByMethod,
+    /// Those of them that had been sent on before.
+    pub retransmissions: u64,
+    /// Those of them that opened something and were balanced, and the INVITEs among these.
+    pub opened: u64,
+    pub new_calls: u64,
+    /// Its responses by first digit, 1xx first.
+    pub responses: [u64; 6],
+    /// Requests that it sent through us.
+    pub sent: u64,
+    /// As [`BreakerCounts::failed`].
+    pub failed: u64,
+    /// Requests that could not be sent to it, and ICMP errors.
+    pub unreachable: u64,
+    /// As [`BreakerCounts::rejected`].
+    pub moved_on: u64,
+    /// What left to it, and what came from it.
+    pub bytes_to: u64,
+    pub bytes_from: u64,
+}
+
 impl ServerLive {
     pub fn new(workers: usize) -> Self {
         Self {
             counters: PerWorker::new(workers),
             unanswered: Counter::default(),
+            rows_begun: Counter::default(),
             trials: Trials::default(),
             signs: AtomicU8::new(0),
             calls: Gauge::default(),
@@ -198,10 +238,7 @@ impl ServerLive {
     /// Whether one more new call is within its `max_rate`, one every `interval` nanoseconds: then it is counted. A tenth of
     /// a second's worth may come at once, so that an even stream is let through.
     pub fn admit(&self, now: Time, interval: u64) -> bool {
-        let one_more = |full_at: u64| {
-            (full_at <= now.0.saturating_add(RATE_BURST.saturating_sub(interval)))
-                .then(|| full_at.max(now.0) + interval)
-        };
+        let one_more = |full_at| Pace::within(interval, RATE_BURST).one_more(full_at, now);
         self.rate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
@@ -228,9 +265,46 @@ impl ServerLive {
         }
     }
 
-    /// How long it takes from a request to the first answer: 100, or the final answer of anything but INVITE.
+    pub fn counted(&self) -> Counted {
+        let sum = |counter: fn(&ServerCounters) -> &Counter| self.counters.sum(counter);
+        let BreakerCounts { total, failed, rejected } = self.breaker_counts();
+        let by_method = ByMethod::sum(self.counters.each().map(|of| &of.requests));
+        Counted {
+            requests: by_method.all(),
+            by_method,
+            retransmissions: sum(|of| &of.retransmissions),
+            opened: total,
+            new_calls: sum(|of| &of.calls),
+            responses: std::array::from_fn(|class| self.counters.sum(|of| &of.responses[class])),
+            sent: sum(|of| &of.sent),
+            failed,
+            unreachable: sum(|of| &of.failed) + sum(|of| &of.unreachable),
+            moved_on: rejected,
+            bytes_to: sum(|of| &of.bytes_to),
+            bytes_from: sum(|of| &of.bytes_from),
+        }
+    }
+
+    /// Its responses by method and code. Reads 3.2 KB for each worker: for who shows them, not for who looks often.
+    pub fn responses(&self) -> Responses {
+        Responses::sum(self.counters.each().map(|of| &of.responses_by_code))
+    }
+
+    /// How long it takes from a request to the first answer: 100 to INVITE, or what rings where it never says 100, and the
+    /// final answer of anything else.
     pub fn response_times(&self) -> ResponseTimes {
-        ResponseTimes::sum(self.counters.each().map(|of| &of.response_times))
+        self.times(&[Timed::First, Timed::Other])
+    }
+
+    /// How long it takes to these responses.
+    pub fn times(&self, which: &[Timed]) -> ResponseTimes {
+        let each = || self.counters.each();
+        ResponseTimes::sum(which.iter().flat_map(|timed| each().map(|of| &of.response_times[*timed as usize])))
+    }
+
+    /// How many calls and flows of relays it has.
+    pub fn open(&self) -> u64 {
+        self.calls.get().max(0) as u64 + self.flows()
     }
 
     /// How many flows of relays it has.
@@ -251,6 +325,35 @@ impl ServerLive {
         let signs = self.signs.swap(0, Ordering::Relaxed);
         let all = [Sign::Unreachable, Sign::Said503, Sign::Silent, Sign::Failing];
         all.into_iter().filter(move |&sign| signs & sign as u8 != 0)
+    }
+}
+
+/// The live sides of servers by name, for all snapshots. A server that a snapshot does not know, for it is gone or newer than
+/// that one, may have calls in the table and flows nevertheless: whoever ends them finds here where they are counted, and
+/// a server that comes back has what is left of them.
+pub struct Lives(DashMap<NameHash, Arc<ServerLive>, ahash::RandomState>);
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self(DashMap::with_hasher(hasher()))
+    }
+}
+
+impl Lives {
+    /// A server's, for a snapshot that has it.
+    pub fn of(&self, id: NameHash, workers: usize) -> Arc<ServerLive> {
+        Arc::clone(&self.0.entry(id).or_insert_with(|| Arc::new(ServerLive::new(workers))))
+    }
+
+    /// That of a server which some snapshot has, or which has calls or flows.
+    #[cold]
+    pub fn get(&self, id: NameHash) -> Option<Arc<ServerLive>> {
+        self.0.get(&id).map(|live| Arc::clone(&live))
+    }
+
+    /// Forgets those that no snapshot has any more, once their calls and flows have ended.
+    pub fn forget_gone(&self) {
+        self.0.retain(|_, live| Arc::strong_count(live) > 1 || live.calls.get() != 0 || live.flows() != 0);
     }
 }
 
@@ -300,6 +403,28 @@ mod tests {
         let slow = ServerLive::new(1);
         assert!(slow.admit(Time(MS), 500 * MS) && !slow.admit(Time(500 * MS), 500 * MS), "2/s");
         assert!(slow.admit(Time(501 * MS), 500 * MS));
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_with_his_last_call_and_flow() {
+        let (lives, id) = (Lives::default(), NameHash(7));
+        let live = lives.of(id, 2);
+        live.calls.add(1);
+        live.counters.of(1).flows_opened.add(1);
+        lives.forget_gone();
+        drop(live);
+        let left = || {
+            lives.forget_gone();
+            lives.get(id).expect("something of it is left")
+        };
+        left().calls.add(-1);
+        left().counters.of(1).flows_closed.add(1);
+        let back = lives.of(id, 2);
+        lives.forget_gone();
+        assert_eq!((back.flows(), lives.get(id).is_some()), (0, true), "a snapshot has it");
+        drop(back);
+        lives.forget_gone();
+        assert!(lives.get(id).is_none());
     }
 
     #[test]

@@ -1,8 +1,16 @@
 //! What all workers share and no reload replaces.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::Time;
+use super::bad_messages::BadMessages;
+use super::connections::Connections;
 use super::counters::{PerWorker, WorkerCounters};
 use super::limits::Limits;
 use super::pins::Pins;
+use super::refused::RefusedSources;
+use super::tap::Taps;
 
 /// Allocated once at start; every part may be used by all workers at once.
 pub struct Shared {
@@ -11,7 +19,16 @@ pub struct Shared {
     pub sources: Limits,
     /// Error answers of our own, per source.
     pub answers: Limits,
+    pub connections: Connections,
     pub workers: PerWorker<WorkerCounters>,
+    /// [`Shared::bad_messages`] reads them.
+    pub bad: PerWorker<BadMessages>,
+    /// [`Shared::refused_sources`] reads them.
+    pub refused: PerWorker<RefusedSources>,
+    /// Copies of the messages of calls that somebody follows.
+    pub taps: Taps,
+    /// This process's number: connections of another one are not ours.
+    pub instance: NonZeroU32,
 }
 
 impl Shared {
@@ -21,7 +38,18 @@ impl Shared {
             pins: Pins::new(pins),
             sources: Limits::default(),
             answers: Limits::default(),
+            connections: Connections::default(),
             workers: PerWorker::new(workers),
+            bad: PerWorker::new(workers),
+            refused: PerWorker::new(workers),
+            taps: Taps::new(workers),
+            instance: NonZeroU32::MIN,
         }
+    }
+
+    /// How long ago the event loop of each worker turned last, a second at most where all is well: they do it by their timers,
+    /// whether anything comes or not.
+    pub fn since_turns(&self, now: Time) -> impl Iterator<Item = Duration> {
+        self.workers.each().map(move |of| now.since(Time(of.turned.get())))
     }
 }

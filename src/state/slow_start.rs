@@ -16,7 +16,7 @@ const STEPS: u128 = 10;
 const STEP: u8 = 10;
 
 /// Which servers are away, and which have come back a while ago.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SlowStarts {
     servers: HashMap<NameHash, Seen>,
 }
@@ -35,8 +35,13 @@ impl SlowStarts {
     pub fn apply(&mut self, config: &Config, states: &mut HashMap<NameHash, ServerState>, now: Time) -> bool {
         let servers = config.backends.iter().flat_map(|backend| &backend.servers);
         let mut changed = false;
-        for server in servers.filter(|server| !server.slow_start.is_zero()) {
+        for server in servers {
             let Some(state) = states.get_mut(&server.id) else { continue };
+            if server.slow_start.is_zero() {
+                self.servers.remove(&server.id);
+                changed |= std::mem::take(&mut state.held_back) != 0;
+                continue;
+            }
             let seen = self.servers.get(&server.id).copied();
             let held_back = match (state.health, seen) {
                 // A suspicion that proves wrong was no absence.
@@ -85,7 +90,7 @@ mod tests {
 
     #[test]
     fn who_was_away_comes_back_in_ten_steps() {
-        let config = Config::parse(TEXT).unwrap_or_else(|faults| panic!("{}", faults.render("t", TEXT)));
+        let config = Config::good(TEXT);
         let (mut starts, mut states) = (SlowStarts::default(), HashMap::new());
         let [slow, fast] = ["b/slow", "b/fast"].map(NameHash::of);
         for (id, health) in [(slow, Health::Up), (fast, Health::Up)] {
@@ -112,8 +117,23 @@ mod tests {
     }
 
     #[test]
+    fn who_starts_slowly_no_more_has_its_whole_weight_and_who_goes_on_does_not_begin_again() {
+        let (mut starts, slow) = (SlowStarts::default(), NameHash::of("b/slow"));
+        let mut states = HashMap::from([(slow, ServerState { health: Health::Dead, ..ServerState::default() })]);
+        starts.apply(&Config::good(TEXT), &mut states, at(0));
+        states.get_mut(&slow).unwrap().health = Health::Up;
+        starts.apply(&Config::good(TEXT), &mut states, at(1));
+        let mut apply = |text: &str, second| {
+            starts.apply(&Config::good(text), &mut states, at(second));
+            states[&slow].held_back
+        };
+        assert_eq!([apply(TEXT, 16), apply(&TEXT.replace("30s", "60s"), 16)], [40, 70]);
+        assert_eq!([apply(&TEXT.replace("slow_start = \"30s\"", ""), 17), apply(TEXT, 18)], [0, 0]);
+    }
+
+    #[test]
     fn who_goes_again_begins_again() {
-        let config = Config::parse(TEXT).unwrap_or_else(|faults| panic!("{}", faults.render("t", TEXT)));
+        let config = Config::good(TEXT);
         let (mut starts, slow) = (SlowStarts::default(), NameHash::of("b/slow"));
         let mut states = HashMap::from([(slow, ServerState { health: Health::Dead, ..ServerState::default() })]);
         let mut apply = |health, second| {

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -13,10 +12,10 @@ use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
 use super::limits::Pace;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
-use super::server::{Admin, Circuit, ServerLive, ServerState};
+use super::server::{Admin, Circuit, Lives, ServerLive, ServerState};
 use super::stick_table::StickTable;
 use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
-use crate::config::{self, Config, Ports, Source, WhenAllDown};
+use crate::config::{self, Config, Ports, Source, Stick, WhenAllDown};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
 use crate::sip::{Side, Transport};
@@ -40,9 +39,12 @@ pub struct Snapshot {
     by_id: Positions,
     frontend_by_id: Positions,
     sources: Sources,
+    /// The same over streams.
+    stream_sources: Sources,
     own: OwnAddresses,
     server_ips: Set<IpAddr>,
     server_addresses: AddressMap,
+    pub(super) lives: Arc<Lives>,
 }
 
 /// A frontend as the message path sees it.
@@ -67,6 +69,12 @@ impl Frontend {
         source ^ (u64::from(self.config.id.0) * 0x1_0000_0001)
     }
 
+    /// How many connections clients have open to it.
+    pub fn open_connections(&self) -> u64 {
+        let opened = self.live.sum(|live| &live.connections);
+        opened.saturating_sub(self.live.sum(|live| &live.connections_closed))
+    }
+
     /// How it reaches a server.
     #[inline]
     pub fn egress(&self, server: usize) -> Option<&Egress> {
@@ -75,8 +83,8 @@ impl Frontend {
     }
 
     /// The addresses that servers see of it.
-    pub fn seen(&self) -> impl Iterator<Item = SocketAddr> {
-        self.egresses.iter().map(|egress| egress.local)
+    pub fn seen(&self) -> impl Iterator<Item = (Transport, SocketAddr)> {
+        self.egresses.iter().map(|egress| (egress.side.transport, egress.local))
     }
 }
 
@@ -87,7 +95,7 @@ pub struct Backend {
     /// The balance without those that take trial calls only, where there are such.
     pub settled: Option<Balance>,
     /// `stick`'s table, where stickiness is not by Call-ID.
-    pub stick: Option<Arc<StickTable>>,
+    stick: Option<Arc<StickTable>>,
     /// Source networks that prefer a region, the longest prefix first.
     clients: Vec<(IpNet, u32)>,
     /// Whose each port of a relay's range is, in order of ports.
@@ -127,8 +135,10 @@ impl Backend {
         ports.contains(port).then_some(*server as usize)
     }
 
-    pub fn pin_expire(&self) -> Duration {
-        self.config.pin.expire
+    /// Its stick table, and what its keys are and for how long.
+    #[inline]
+    pub fn stick(&self) -> Option<(&StickTable, &Stick)> {
+        self.stick.as_deref().zip(self.config.stick.as_ref())
     }
 }
 
@@ -155,21 +165,24 @@ pub struct Server {
     pub transport: Transport,
     pub state: ServerState,
     pub live: Arc<ServerLive>,
+    /// The generation from which on it has been there.
+    pub since: u64,
     sources: Vec<Source>,
     /// The first of its sources that is an address and a port: nearly always there is no other.
     source: Option<SocketAddr>,
 }
 
 impl Server {
-    /// Whether it sends from this address.
+    /// Whether it sends from this address, over datagrams or over streams.
     #[inline]
-    pub fn sends_from(&self, remote: &SocketAddr) -> bool {
-        self.source.as_ref() == Some(remote) || self.has_source(remote)
+    pub fn sends_from(&self, remote: &SocketAddr, streams: bool) -> bool {
+        self.source.as_ref() == Some(remote) || self.has_source(remote, streams)
     }
 
-    fn has_source(&self, remote: &SocketAddr) -> bool {
+    fn has_source(&self, remote: &SocketAddr, streams: bool) -> bool {
         let is = |source: &Source| {
-            source.port.is_none_or(|port| port == remote.port())
+            source.counts_for(self.transport, streams)
+                && source.port.is_none_or(|port| port == remote.port())
                 && if source.net.prefix_len() == source.net.max_prefix_len() {
                     source.net.addr() == remote.ip()
                 } else {
@@ -195,6 +208,8 @@ impl Snapshot {
     /// tables of the balance that nothing changed.
     pub fn build(ingredients: &Ingredients<'_>, previous: Option<&Self>) -> Self {
         let Ingredients { config, keys, host, states, workers } = ingredients;
+        let generation = previous.map_or(1, |p| p.generation + 1);
+        let lives = previous.map_or_else(Arc::default, |p| Arc::clone(&p.lives));
         let seen = |p: &Self| p.frontends.iter().map(|f| (f.config.id, f.seen().collect())).collect();
         let plan = Plan::new(config, host, previous.map_or(&[], |p| &p.binds), &previous.map_or_else(Seen::new, seen));
         let servers: Vec<_> = config
@@ -210,15 +225,16 @@ impl Snapshot {
                     backend: at,
                     region: server.region as u16,
                     seat: seat_of(backend, server),
-                    tells_load: tells_load(backend),
+                    tells_load: tells_load(backend, states),
                     counts_transactions: backend.balance == Algorithm::LeastTransactions,
-                    max_calls: server.max_calls,
+                    max_calls: max_calls(server, states),
                     rate_interval: server.max_rate.map_or(0, |rate| rate.interval()),
                     address: server.address,
                     ports: server.ports,
                     transport: server.transport,
                     state: states.get(&server.id).copied().unwrap_or_default(),
-                    live: before.map_or_else(|| Arc::new(ServerLive::new(*workers)), |server| Arc::clone(&server.live)),
+                    live: lives.of(server.id, *workers),
+                    since: before.map_or(generation, |server| server.since),
                     source: server.sources.iter().find_map(Source::address),
                     sources: server.sources.clone(),
                 }
@@ -233,7 +249,6 @@ impl Snapshot {
         let leaves = |server: &Server| server.state.admin == Admin::Leaving;
         let mut by_stay: Vec<(&Server, u16)> = servers.iter().zip(0..).collect();
         by_stay.sort_by_key(|(server, _)| !leaves(server));
-        let sources = by_stay.iter().flat_map(|(server, at)| server.sources.iter().map(|source| (source, *at)));
         let mut server_ips = Set::with_hasher(hasher());
         server_ips.extend(servers.iter().map(|server| server.address.ip()));
         let mut server_addresses = AddressMap::default();
@@ -241,11 +256,12 @@ impl Snapshot {
             server_addresses.insert(server.address, *at);
         }
         Self {
-            generation: previous.map_or(1, |p| p.generation + 1),
+            generation,
             node: host.node,
             by_id: positions(&mut servers.iter().map(|server| server.id)),
             frontend_by_id: positions(&mut config.frontends.iter().map(|frontend| frontend.id)),
-            sources: Sources::new(sources),
+            sources: sources(&by_stay, false),
+            stream_sources: sources(&by_stay, true),
             own: OwnAddresses::new(config, host, &plan),
             server_ips,
             server_addresses,
@@ -256,6 +272,7 @@ impl Snapshot {
             relays: plan.relays,
             keys: keys.clone(),
             servers,
+            lives,
         }
     }
 
@@ -263,6 +280,17 @@ impl Snapshot {
     #[inline]
     pub fn server(&self, id: NameHash) -> Option<usize> {
         self.by_id.get(id.0.into()).map(usize::from)
+    }
+
+    /// Its name, as the log and the page have it.
+    pub fn server_name(&self, id: NameHash) -> Option<&str> {
+        self.server(id).map(|at| self.servers[at].name.as_str())
+    }
+
+    /// The live side of a server that may be in another snapshot only.
+    #[inline]
+    pub fn live(&self, id: NameHash) -> Option<Arc<ServerLive>> {
+        self.server(id).map_or_else(|| self.lives.get(id), |at| Some(Arc::clone(&self.servers[at].live)))
     }
 
     /// The position of a frontend.
@@ -277,10 +305,11 @@ impl Snapshot {
         self.bind_of_lane.get(lane).filter(|at| **at != NO_BIND).map(|at| *at as usize)
     }
 
-    /// The position of the server that sends from an address.
+    /// The position of the server that sends from an address, over datagrams or over streams.
     #[inline]
-    pub fn server_at(&self, remote: &SocketAddr) -> Option<usize> {
-        self.sources.find(remote).map(usize::from)
+    pub fn server_at(&self, remote: &SocketAddr, streams: bool) -> Option<usize> {
+        let sources = if streams { &self.stream_sources } else { &self.sources };
+        sources.find(remote).map(usize::from)
     }
 
     /// The position of the server that is reached at an address.
@@ -334,7 +363,7 @@ impl Snapshot {
     pub fn outer_side(&self, bind: usize, local: SocketAddr) -> Cow<'_, Side> {
         match &self.binds[bind].outer {
             Some(side) => Cow::Borrowed(side),
-            None => Cow::Owned(Side::of(local)),
+            None => Cow::Owned(Side::of(self.binds[bind].transport, local)),
         }
     }
 
@@ -348,6 +377,17 @@ impl Snapshot {
             self.binds.iter().position(|bind| of_frontend(bind) && bind.address.is_ipv4() == local.is_ipv4())
         })
     }
+}
+
+/// Who sends from where, over datagrams or over streams.
+fn sources(servers: &[(&Server, u16)], streams: bool) -> Sources {
+    let of = |(server, at): &(&'_ Server, u16)| {
+        let at = *at;
+        let sources = server.sources.iter().filter(|source| source.counts_for(server.transport, streams));
+        sources.map(|source| (*source, at)).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = servers.iter().flat_map(of).collect();
+    Sources::new(all.iter().map(|(source, at)| (source, *at)))
 }
 
 /// The position of a server among those of its region.
@@ -424,14 +464,19 @@ fn backend(
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
     let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts };
-    for server in servers.iter().filter(|server| server.backend == at && server.tells_load) {
+    // Everybody, for a pool may be shared with a snapshot whose servers had limits.
+    for server in servers.iter().filter(|server| server.backend == at) {
         built.tell(server, load(server, &built));
     }
     built
 }
 
-fn tells_load(backend: &config::Backend) -> bool {
-    backend.balance.asks_for_load() || backend.servers.iter().any(|server| server.max_calls > 0)
+fn max_calls(server: &config::Server, states: &HashMap<NameHash, ServerState>) -> u32 {
+    states.get(&server.id).and_then(|state| state.max_calls).unwrap_or(server.max_calls)
+}
+
+fn tells_load(backend: &config::Backend, states: &HashMap<NameHash, ServerState>) -> bool {
+    backend.balance.asks_for_load() || backend.servers.iter().any(|server| max_calls(server, states) > 0)
 }
 
 /// How fine `slow_start` cuts weights.

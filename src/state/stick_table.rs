@@ -76,8 +76,23 @@ fn call_of(value: u64) -> Option<NameHash> {
 /// there; a full bucket gives up its oldest unconfirmed entry first, so a flood of fresh keys evicts no live one.
 pub struct StickTable {
     table: Table,
+    /// How many keys it was made for.
+    size: usize,
     /// The bucket where the next sweep begins.
     swept: AtomicUsize,
+    /// Live entries that were seen since a sweep began at the first bucket; and all that were seen the last time.
+    seen: AtomicUsize,
+    used: AtomicUsize,
+}
+
+/// An entry as it is shown. Of its key only the keyed hash is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub key: u64,
+    pub server: NameHash,
+    pub confirmed: bool,
+    /// When it expires, unless it is used before.
+    pub until: Time,
 }
 
 /// Buckets that one sweep looks at: 16 MB of table. With one a second a table for a million calls is swept every two.
@@ -98,6 +113,12 @@ pub struct Stuck {
 }
 
 impl Stuck {
+    /// How long it lives without being used.
+    pub fn rest(&self, now: Time) -> Option<Duration> {
+        let until = Time((self.entry.value & EXPIRY).saturating_mul(TICK));
+        Some(until.since(now))
+    }
+
     #[inline]
     pub fn is(&self, mark: Marks) -> bool {
         self.marks.0 & mark.0 == mark.0
@@ -118,7 +139,8 @@ fn until(now: Time, life: Duration) -> u64 {
 impl StickTable {
     /// A table for so many keys.
     pub fn new(size: usize) -> Self {
-        Self { table: Table::new(size), swept: AtomicUsize::new(0) }
+        let [swept, seen, used] = Default::default();
+        Self { table: Table::new(size), size, swept, seen, used }
     }
 
     /// Looks a key up.
@@ -220,13 +242,15 @@ impl StickTable {
     }
 
     /// Looks at the next part of the table for calls that have expired, and tells the server of each. Those of a server that
-    /// nobody `knows` any more are no calls either: should it come back, it begins with none. One thread sweeps.
+    /// nobody `knows` any more are no calls either. One thread sweeps.
     pub fn sweep(&self, now: Time, knows: impl Fn(NameHash) -> bool, mut expired: impl FnMut(NameHash)) {
         let (tick, all) = (now.0 / TICK, self.table.buckets_in_all());
         let from = self.swept.load(Ordering::Relaxed);
         let to = (from + SWEEP).min(all);
         self.swept.store(if to == all { 0 } else { to }, Ordering::Relaxed);
+        let mut live = if from == 0 { 0 } else { self.seen.load(Ordering::Relaxed) };
         for entry in self.table.entries(from..to) {
+            live += usize::from(entry.value & EXPIRY > tick);
             let over = |server: &NameHash| entry.value & EXPIRY <= tick || !knows(*server);
             if let Some(server) = call_of(entry.value).filter(over)
                 && self.table.update(entry, entry.value & !Marks::CALL.0)
@@ -234,6 +258,37 @@ impl StickTable {
                 expired(server);
             }
         }
+        (if to == all { &self.used } else { &self.seen }).store(live, Ordering::Relaxed);
+    }
+
+    /// Ends the entry of a key, or all; how many lived.
+    pub fn clear(&self, key: Option<u64>, now: Time) -> usize {
+        let end = |entry: Entry| alive(entry, now).is_some() && self.table.update(entry, entry.value & !EXPIRY);
+        match key {
+            Some(key) => usize::from(self.table.get(key).is_some_and(end)),
+            None => self.table.entries(0..self.table.buckets_in_all()).filter(|entry| end(*entry)).count(),
+        }
+    }
+
+    /// How many keys it was made for.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// How many entries lived when it was swept last: a second ago, of a million keys or more a few seconds.
+    pub fn in_use(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Every entry that lives, for whoever shows them. Walks the whole table.
+    pub fn entries(&self, now: Time) -> impl Iterator<Item = Shown> {
+        let tick = now.0 / TICK;
+        self.table.pairs().filter(move |(_, value)| value & EXPIRY > tick).map(|(key, value)| Shown {
+            key,
+            server: NameHash((value >> 32) as u32),
+            confirmed: value & CONFIRMED != 0,
+            until: Time((value & EXPIRY) * TICK),
+        })
     }
 
     /// The server of every entry that is a call and lives. Walks the whole table.
@@ -367,8 +422,36 @@ mod tests {
                 }
                 let confirmed = model.values().filter(|entry| entry.1).count();
                 prop_assert_eq!(table.count(at(now)), (model.len(), confirmed));
+                let shown: HashMap<_, _> = table.entries(at(now)).map(|shown| (shown.key, shown)).collect();
+                prop_assert_eq!(shown.len(), model.len());
+                for (k, (server, confirmed, _)) in &model {
+                    let shown = shown[&key(*k)];
+                    prop_assert_eq!((shown.server.0, shown.confirmed), (*server, *confirmed));
+                    prop_assert!(table.find(key(*k), Time(shown.until.0 - 1)).is_some());
+                    prop_assert!(table.find(key(*k), shown.until).is_none());
+                }
+                table.sweep(at(now), |_| true, |_| ());
+                prop_assert_eq!((table.in_use(), table.size()), (model.len(), 1000));
             }
         }
+    }
+
+    /// A table that takes several sweeps says what the last whole round has seen.
+    #[test]
+    fn used_entries_are_counted_round_by_round() {
+        let table = StickTable::new(2_000_000);
+        let rounds = table.table.buckets_in_all().div_ceil(SWEEP);
+        assert!(rounds > 1);
+        let sweep = |seconds| {
+            (0..rounds).map(|_| (table.sweep(at(seconds), |_| true, |_| ()), table.in_use()).1).collect::<Vec<_>>()
+        };
+        for n in 0..10_000 {
+            let _ = table.write(key(n), LAGOS, Marks::NONE, at(1), seconds(if n < 3_000 { 10 } else { 100 }));
+        }
+        let counted = |first: usize, then: usize| [vec![first; rounds - 1], vec![then]].concat();
+        assert_eq!(sweep(2), counted(0, 10_000));
+        assert_eq!(sweep(50), counted(10_000, 7_000));
+        assert_eq!(sweep(500), counted(7_000, 0));
     }
 
     #[test]

@@ -171,6 +171,19 @@ impl Table {
         self.entries(0..self.buckets_in_all()).map(|entry| entry.value)
     }
 
+    /// Every key with its value, each pair as it was at one moment. Walks the whole table.
+    pub fn pairs(&self) -> impl Iterator<Item = (u64, u64)> {
+        (0..self.buckets_in_all()).flat_map(|bucket| {
+            let at = self.first + bucket * WORDS;
+            (at..at + SLOTS).filter_map(|word| {
+                let key = self.words[word].load(Ordering::Acquire);
+                let value = self.words[word + SLOTS].load(Ordering::Relaxed);
+                fence(Ordering::Acquire);
+                (key > BUSY && self.words[word].load(Ordering::Relaxed) == key).then_some((key, value))
+            })
+        })
+    }
+
     pub fn buckets_in_all(&self) -> usize {
         self.mask + 1
     }
@@ -207,6 +220,8 @@ mod tests {
             }
             assert!((0..entries as u64).all(|n| table.get(key(n)).map(|entry| entry.value) == Some(n)));
             assert_eq!(table.values().count(), entries);
+            let pairs: std::collections::HashMap<_, _> = table.pairs().collect();
+            assert!(pairs.len() == entries && (0..entries as u64).all(|n| pairs[&key(n)] == n));
         }
     }
 

@@ -2,7 +2,6 @@
 //! message path does nothing for it but count.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::breaker::{Breaker, Leave, Step, Transition, Why};
 use super::health::Silence;
@@ -29,22 +28,23 @@ pub struct Watch {
 
 #[derive(Debug)]
 struct Watched {
-    /// Whose counters they count from: one that was removed and added again counts from nothing.
-    live: Arc<ServerLive>,
+    /// From which generation on that server has been there: one that was removed and added again is another.
+    since: u64,
     silence: Silence,
     breaker: Breaker,
 }
 
 impl Watched {
     /// From now on: what a server did before says nothing.
-    fn new(live: &Arc<ServerLive>, seen: &Totals) -> Self {
+    fn new(server: &Server, seen: &Totals) -> Self {
+        server.live.rows_begun.add(1);
         let (silence, breaker) = (Silence::new(seen.asked, seen.said), Breaker::new(seen));
-        Self { live: Arc::clone(live), silence, breaker }
+        Self { since: server.since, silence, breaker }
     }
 
     /// Whether it was this very server, not one of its name from before.
     fn is_of(&self, server: &Server) -> bool {
-        Arc::ptr_eq(&self.live, &server.live)
+        self.since == server.since
     }
 }
 
@@ -59,7 +59,7 @@ impl Watch {
                 let known = &snapshot.servers[position];
                 let seen = known.live.totals();
                 // Out of the map, so that the others' breakers can be asked.
-                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(&known.live, &seen));
+                let mut watched = self.servers.remove(&server.id).unwrap_or_else(|| Watched::new(known, &seen));
                 if watched.silence.look(seen.asked, seen.said, &config.suspect, now) {
                     news.push((server.id, News::Silent));
                 }
@@ -83,31 +83,32 @@ impl Watch {
         let server = &snapshot.servers[snapshot.server(backend.servers[at].id)?];
         let live = &server.live;
         let step = match &backend.breaker {
-            None => breaker.close(Why::Removed, seen, now),
+            None => breaker.close(Why::Removed, seen, now).map(Step::Moved),
             Some(config) => {
                 let most = WHOLE * u64::from(config.max_open) / 100;
                 let room = || self.open_share_with(backend, at, snapshot) <= most;
                 let leave = Leave { open: &room, half_open: server.state.is_well() };
                 if breaker.circuit() == Circuit::HalfOpen {
                     // A reload may ask for more successes than the places of before can bring.
-                    live.trials.allow(config.half_open_max);
+                    live.trials.allow(config.half_open_max, breaker.tries_all(config, now));
+                    live.trials.give_up_silent(now, config.answer_within);
                 }
                 breaker.look(seen, live.trials.calls(), config, leave, now)
             }
         };
-        step.inspect(|step| note(live, *step, backend))
+        if let Some(Step::Moved(transition)) = step {
+            note(live, transition, backend);
+        }
+        step
     }
 
     /// Closes a server's breaker by hand. `None` where it is closed already, or there is no such server.
     pub fn reset(&mut self, id: NameHash, snapshot: &Snapshot, now: Time) -> Option<Transition> {
         let server = &snapshot.servers[snapshot.server(id)?];
         let watched = self.servers.get_mut(&id).filter(|watched| watched.is_of(server))?;
-        let step = watched.breaker.close(Why::Reset, &server.live.totals(), now)?;
-        note(&server.live, step, &snapshot.backends[server.backend as usize].config);
-        match step {
-            Step::Moved(transition) => Some(transition),
-            Step::Held(_) => None,
-        }
+        let transition = watched.breaker.close(Why::Reset, &server.live.totals(), now)?;
+        note(&server.live, transition, &snapshot.backends[server.backend as usize].config);
+        Some(transition)
     }
 
     /// The part of a backend's weight that its breakers take away once this server's is open too. What health or the
@@ -146,11 +147,12 @@ fn share(backend: &Backend, weights: &[u32], at: usize) -> u64 {
     part(backend.regions[server.region].weight, all_regions) * part(weights[at], in_region) / WHOLE
 }
 
-/// Opens or closes the places of trial calls before a snapshot speaks of them, and counts who got no answer.
-fn note(live: &ServerLive, step: Step, backend: &Backend) {
-    let Step::Moved(Transition { to, why, .. }) = step else { return };
+/// Opens or closes the places of trial calls before a snapshot speaks of them, and counts who got no answer. The workers'
+/// rows of failing answers begin anew.
+fn note(live: &ServerLive, Transition { to, why, .. }: Transition, backend: &Backend) {
+    live.rows_begun.add(1);
     match (to, &backend.breaker) {
-        (Circuit::HalfOpen, Some(breaker)) => live.trials.begin(breaker.half_open_max),
+        (Circuit::HalfOpen, Some(breaker)) => live.trials.begin(breaker.half_open_max, false),
         _ => live.trials.end(),
     }
     if let Why::Unanswered(calls) | Why::TrialsUnanswered(calls) = why {
@@ -186,7 +188,7 @@ mod tests {
                 "[[backend.server]]\nname = \"s{n}\"\nregion = \"{region}\"\naddress = \"udp://1.1.2.{n}\"\nweight = {weight}\nbackup = {backup}\n"
             );
         }
-        Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("test", &text))).backends.remove(0)
+        Config::good(&text).backends.remove(0)
     }
 
     #[test]

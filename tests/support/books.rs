@@ -71,7 +71,7 @@ impl Books {
                     self.opened(call, server, method, now);
                 }
             }
-            Passage::RequestToClient { server } => match before {
+            Passage::RequestToClient { server, .. } => match before {
                 Some(entry) if entry.server == server && entry.confirmed => {
                     self.alive(call, now).unwrap().touch(now, CALL);
                 }
@@ -117,7 +117,18 @@ impl Books {
             ("INVITE", 401 | 407, Some(entry)) if !entry.confirmed => entry.counted = false,
             ("INVITE", 300.., Some(entry)) if !entry.confirmed => entry.over(now),
             ("BYE", 200..300, Some(entry)) => entry.over(now),
+            // A dialog that nobody knows: no call, but another one of a forked call may be there.
+            ("BYE", 408 | 481, Some(entry)) if entry.confirmed => {
+                (entry.confirmed, entry.counted, entry.open) = (false, false, false);
+            }
             _ => {}
+        }
+    }
+
+    /// A BYE of it could be sent to nobody: it is no call, but another one of a forked call may be there.
+    pub fn unreached(&mut self, call: u32, now: u64) {
+        if let Some(entry) = self.alive(call, now).filter(|entry| entry.confirmed) {
+            (entry.confirmed, entry.counted, entry.open) = (false, false, false);
         }
     }
 

@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::core::{Node, Outcome};
-use trunkline::sip::Flow;
-use trunkline::sip::Transport;
+use super::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
+use trunkline::sip::FlowToken;
 use trunkline::sip::token::{Keys, NameHash, SEALED_LEN_MAX, Sealed, SealedIn};
 use trunkline::state::counters::{Counter, FrontendCounters};
 use trunkline::state::{Reason, Snapshot};
@@ -55,7 +54,7 @@ pub fn token(keys: &Keys, call_id: &str, sealed: &Sealed) -> String {
 
 /// What such a token says of a client behind NAT.
 pub fn sealed(stands_in: SealedIn, server: &str, local: SocketAddr, remote: SocketAddr) -> Sealed {
-    let flow = Flow { transport: Transport::Udp, local, remote };
+    let flow = FlowToken::Ends { local, remote };
     Sealed { stands_in, server: NameHash::of(server), frontend: NameHash::of("sip"), flow, nat: true }
 }
 
@@ -93,4 +92,14 @@ pub fn feed(node: &mut Node, from: SocketAddr, to: SocketAddr, bytes: &[u8], cou
         .collect();
     assert_eq!(moved, [(counter.to_owned(), 1)], "{outcome:?}\nof {}", bytes.escape_ascii());
     outcome
+}
+
+/// The same from [`PHONE`].
+pub fn from_phone(node: &mut Node, bytes: &[u8], counter: &str) -> Outcome {
+    feed(node, addr(PHONE), addr(OUTSIDE), bytes, counter)
+}
+
+/// The same from [`SERVER`].
+pub fn from_server(node: &mut Node, bytes: &[u8], counter: &str) -> Outcome {
+    feed(node, addr(SERVER), addr(INSIDE), bytes, counter)
 }

@@ -14,6 +14,12 @@ use trunkline::state::server::ServerState;
 use trunkline::state::snapshot::Ingredients;
 use trunkline::state::{Reason, Shared, Snapshot, Time};
 
+/// A client, our addresses towards clients and servers, and a server, where a test has no need of others.
+pub const PHONE: &str = "198.51.100.7:31234";
+pub const OUTSIDE: &str = "203.0.113.10:5060";
+pub const INSIDE: &str = "10.0.1.10:5060";
+pub const SERVER: &str = "10.0.10.11:5060";
+
 /// What became of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -121,7 +127,7 @@ impl Node {
         let Outcome::Sent { passage, .. } = outcome else { panic!("not sent: {outcome:?}") };
         let (Passage::RequestToServer { server, .. }
         | Passage::ResponseToClient { server, .. }
-        | Passage::RequestToClient { server }
+        | Passage::RequestToClient { server, .. }
         | Passage::ResponseToServer { server }) = passage;
         self.snapshot.servers[*server].name.clone()
     }
@@ -139,29 +145,41 @@ impl Node {
     fn judge(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], failed: Option<Passage>) -> Outcome {
         let bind =
             self.snapshot.binds.iter().position(|bind| bind.serves(Transport::Udp, &to)).expect("a bind of ours");
-        let flow = Flow { transport: Transport::Udp, local: to, remote: from };
+        let flow = Flow::of_datagrams(to, from);
         let Ok(message) = Message::parse(bytes) else { return Outcome::Dropped(Reason::NotSip) };
-        let received = Received { bytes, message: &message, flow: &flow, bind };
+        let received = Received { bytes, message: &message, flow: &flow, bind, peer: None };
         let verdict = match failed {
             None => proxy::decide(received, self.now, &self.snapshot, &mut self.memory, &mut self.edits),
             Some(passage) => {
-                proxy::undelivered(received, passage, self.now, &self.snapshot, &mut self.memory, &mut self.edits)
+                proxy::undelivered(received, passage, true, self.now, &self.snapshot, &mut self.memory, &mut self.edits)
             }
         };
-        proxy::count(&verdict, bind, &self.snapshot, &self.memory);
-        let source = |hop: &Hop| hop.local;
-        match verdict {
+        let outcome = self.carry_out(&verdict, bytes, &message);
+        let len = match &outcome {
+            Outcome::Sent { bytes, .. } | Outcome::Answered { bytes, .. } => bytes.len(),
+            Outcome::Dropped(_) => 0,
+        };
+        proxy::count(&verdict, len, bind, &self.snapshot, &mut self.memory);
+        outcome
+    }
+
+    /// What a verdict makes of a message.
+    fn carry_out(&mut self, verdict: &Verdict, bytes: &[u8], message: &Message) -> Outcome {
+        let ends = |hop: Hop| hop.datagram().map(|to| (to.local, to.remote)).expect("a datagram");
+        match *verdict {
             Verdict::Drop(reason) => Outcome::Dropped(reason),
-            Verdict::Answer { to, answer, reason } => {
+            Verdict::Answer { to, ref answer, reason, .. } => {
                 let mut out = vec![0; MAX_MESSAGE];
-                let len = answer.write(bytes, &message, &self.edits, &mut out).expect("the answer fits");
-                Outcome::Answered { from: source(&to), to: to.remote, reason, bytes: out[..len].to_vec() }
+                let len = answer.write(bytes, message, &self.edits, &mut out).expect("the answer fits");
+                let (from, to) = ends(to);
+                Outcome::Answered { from, to, reason, bytes: out[..len].to_vec() }
             }
             Verdict::Forward { to, end, passage } => {
                 self.buffer[HEADROOM..HEADROOM + end].copy_from_slice(&bytes[..end]);
                 let edited = self.edits.apply(&mut self.buffer, HEADROOM..HEADROOM + end, &mut self.saved);
                 let bytes = self.buffer[edited.message].to_vec();
-                Outcome::Sent { from: source(&to), to: to.remote, passage, bytes }
+                let (from, to) = ends(to);
+                Outcome::Sent { from, to, passage, bytes }
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Real processes: the balancer as an operator starts it.
 #![allow(clippy::disallowed_methods, reason = "a test waits with a deadline")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -19,21 +20,87 @@ pub fn program() -> PathBuf {
 }
 
 /// Waits for a condition.
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub fn wait_for(what: &str, condition: impl FnMut() -> bool) {
+    assert!(within(DEADLINE, condition), "{what}: not within {DEADLINE:?}");
+}
+
+/// Whether a condition comes true in this time.
+pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
-        std::thread::yield_now();
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // Who only yields takes the time of those that are waited for.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Waits for what takes half a minute by design: 64*T1, or the longest time of a message.
+pub fn wait_longer(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + 3 * DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Whether somebody has a UDP socket on this address.
+/// Held while a port is tried and while a process begins: until it is another program it has the sockets that are open now,
+/// and a port that was tried would be taken for that moment.
+static BEGINNING: Mutex<()> = Mutex::new(());
+
+/// Keeps other threads of the test from starting processes.
+pub fn nobody_begins() -> MutexGuard<'static, ()> {
+    BEGINNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process while nobody tries ports.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = nobody_begins();
+    command.spawn()
+}
+
+/// Whether somebody has a UDP socket on this address, or listens there over TCP.
 pub fn is_bound(address: SocketAddr) -> bool {
-    // Asked of the kernel: a trial bind would take the port from whoever is about to.
+    let local = as_listed(address);
+    !sockets("udp", |socket| socket.local == local).is_empty()
+        || !sockets("tcp", |socket| socket.local == local && socket.state == LISTENING).is_empty()
+}
+
+/// Where the connections come from that are open at this address.
+pub fn connections_to(address: SocketAddr) -> Vec<String> {
+    let local = as_listed(address);
+    let open = sockets("tcp", |socket| socket.local == local && socket.state == ESTABLISHED);
+    open.into_iter().map(|socket| socket.remote).collect()
+}
+
+/// States of a connection (the kernel's tcp_states.h).
+const ESTABLISHED: &str = "01";
+const LISTENING: &str = "0A";
+
+/// A socket as the kernel lists it.
+struct Listed {
+    local: String,
+    remote: String,
+    state: String,
+}
+
+/// Asked of the kernel: a trial bind would take the port from whoever is about to.
+fn sockets(transport: &str, wanted: impl Fn(&Listed) -> bool) -> Vec<Listed> {
+    // Of the thread's own namespace.
+    let text = std::fs::read_to_string(format!("/proc/thread-self/net/{transport}")).unwrap();
+    let listed = text.lines().skip(1).map(|line| {
+        let mut fields = line.split_whitespace().skip(1).map(str::to_owned);
+        let mut next = || fields.next().unwrap_or_default();
+        Listed { local: next(), remote: next(), state: next() }
+    });
+    listed.filter(wanted).collect()
+}
+
+fn as_listed(address: SocketAddr) -> String {
     let IpAddr::V4(ip) = address.ip() else { panic!("{address}: only IPv4 is looked for") };
-    let address = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
-    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
-    sockets.lines().any(|line| line.split_whitespace().nth(1) == Some(&address))
+    format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port())
 }
 
 /// Whether a process has stopped, all of its threads.
@@ -57,9 +124,7 @@ impl Process {
     /// Starts a command; its stderr is read as lines.
     pub fn start(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
+        let mut child = spawn(command.stderr(Stdio::piped()))
             .unwrap_or_else(|error| panic!("{name}: {error}; tests/setup installs it"));
         let stderr = child.stderr.take().unwrap();
         let (sender, lines) = channel();

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trunkline::load::{
-    AnswerReport, Answerer, AnswererOptions, CallReport, GeneratorOptions, Habits, Manner, Mix, ServerView, Timers,
-    Weather,
+    AnswerReport, Answerer, AnswererOptions, CallReport, Carrier, GeneratorOptions, Habits, Listen, Mix, ServerView,
+    Timers, Weather,
 };
+use trunkline::sip::Transport;
 
-use super::process::{Balancer, wait_for};
+use super::process::{Balancer, DEADLINE, wait_for, within};
 use super::workers::free_port;
 
 /// The servers and their regions.
@@ -28,6 +29,26 @@ pub const MIX: &str = "call=3,server-bye=2,reinvite=1,server-reinvite=1,cancel=1
 pub const ROUND: u64 = 12;
 
 const WORKERS: usize = 4;
+
+/// What the balancer speaks, and what is written into its configuration beside that.
+#[derive(Clone, Copy)]
+pub struct Edge<'a> {
+    /// Its transports towards clients, all at one address.
+    pub outside: &'a [&'a str],
+    /// Its transport towards servers.
+    pub inside: &'a str,
+    /// The last lines of the frontend, and of the backend; tables of theirs may follow.
+    pub frontend: &'a str,
+    pub backend: &'a str,
+    /// Lines of each server.
+    pub each: &'a str,
+}
+
+impl Default for Edge<'_> {
+    fn default() -> Self {
+        Self { outside: &["udp"], inside: "udp", frontend: "", backend: "", each: "" }
+    }
+}
 
 /// 127.0.N.0/24.
 pub struct Net(pub u8);
@@ -62,10 +83,28 @@ impl Net {
 
     /// The same with these lines in the section of each server.
     pub fn balance_with(&self, servers: &[SocketAddr; 5], backend: &str, each: &str) -> (Balancer, SocketAddr) {
+        self.balance_as(servers, &Edge { backend, each, ..Edge::default() })
+    }
+
+    /// The same with these transports towards clients and servers, and with lines in the sections of the frontend, the
+    /// backend and each server.
+    pub fn balance_by(
+        &self,
+        [outside, inside]: [&str; 2],
+        servers: &[SocketAddr; 5],
+        [frontend, backend, each]: [&str; 3],
+    ) -> (Balancer, SocketAddr) {
+        self.balance_as(servers, &Edge { outside: &[outside], inside, frontend, backend, each })
+    }
+
+    /// The same for an edge of any kind.
+    pub fn balance_as(&self, servers: &[SocketAddr; 5], edge: &Edge<'_>) -> (Balancer, SocketAddr) {
+        let Edge { outside, inside, frontend, backend, each } = edge;
         let at = self.free(1);
+        let binds: Vec<_> = outside.iter().map(|transport| format!("{transport}://{at}")).collect();
         let mut config = format!(
-            "[[frontend]]\nname = \"sip\"\nbind = \"udp://{at}\"\ninside = \"{}\"\naliases = [\"{DOMAIN}\"]\n\
-             send_to = [\"{}\"]\nsource_header = \"X-Trunkline-Source\"\nbackend = \"pbx\"\n\
+            "[[frontend]]\nname = \"sip\"\nbind = {binds:?}\ninside = \"{}\"\naliases = [\"{DOMAIN}\"]\n\
+             send_to = [\"{}\"]\nsource_header = \"X-Trunkline-Source\"\nbackend = \"pbx\"\n{frontend}\n\
              [[backend]]\nname = \"pbx\"\n{backend}\n",
             self.ip(2),
             self.clients()
@@ -75,7 +114,7 @@ impl Net {
         }
         for ((name, region), address) in SERVERS.iter().zip(servers) {
             config += &format!(
-                "[[backend.server]]\nname = \"{name}\"\nregion = \"{region}\"\naddress = \"udp://{address}\"\n{each}\n"
+                "[[backend.server]]\nname = \"{name}\"\nregion = \"{region}\"\naddress = \"{inside}://{address}\"\n{each}\n"
             );
         }
         (Balancer::start(WORKERS, &config), at)
@@ -101,6 +140,7 @@ impl Net {
             duration: Duration::from_secs(120),
             clients: self.clients().parse().unwrap(),
             sockets: 100,
+            carrier: Carrier::Udp,
             weather: Weather::default(),
             seed: 1,
         }
@@ -109,15 +149,39 @@ impl Net {
 
 /// Servers of ours on these addresses.
 pub fn answer(servers: &[(&str, SocketAddr)], timers: Timers) -> Answerer {
-    let servers = servers.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();
-    Answerer::start(&AnswererOptions { servers, manner: Manner::default(), timers }).unwrap()
+    answer_over(Transport::Udp, servers, AnswererOptions { timers, ..AnswererOptions::default() })
+}
+
+/// The same over another transport.
+pub fn answer_over(transport: Transport, servers: &[(&str, SocketAddr)], options: AnswererOptions) -> Answerer {
+    let listen = |address: &SocketAddr| Listen { transport, address: *address };
+    let servers: Vec<_> = servers.iter().map(|(name, address)| (*name, listen(address))).collect();
+    answer_as(&servers, options)
+}
+
+/// The same, each over its own.
+pub fn answer_as(servers: &[(&str, Listen)], options: AnswererOptions) -> Answerer {
+    let servers = servers.iter().map(|(name, listen)| ((*name).to_owned(), *listen)).collect();
+    let options = AnswererOptions { servers, ..options };
+    let is_taken = |why: &String| why.contains("another process has") || why.contains("already in use");
+    let mut answerer = Answerer::start(&options);
+    // A process that is just beginning may have the sockets that tried the ports.
+    wait_for("the ports of the servers", || {
+        if answerer.as_ref().is_err_and(is_taken) {
+            answerer = Answerer::start(&options);
+        }
+        !answerer.as_ref().is_err_and(is_taken)
+    });
+    answerer.unwrap()
 }
 
 /// Ends the servers when their last call has ended: a client is done when its BYE is sent, its server a moment later.
 pub fn stop(servers: Answerer) -> AnswerReport {
     let open = || servers.servers().iter().map(|server| server.counters.dialogs.get()).sum::<u64>();
-    wait_for("the last calls to end at their servers", || open() == 0);
-    servers.stop().unwrap()
+    let ended = within(DEADLINE, || open() == 0);
+    let report = servers.stop().unwrap();
+    assert!(ended, "calls that do not end at their servers:\n{report}");
+    report
 }
 
 /// Checks that all of [`MIX`] that was started came to its end at the server where it began, and that each region had

@@ -15,11 +15,7 @@ use trunkline::load::server::Server;
 use trunkline::load::{CallReport, Habits, Ledger, Manner, Mix, Scenario, ServerView, Timers, Weather};
 use trunkline::state::Time;
 
-use crate::core::{Node, Outcome};
-
-/// Where the balancer of [`Sim::with_balancer`] listens towards clients and servers.
-pub const OUTSIDE: &str = "203.0.113.10:5060";
-pub const INSIDE: &str = "10.0.1.10:5060";
+use crate::core::{INSIDE, Node, OUTSIDE, Outcome};
 
 /// How long a datagram takes.
 const HOP: Duration = Duration::from_millis(1);

@@ -31,10 +31,6 @@ name = "sbc"
 address = "udp://Example.ng."
 "#;
 
-fn file(text: &str) -> Config {
-    Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)))
-}
-
 fn query(port: Option<u16>, host: &str) -> Query {
     Query { transport: Transport::Udp, host: host.to_owned(), port }
 }
@@ -67,7 +63,7 @@ fn shown(config: &Config) -> Vec<String> {
 
 #[test]
 fn names_are_asked_for_as_they_are_written() {
-    let file = file(TEXT);
+    let file = Config::good(TEXT);
     let queries: Vec<_> = file.queries().cloned().collect();
     assert_eq!(queries, [query(Some(5060), "pbx.example.ng"), query(None, "example.ng")]);
     assert_eq!(queries[1].service().as_deref(), Some("_sip._udp.example.ng"));
@@ -77,7 +73,7 @@ fn names_are_asked_for_as_they_are_written() {
 
 #[test]
 fn each_address_is_a_server_in_the_place_of_its_name() {
-    let file = file(TEXT);
+    let file = Config::good(TEXT);
     let (config, refused) = expanded(&file, &pbx(&["10.0.2.2", "10.0.2.1"]));
     assert_eq!(
         shown(&config),
@@ -91,14 +87,14 @@ fn each_address_is_a_server_in_the_place_of_its_name() {
     assert_eq!(refused, []);
     let server = &config.backends[0].servers[1];
     assert_eq!(server.id, NameHash::of("b/pbx@10.0.2.1:5060"));
-    assert!(server.is_of_name() && !config.backends[0].servers[0].is_of_name());
+    assert_eq!((server.of_name(), config.backends[0].servers[0].of_name()), (Some("pbx"), None));
     assert_eq!(server.sources, [exactly("10.0.2.1:5060".parse().unwrap())]);
     assert_eq!(expanded(&file, &Answers::new()).0, file, "what has no address has no server");
 }
 
 #[test]
 fn what_can_be_no_server_is_refused_by_name() {
-    let file = file(TEXT);
+    let file = Config::good(TEXT);
     for (address, why) in [
         ("0.0.0.0", "no host has it"),
         ("0.1.2.3", "no host has it"),
@@ -130,7 +126,7 @@ fn what_can_be_no_server_is_refused_by_name() {
 
 #[test]
 fn a_loopback_address_is_good_where_we_speak_from_one() {
-    let file = file(&TEXT.replace("inside = \"10.0.0.2\"", "inside = \"127.0.0.2\""));
+    let file = Config::good(&TEXT.replace("inside = \"10.0.0.2\"", "inside = \"127.0.0.2\""));
     let (config, refused) = expanded(&file, &pbx(&["127.0.0.3", "127.0.0.2"]));
     assert_eq!((config.backends[0].servers.len(), refused.len()), (3, 1), "{refused:?}");
 }
@@ -139,7 +135,7 @@ fn a_loopback_address_is_good_where_we_speak_from_one() {
 fn an_address_is_one_server_s_only() {
     let text = TEXT.to_owned()
         + "[[backend]]\nname = \"c\"\n[[backend.server]]\nname = \"pbx\"\naddress = \"udp://pbx.example.ng:5060\"\n";
-    let (config, refused) = expanded(&file(&text), &pbx(&["10.0.2.1"]));
+    let (config, refused) = expanded(&Config::good(&text), &pbx(&["10.0.2.1"]));
     assert_eq!((config.backends[0].servers.len(), config.backends[1].servers.len()), (3, 0));
     assert_eq!((refused[0].server.as_str(), refused[0].why), ("c/pbx", "another server has it"));
 }
@@ -147,7 +143,7 @@ fn an_address_is_one_server_s_only() {
 #[test]
 fn there_is_a_limit_and_the_log_says_so_in_one_line() {
     let ips: Vec<_> = (0..100).map(|n| format!("10.1.0.{n}")).collect();
-    let (config, refused) = expanded(&file(TEXT), &pbx(&ips.iter().map(String::as_str).collect::<Vec<_>>()));
+    let (config, refused) = expanded(&Config::good(TEXT), &pbx(&ips.iter().map(String::as_str).collect::<Vec<_>>()));
     assert_eq!(config.backends[0].servers.len(), 2 + MOST_ADDRESSES);
     assert_eq!((refused.len(), refused[0].addresses.len()), (1, 36));
     assert!(refused[0].to_string().ends_with("10.1.0.71:5060 and 28 more"), "{}", refused[0]);
@@ -160,7 +156,7 @@ fn service(targets: &[Target]) -> Answers {
 
 #[test]
 fn the_lowest_priority_serves_and_weights_are_the_records() {
-    let file = file(TEXT);
+    let file = Config::good(TEXT);
     let of = |targets: &[Target]| {
         let shown = shown(&expanded(&file, &service(targets)).0);
         shown.into_iter().filter_map(|line| line.strip_prefix("sbc@").map(str::to_owned)).collect::<Vec<_>>()
@@ -182,7 +178,7 @@ fn the_lowest_priority_serves_and_weights_are_the_records() {
         let expected: Vec<_> = expected.iter().zip(weights).map(|(at, weight)| format!("{at} {at} {weight}")).collect();
         assert_eq!(of(&[one, two]), expected, "{first:?} {second:?}");
     }
-    let zero = self::file(&(TEXT.to_owned() + "weight = 0\n"));
+    let zero = Config::good(&(TEXT.to_owned() + "weight = 0\n"));
     let (config, _) = expanded(&zero, &service(&[a((1, 9))]));
     assert!(shown(&config).contains(&"sbc@10.0.3.1:5060 10.0.3.1:5060 0".to_owned()), "the file wants no new calls");
 }
@@ -207,7 +203,7 @@ proptest! {
         mut octets in proptest::collection::vec((0u8..4, 1u8..40), 0..120),
         turn in 0usize..120,
     ) {
-        let file = file(TEXT);
+        let file = Config::good(TEXT);
         let ip = |(net, host): (u8, u8)| match net {
             0 => format!("10.0.1.{host}"),
             1 => format!("224.0.0.{host}"),
@@ -222,13 +218,13 @@ proptest! {
             .filter(|at| at.0 != 1 && ip(**at) != "10.0.1.1" && ip(**at) != "10.0.1.2")
             .map(|at| format!("{}:5060", ip(*at)).parse().unwrap())
             .collect();
-        let servers: Vec<_> = config.backends[0].servers.iter().filter(|server| server.is_of_name()).collect();
+        let servers: Vec<_> = config.backends[0].servers.iter().filter(|server| server.of_name().is_some()).collect();
         let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
         prop_assert_eq!(&addresses, &model.into_iter().take(MOST_ADDRESSES).collect::<Vec<_>>());
         for server in &servers {
             prop_assert_eq!(server.id, NameHash::of(&format!("b/pbx@{}", server.address)));
         }
-        let literal: Vec<_> = config.backends[0].servers.iter().filter(|server| !server.is_of_name()).collect();
+        let literal: Vec<_> = config.backends[0].servers.iter().filter(|server| server.of_name().is_none()).collect();
         prop_assert_eq!(literal, file.backends[0].servers.iter().collect::<Vec<_>>());
         if !octets.is_empty() {
             let turn = turn % octets.len();

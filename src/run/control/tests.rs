@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use super::*;
 use crate::config::{Config, key};
 use crate::net::worker::Workers;
-use crate::state::health::{Outcome, Transition, Why};
+use crate::state::health::{Outcome, Why};
 
 const WHO: Who = Who::Signal("test");
 
@@ -30,22 +30,18 @@ fn without_two(text: &str) -> String {
     text[..text.rfind("[[backend.server]]").unwrap()].to_owned()
 }
 
-fn config(text: &str) -> Config {
-    Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)))
-}
-
 async fn start(text: &str) -> Balancer {
     let keys = key::parse(&key::generate(*b"golden route key", [0x22; 16])).unwrap();
-    Balancer::start(config(text), keys, None).await.unwrap()
+    Balancer::start(Config::good(text), keys, None).await.unwrap()
 }
 
 /// What a reload of this text does.
 async fn take(balancer: &mut Balancer, text: &str) -> Result<(), String> {
-    let (wanted, basis) = (config(text), &balancer.basis);
+    let (wanted, basis) = (Config::good(text), &balancer.basis);
     let mut leaving = basis.leaving.clone();
     leaving.note(&wanted, &basis.config, &basis.states, clock());
     let next = basis.next(wanted.clone(), wanted, basis.keys.clone(), leaving);
-    balancer.apply(next).await.map(|_| ())
+    balancer.apply(next, None).await.map(|_| ())
 }
 
 #[tokio::test]
@@ -55,18 +51,19 @@ async fn a_removed_server_stays_out_of_new_calls_through_maintenance() {
     let two = balancer.basis.config.backends[0].servers[1].id;
     take(&mut balancer, &without_two(&text)).await.unwrap();
     assert_eq!(balancer.basis.states[&two].admin, Admin::Leaving);
-    balancer.set_admin(&WHO, two, Admin::Maint).unwrap();
     for admin in [Admin::Ready, Admin::Drain] {
-        let error = balancer.set_admin(&WHO, two, admin).unwrap_err();
+        let error = balancer.set_admin(&WHO, two, admin).await.unwrap_err();
         assert!(error.contains("removed from the configuration") && error.contains("reload"), "{error}");
     }
     let error = balancer.set_weight(&WHO, two, Some(100)).unwrap_err();
     assert!(error.contains("removed from the configuration"), "{error}");
-    assert_eq!((balancer.basis.states[&two].admin, balancer.basis.states[&two].weight), (Admin::Maint, None));
+    assert_eq!((balancer.basis.states[&two].admin, balancer.basis.states[&two].weight), (Admin::Leaving, None));
+    balancer.set_admin(&WHO, two, Admin::Maint).await.unwrap();
+    assert_eq!(balancer.set_admin(&WHO, two, Admin::Ready).await.unwrap_err(), "No such server.");
     take(&mut balancer, &text).await.unwrap();
-    balancer.set_admin(&WHO, two, Admin::Ready).unwrap();
+    balancer.set_admin(&WHO, two, Admin::Ready).await.unwrap();
     balancer.set_weight(&WHO, two, Some(50)).unwrap();
-    balancer.stop();
+    balancer.stop().await;
 }
 
 #[tokio::test]
@@ -75,10 +72,10 @@ async fn what_a_check_found_is_forgotten_with_the_check() {
     let mut balancer = start(&text).await;
     let (one, two) = (balancer.basis.config.backends[0].servers[0].id, balancer.basis.config.backends[0].servers[1].id);
     let (sender, changes) = mpsc::channel(4);
-    balancer.changes = changes;
+    balancer.news = changes;
     let found = |id, to| {
         let why = Why::Check(Outcome::Unreachable);
-        Changed { id, transition: Transition { from: Health::Up, to, why, checks: 3 } }
+        News { id, checked: None, transition: Some(Transition { from: Health::Up, to, why, checks: 3 }) }
     };
     sender.try_send(found(one, Health::Dead)).unwrap();
     take(&mut balancer, &text).await.unwrap();
@@ -86,10 +83,10 @@ async fn what_a_check_found_is_forgotten_with_the_check() {
     sender.try_send(found(two, Health::Suspect)).unwrap();
     take(&mut balancer, &text.replace("check = {", "check = { type = \"none\",")).await.unwrap();
     // One that was under way when its check ended.
-    balancer.change(found(one, Health::Dead));
+    balancer.take(found(one, Health::Dead));
     let health = [one, two].map(|id| balancer.basis.states[&id].health);
     assert_eq!(health, [Health::Up; 2], "nobody would take it back");
-    balancer.stop();
+    balancer.stop().await;
 }
 
 #[tokio::test]
@@ -102,7 +99,7 @@ async fn a_worker_that_has_ended_keeps_no_snapshot() {
         balancer.drop_retired();
     }
     assert_eq!(balancer.retired.len(), 0);
-    balancer.stop();
+    balancer.stop().await;
 }
 
 #[tokio::test]
@@ -121,7 +118,124 @@ async fn servers_see_one_address_for_as_long_as_a_bind_has_its_port() {
     assert_eq!(seen(&balancer), first.port(), "the removed address is still served");
     let Basis { file, wanted, keys, .. } = &balancer.basis;
     let next = balancer.basis.next(file.clone(), wanted.clone(), keys.clone(), Default::default());
-    balancer.apply(next).await.unwrap();
+    balancer.apply(next, None).await.unwrap();
     assert_eq!(seen(&balancer), second.port());
-    balancer.stop();
+    balancer.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_the_transactions_is_forgotten_once_a_second() {
+    let text = text(&[free("127.0.2.210")], "").replace("check =", "balance = \"leasttransactions\"\ncheck =");
+    let mut balancer = start(&text).await;
+    let live = Arc::clone(&balancer.setup.snapshot.load().servers[0].live);
+    live.transactions.add(32);
+    let _ = tokio::time::timeout(Duration::from_millis(3_500), balancer.serve()).await;
+    assert_eq!(live.transactions.get(), 32 - 2 - 1 - 1 - 1, "at once, and after one, two and three seconds");
+    balancer.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_removed_and_in_maintenance_leaves_its_address_to_the_next() {
+    let text = text(&[free("127.0.2.206")], "");
+    let renamed = text.replace("name = \"two\"", "name = \"next\"");
+    for removed_first in [true, false] {
+        let mut balancer = start(&text).await;
+        let two = balancer.basis.config.backends[0].servers[1].clone();
+        if removed_first {
+            take(&mut balancer, &without_two(&text)).await.unwrap();
+        }
+        balancer.set_admin(&WHO, two.id, Admin::Maint).await.unwrap();
+        take(&mut balancer, &renamed).await.unwrap();
+        let snapshot = balancer.setup.snapshot.load();
+        let name = |at: Option<usize>| at.map(|at| snapshot.servers[at].name.as_str());
+        assert_eq!(name(snapshot.server_at(&two.address, false)), Some("b/next"), "removed first: {removed_first}");
+        assert_eq!(name(snapshot.server_reached_at(&two.address)), Some("b/next"));
+        assert_eq!(snapshot.server(two.id), None);
+        drop(snapshot);
+        balancer.stop().await;
+    }
+}
+
+/// The servers of [`text`], the first of them at this address and checked all the time.
+fn checked(at: SocketAddr, other: &str) -> String {
+    let text = text(&[free("127.0.2.207")], "").replace("127.0.3.201:5060", &at.to_string());
+    text.replace("{ interval = \"60s\" }", &format!("{{ interval = \"300ms\", fast_interval = \"100ms\", {other} }}"))
+}
+
+/// Answers a check.
+async fn answer(server: &tokio::net::UdpSocket, status: &str) {
+    let mut request = [0; 4096];
+    let asked = tokio::time::timeout(Duration::from_secs(20), server.recv_from(&mut request));
+    let (length, from) = asked.await.expect("a check in time").unwrap();
+    let head = String::from_utf8_lossy(&request[..length]).split_once("\r\n").unwrap().1.to_owned();
+    server.send_to(format!("SIP/2.0 {status}\r\n{head}").as_bytes(), from).await.unwrap();
+}
+
+async fn next_change(balancer: &mut Balancer) -> Transition {
+    loop {
+        let news = tokio::time::timeout(Duration::from_secs(20), balancer.news.recv());
+        let news = news.await.expect("a change in time").unwrap();
+        balancer.take(news);
+        if let Some(transition) = news.transition {
+            return transition;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_check_lets_a_server_have_its_rest() {
+    let server = tokio::net::UdpSocket::bind("127.0.3.203:0").await.unwrap();
+    let text = checked(server.local_addr().unwrap(), "rise = 2").replace("127.0.3.202:5060", "127.0.3.203:9");
+    let mut balancer = start(&without_two(&text)).await;
+    answer(&server, "503 Busy\r\nRetry-After: 40").await;
+    assert_eq!(next_change(&mut balancer).await.to, Health::Resting);
+    for check in ["350ms", "400ms"] {
+        take(&mut balancer, &without_two(&text.replace("300ms", check))).await.unwrap();
+        // When the next check begins it is known what the one before has changed.
+        answer(&server, "200 OK").await;
+        answer(&server, "200 OK").await;
+        let news = std::iter::from_fn(|| balancer.news.try_recv().ok());
+        assert_eq!(news.filter_map(|news| news.transition).count(), 0, "it rests still");
+    }
+    balancer.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_check_goes_on_counting() {
+    let server = tokio::net::UdpSocket::bind("127.0.3.204:0").await.unwrap();
+    let text = checked(server.local_addr().unwrap(), "fall = 5, rise = 5");
+    let mut balancer = start(&without_two(&text)).await;
+    let one = balancer.basis.config.backends[0].servers[0].id;
+    for (status, to) in [("500 Broken", Health::Down), ("200 OK", Health::Up)] {
+        let mut rounds = 0;
+        while balancer.basis.states.get(&one).is_none_or(|state| state.health != to) {
+            rounds += 1;
+            assert!(rounds < 20, "{status}: so many checks, and nobody counts them");
+            // Never five checks between two reloads.
+            answer(&server, status).await;
+            answer(&server, status).await;
+            let changed = without_two(&text.replace("300ms", &format!("{}ms", 300 + rounds)));
+            take(&mut balancer, &changed).await.unwrap();
+            while let Ok(news) = balancer.news.try_recv() {
+                balancer.take(news);
+            }
+        }
+    }
+    balancer.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_reload_makes_nobody_start_slowly() {
+    let slow = |text: &str| text.replace("202:5060\"\n", "202:5060\"\nslow_start = \"60s\"\n");
+    let (own, taken) = (free("127.0.2.208"), UdpSocket::bind("127.0.2.208:0").unwrap());
+    let good = slow(&text(&[own], ""));
+    let mut balancer = start(&good).await;
+    let two = balancer.basis.config.backends[0].servers[1].id;
+    take(&mut balancer, &good).await.unwrap();
+    let faulty = slow(&text(&[own, taken.local_addr().unwrap()], ""));
+    let error = take(&mut balancer, &without_two(&faulty)).await.unwrap_err();
+    assert!(error.contains("nothing was changed"), "{error}");
+    balancer.keep_calls();
+    assert_eq!(balancer.basis.states[&two].held_back, 0, "it was never away");
+    balancer.stop().await;
 }

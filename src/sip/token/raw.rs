@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::MAC_LEN;
+use super::{ConnectionId, FlowToken, MAC_LEN, flow_raw, form};
 use crate::sip::siphash::SipHash;
 
 /// A token before it is text: bytes as words, the first byte on top, written and read from the front. Where the compiler
@@ -33,7 +33,24 @@ impl<const N: usize> Raw<N> {
     }
 
     #[inline(always)]
-    pub fn put_address<const V6: bool>(&mut self, address: SocketAddr) {
+    pub fn put_flow<const FORM: u8>(&mut self, flow: &FlowToken) {
+        match (FORM, flow) {
+            (form::V4, FlowToken::Ends { local, remote }) => {
+                self.put_address::<false>(local);
+                self.put_address::<false>(remote);
+            }
+            (form::V6, FlowToken::Ends { local, remote }) => {
+                self.put_address::<true>(local);
+                self.put_address::<true>(remote);
+            }
+            (form::CONNECTION, FlowToken::Connection(connection)) => self.put(connection.bits(), 8),
+            // The form is the flow's own; of every form the compiler knows the length.
+            _ => self.len += flow_raw(FORM),
+        }
+    }
+
+    #[inline(always)]
+    fn put_address<const V6: bool>(&mut self, address: &SocketAddr) {
         match (V6, address.ip()) {
             (false, IpAddr::V4(ip)) => self.put(ip.to_bits().into(), 4),
             (true, IpAddr::V6(ip)) => self.put_v6(ip.to_bits()),
@@ -62,8 +79,22 @@ impl<const N: usize> Raw<N> {
         value >> (64 - 8 * bytes)
     }
 
+    /// `None` where a connection's number is none.
     #[inline(always)]
-    pub fn take_address<const V6: bool>(&mut self) -> SocketAddr {
+    pub fn take_flow<const FORM: u8>(&mut self) -> Option<FlowToken> {
+        match FORM {
+            form::V4 => {
+                Some(FlowToken::Ends { local: self.take_address::<false>(), remote: self.take_address::<false>() })
+            }
+            form::V6 => {
+                Some(FlowToken::Ends { local: self.take_address::<true>(), remote: self.take_address::<true>() })
+            }
+            _ => ConnectionId::from_bits(self.take(8)).map(FlowToken::Connection),
+        }
+    }
+
+    #[inline(always)]
+    fn take_address<const V6: bool>(&mut self) -> SocketAddr {
         let ip = match V6 {
             false => IpAddr::from((self.take(4) as u32).to_be_bytes()),
             true => IpAddr::from((u128::from(self.take(8)) << 64 | u128::from(self.take(8))).to_be_bytes()),

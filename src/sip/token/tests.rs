@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use std::net::SocketAddr;
 
 fn keys() -> Keys {
     let seals = [SealKey { id: 1, secret: [0x11; 16] }, SealKey { id: 2, secret: [0x22; 16] }];
@@ -14,8 +15,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn sealed(stands_in: SealedIn) -> Sealed {
-    let flow =
-        Flow { transport: Transport::Udp, local: address("203.0.113.10:5060"), remote: address("198.51.100.7:31234") };
+    let flow = FlowToken::Ends { local: address("203.0.113.10:5060"), remote: address("198.51.100.7:31234") };
     Sealed { stands_in, server: NameHash::of("opensips/lagos-1"), frontend: NameHash::of("sip"), flow, nat: true }
 }
 
@@ -46,8 +46,7 @@ fn golden_vectors() {
     assert_eq!(std::str::from_utf8(&text).unwrap(), GOLDEN_BRANCH);
     let way = Way {
         frontend: NameHash::of("sip"),
-        local: address("203.0.113.10:5060"),
-        remote: address("198.51.100.7:31234"),
+        flow: FlowToken::Ends { local: address("203.0.113.10:5060"), remote: address("198.51.100.7:31234") },
         stick: None,
     };
     let mut text = [0; WAY_LEN_MAX];
@@ -115,8 +114,7 @@ fn a_way_is_bound_to_its_branch() {
         |transaction| Branch { direction: Direction::ToServer, server: NameHash(1), transaction }.seal(3, &keys).1;
     let way = Way {
         frontend: NameHash(3),
-        local: address("[2001:db8::1]:5060"),
-        remote: address("[2001:db8::2]:9"),
+        flow: FlowToken::Ends { local: address("[2001:db8::1]:5060"), remote: address("[2001:db8::2]:9") },
         stick: Some(5),
     };
     let mut text = [0; WAY_LEN_MAX];
@@ -151,8 +149,8 @@ fn no_flipped_bit_passes() {
     for forged in flipped(&text).filter(|forged| !forged.eq_ignore_ascii_case(&text)) {
         assert!(Branch::open(&forged, 3, &keys).is_err(), "{}", String::from_utf8_lossy(&forged));
     }
-    let way =
-        Way { frontend: NameHash(3), local: address("10.0.0.1:5060"), remote: address("10.0.0.2:9"), stick: None };
+    let flow = FlowToken::Ends { local: address("10.0.0.1:5060"), remote: address("10.0.0.2:9") };
+    let way = Way { frontend: NameHash(3), flow, stick: None };
     let mut text = [0; WAY_LEN_MAX];
     let len = way.seal(&mac, &keys, &mut text);
     for forged in flipped(&text[..len]).filter(|forged| !forged.eq_ignore_ascii_case(&text[..len])) {

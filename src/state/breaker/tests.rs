@@ -67,7 +67,7 @@ impl Bench {
     }
 
     fn trial(&mut self, status: Option<u16>) {
-        self.trials.push(Trial { sent: ms(self.now), status });
+        self.trials.push(Trial { invite: true, sent: ms(self.now), status });
     }
 }
 
@@ -157,6 +157,34 @@ fn one_bad_trial_call_opens_it_again_for_the_whole_time() {
 }
 
 #[test]
+fn the_silence_of_what_is_no_invite_is_no_failure_and_its_answer_a_success() {
+    let mut bench = Bench::trying(usual());
+    (0..2).for_each(|_| bench.trials.push(Trial { invite: false, sent: ms(bench.now), status: None }));
+    assert_eq!(bench.look(60_000), None);
+    bench.trials.iter_mut().for_each(|trial| trial.status = Some(404));
+    assert_eq!(bench.to(250), Some((Circuit::Closed, Why::TrialsSucceeded(2))));
+}
+
+#[test]
+fn who_missed_calls_is_tried_by_calls_unless_none_comes() {
+    let all = |bench: &Bench, after: u64| bench.breaker.tries_all(&bench.config, ms(bench.now + after));
+    let bench = Bench::trying(usual());
+    assert!(all(&bench, 0), "opened by errors");
+    let mut bench = Bench::new(usual());
+    bench.seen.calls = 5;
+    assert_eq!((bench.look(250), bench.to(5_000).map(|(to, _)| to)), (None, Some(Circuit::Open)));
+    bench.look(30_000);
+    assert_eq!((all(&bench, 0), all(&bench, 29_999), all(&bench, 30_000)), (false, false, true));
+    bench.seen.errors += 1;
+    assert_eq!(bench.to(250), Some((Circuit::Open, Why::Unreachable(1))));
+    bench.look(30_000);
+    assert!(!all(&bench, 0), "the calls of before are still unanswered");
+    (0..2).for_each(|_| bench.trial(Some(100)));
+    assert_eq!(bench.to(250).map(|(to, _)| to), Some(Circuit::Closed));
+    assert!(bench.breaker.close(Why::Reset, &bench.seen, ms(bench.now)).is_none() && all(&bench, 0));
+}
+
+#[test]
 fn with_codes_a_trial_call_counts_when_its_final_answer_comes_or_late() {
     let codes = config::Breaker { codes: vec![500, 503], successes: 1, ..usual() };
     let mut bench = Bench::trying(codes.clone());
@@ -197,9 +225,8 @@ fn counters_that_fall_move_nothing() {
 #[test]
 fn it_is_closed_by_hand() {
     let mut bench = Bench::opened(usual());
-    let step = bench.breaker.close(Why::Reset, &bench.seen, ms(bench.now));
-    let transition = Transition { from: Circuit::Open, to: Circuit::Closed, why: Why::Reset };
-    assert_eq!(step, Some(Step::Moved(transition)));
+    let transition = bench.breaker.close(Why::Reset, &bench.seen, ms(bench.now));
+    assert_eq!(transition, Some(Transition { from: Circuit::Open, to: Circuit::Closed, why: Why::Reset }));
     assert_eq!((bench.look(250), bench.breaker.close(Why::Reset, &bench.seen, ms(bench.now))), (None, None));
 }
 

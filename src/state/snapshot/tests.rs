@@ -53,7 +53,7 @@ fn keys() -> Keys {
 }
 
 fn build(text: &str, states: &[(&str, ServerState)], previous: Option<&Snapshot>) -> Snapshot {
-    let config = Config::parse(text).unwrap_or_else(|faults| panic!("{}", faults.render("t", text)));
+    let config = Config::good(text);
     let host = Host { interfaces: vec!["192.0.2.77".parse().unwrap()], ..Host::default() };
     let states = states.iter().map(|(name, state)| (NameHash::of(&format!("b/{name}")), *state)).collect();
     Snapshot::build(&Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 2 }, previous)
@@ -107,7 +107,7 @@ fn who_is_no_trial_call_goes_where_it_went_while_the_breaker_was_open() {
 #[test]
 fn live_sides_survive_a_new_generation_in_another_order() {
     let before = build(TEXT, &[], None);
-    before.servers[0].live.counters.of(1).requests.add(7);
+    before.servers[0].live.counters.of(1).asked.add(7);
     let servers = TEXT.find("[[backend.server]]").unwrap();
     let second = servers + TEXT[servers + 1..].find("[[backend.server]]").unwrap() + 1;
     let third = second + TEXT[second + 1..].find("[[backend.server]]").unwrap() + 1;
@@ -115,7 +115,7 @@ fn live_sides_survive_a_new_generation_in_another_order() {
     let after = build(&reordered, &[], Some(&before));
     let moved = after.server(before.servers[0].id).unwrap();
     assert_eq!((moved, after.servers[moved].name.as_str()), (1, "b/l1"));
-    assert_eq!(after.servers[moved].live.counters.sum(|c| &c.requests), 7);
+    assert_eq!(after.servers[moved].live.counters.sum(|c| &c.asked), 7);
     assert!(Arc::ptr_eq(after.backends[0].stick.as_ref().unwrap(), before.backends[0].stick.as_ref().unwrap()));
     assert_eq!(after.backends[0].balance.shared_tables(&before.backends[0].balance), 3, "the order means nothing");
     assert_eq!(after.generation, 2);
@@ -163,7 +163,7 @@ fn a_server_that_leaves_is_found_by_its_name_and_gives_way_by_its_address() {
     // As `l1` looks after it was renamed to `new`.
     let text = TEXT.to_owned()
         + "[[backend.server]]\nname = \"new\"\nregion = \"lagos\"\naddress = \"udp://10.0.10.13:5060\"\n";
-    let mut config = Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("t", &text)));
+    let mut config = Config::good(&text);
     for (old, new) in [(0, 4), (4, 0)] {
         let same = config.backends[0].servers[old].clone();
         let server = &mut config.backends[0].servers[new];
@@ -172,10 +172,17 @@ fn a_server_that_leaves_is_found_by_its_name_and_gives_way_by_its_address() {
         let host = Host::default();
         let ingredients = Ingredients { config: &config, keys: keys(), host: &host, states: &states, workers: 1 };
         let snapshot = Snapshot::build(&ingredients, None);
-        assert_eq!(snapshot.server_at(&same.address), Some(new), "what comes from the address is the one's that stays");
+        assert_eq!(
+            snapshot.server_at(&same.address, false),
+            Some(new),
+            "what comes from the address is the one's that stays"
+        );
         assert_eq!(snapshot.server_reached_at(&same.address), Some(new));
         let at = snapshot.server(same.id).unwrap();
-        assert!(snapshot.servers[at].sends_from(&same.address), "and the answers to the other's requests are good");
+        assert!(
+            snapshot.servers[at].sends_from(&same.address, false),
+            "and the answers to the other's requests are good"
+        );
         assert!(!reached(&snapshot).contains(&snapshot.servers[at].name));
     }
 }

@@ -2,6 +2,7 @@
 //! `Message::parse` must read every datagram as this one does. Bytes become characters one to one (Latin-1), so that a
 //! position means the same in both worlds.
 
+pub mod framing;
 mod grammar;
 
 use std::net::{IpAddr, SocketAddr};
@@ -225,7 +226,7 @@ pub struct Line {
     pub start: usize,
     pub end: usize,
     /// Lower case.
-    name: String,
+    pub name: String,
     /// Unfolded, no blanks around it.
     value: String,
     /// No line before it has this name, in either form.
@@ -263,7 +264,7 @@ pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fau
     }
 }
 
-fn long_form(name: &str) -> &str {
+pub fn long_form(name: &str) -> &str {
     [("v", "via"), ("i", "call-id"), ("l", "content-length"), ("f", "from"), ("t", "to")]
         .iter()
         .find(|(compact, _)| *compact == name)

@@ -1,0 +1,172 @@
+//! What happened, for whoever looks later: the roof writes it, everything that shows something reads it. All of it is bounded.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::unix_now;
+use crate::state::records::Records;
+
+/// So many events are kept: some days of a quiet cluster, an hour of a bad one.
+const EVENTS: usize = 500;
+
+/// What kind of event it is; the word is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Start,
+    Health,
+    Breaker,
+    Admin,
+    Weight,
+    Limit,
+    Reload,
+    Certificate,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Health => "health",
+            Self::Breaker => "breaker",
+            Self::Admin => "admin",
+            Self::Weight => "weight",
+            Self::Limit => "limit",
+            Self::Reload => "reload",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 on.
+    pub id: u64,
+    /// Seconds since 1970.
+    pub at: f64,
+    pub kind: Kind,
+    pub text: String,
+    /// Who did it, where somebody did.
+    pub who: Option<String>,
+    pub backend: Option<String>,
+    pub server: Option<String>,
+}
+
+/// How reloads went.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Reloads {
+    pub done: u64,
+    pub failed: u64,
+    pub last: Option<Reload>,
+}
+
+/// One reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reload {
+    pub at: f64,
+    pub who: String,
+    pub ok: bool,
+    pub said: String,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Journal {
+    records: Mutex<Records>,
+    events: Mutex<Events>,
+    reloads: Mutex<Reloads>,
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    newest: u64,
+    kept: VecDeque<Event>,
+}
+
+impl Journal {
+    /// What is remembered of servers; held only while it is read or written.
+    pub fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened; `server` is "backend/server", or a backend, or nothing.
+    pub fn note(&self, kind: Kind, server: &str, who: Option<&dyn std::fmt::Display>, text: String) {
+        let (backend, server) = server.split_once('/').unwrap_or((server, ""));
+        let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.newest += 1;
+        let id = events.newest;
+        if events.kept.len() == EVENTS {
+            events.kept.pop_front();
+        }
+        events.kept.push_back(Event {
+            id,
+            at: unix_now(),
+            kind,
+            text,
+            who: who.map(|who| who.to_string()),
+            backend: named(backend),
+            server: named(server),
+        });
+    }
+
+    /// Those events that came after this one, oldest first.
+    pub fn events_after(&self, id: u64) -> Vec<Event> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.kept.iter().filter(|event| event.id > id).cloned().collect()
+    }
+
+    /// A reload ended.
+    pub fn reloaded(&self, who: String, outcome: &Result<String, String>) {
+        let (ok, said) = match outcome {
+            Ok(said) => (true, said),
+            Err(said) => (false, said),
+        };
+        let first = said.lines().next().unwrap_or_default();
+        self.note(Kind::Reload, "", Some(&who), format!("{}{first}", if ok { "" } else { "refused: " }));
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        if ok {
+            reloads.done += 1;
+        } else {
+            reloads.failed += 1;
+        }
+        reloads.last = Some(Reload { at: unix_now(), who, ok, said: said.clone() });
+    }
+
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_events_are_kept_and_known_by_their_numbers() {
+        let journal = Journal::default();
+        for n in 0..EVENTS + 20 {
+            journal.note(Kind::Health, "pbx/one", None, format!("{n}"));
+        }
+        let all = journal.events_after(0);
+        assert_eq!((all.len(), all[0].id, all[0].text.as_str()), (EVENTS, 21, "20"));
+        assert_eq!(all[0].backend.as_deref().zip(all[0].server.as_deref()), Some(("pbx", "one")));
+        assert_eq!(journal.events_after(EVENTS as u64 + 18).len(), 2);
+        journal.note(Kind::Start, "", None, String::new());
+        assert_eq!(journal.events_after(EVENTS as u64 + 20)[0].backend, None);
+    }
+
+    #[test]
+    fn a_refused_reload_is_remembered_with_its_faults() {
+        let journal = Journal::default();
+        journal.reloaded("SIGHUP".into(), &Ok("x: reloaded\n  a\n".into()));
+        journal.reloaded("SIGHUP".into(), &Err("line 3: no such key\nline 4: nor this\n".into()));
+        let reloads = journal.reloads();
+        assert_eq!((reloads.done, reloads.failed), (1, 1));
+        assert!(reloads.last.is_some_and(|last| !last.ok && last.said.contains("line 4")));
+        assert_eq!(journal.events_after(1)[0].text, "refused: line 3: no such key");
+    }
+}

@@ -1,0 +1,323 @@
+//! Makes the picture: reads the snapshot, the counters and the records, each once.
+
+use std::process;
+use std::time::Duration;
+
+use super::second::Seconds;
+use super::{
+    Backend, BreakerShown, Count, Frontend, Nameless, Node, Picture, PinsUsed, Rate, Region, Server, StickUsed, Sums,
+    Tally,
+};
+use crate::admin::follow::Following;
+use crate::admin::journal::Journal;
+use crate::admin::{unix_now, view::Place};
+use crate::config::{self, Mode, StickOn, WhenAllDown};
+use crate::state::connections::End;
+use crate::state::counters::{Counter, FrontendCounters, PerWorker, WorkerCounters};
+use crate::state::records::Records;
+use crate::state::response_times::Timed;
+use crate::state::{Reason, Shared, Snapshot, Time, snapshot};
+
+/// HAProxy's own proxies have the first number; those of the configuration begin with this one.
+pub const FIRST_IID: usize = 2;
+
+/// What a picture is made from.
+pub(in crate::admin) struct Scene<'a> {
+    pub place: &'a Place,
+    pub snapshot: &'a Snapshot,
+    pub shared: &'a Shared,
+    pub journal: &'a Journal,
+    pub following: &'a Following,
+    pub seconds: &'a Seconds,
+    pub now: Time,
+    pub number: u64,
+    pub stopping: bool,
+}
+
+impl Scene<'_> {
+    /// Looks at everything.
+    pub fn picture(&self) -> Picture {
+        let Self { place, snapshot, shared, journal, following, seconds, now, number, stopping } = self;
+        let mut frontends: Vec<_> =
+            snapshot.frontends.iter().zip(FIRST_IID..).map(|(f, iid)| self.frontend(f, iid)).collect();
+        let first = FIRST_IID + frontends.len();
+        let records = journal.records();
+        let backends = snapshot.backends.iter().zip(first..);
+        let backends: Vec<_> = backends.map(|(backend, iid)| self.backend(backend, iid, &records)).collect();
+        drop(records);
+        self.give_calls(&mut frontends, &backends);
+        let mut reasons = [0; Reason::ALL.len()];
+        for frontend in &frontends {
+            reasons.iter_mut().zip(frontend.reasons).for_each(|(sum, n)| *sum += n);
+        }
+        let (pins_used, pins_size) = shared.pins.in_use();
+        let sum = |counter: fn(&WorkerCounters) -> &Counter| shared.workers.sum(counter);
+        Picture {
+            number: *number,
+            made_at: unix_now(),
+            made: *now,
+            node: Node {
+                name: place.node.clone(),
+                pid: process::id(),
+                uptime: now.since(place.started),
+                started_at: place.started_at,
+                workers: place.workers,
+                configuration: place.configuration(),
+                stopping: *stopping,
+            },
+            reloads: journal.reloads(),
+            certificates: place.tls.certificates(),
+            pins: PinsUsed { used: pins_used as u64, size: pins_size as u64, evicted: sum(|of| &of.pins_evicted) },
+            sums: Sums {
+                receives: sum(|of| &of.receives),
+                sends: sum(|of| &of.sends),
+                kernel_drops: sum(|of| &of.kernel_drops),
+                icmp: sum(|of| &of.icmp),
+                copies_lost: shared.taps.lost(),
+                hep_sent: following.hep_sent.get(),
+                hep_failed: following.hep_failed.get(),
+            },
+            reasons,
+            frontends,
+            backends,
+            rates: seconds.whole(),
+            last_second: seconds.history().last().copied().unwrap_or_default(),
+            times: seconds.times(),
+        }
+    }
+
+    /// Calls belong to servers. They are shown at the first frontend that names their backend too, so that the sums over
+    /// frontends and over backends are the same.
+    fn give_calls(&self, frontends: &mut [Frontend], backends: &[Backend]) {
+        for (at, backend) in backends.iter().enumerate() {
+            let names = |of: &snapshot::Frontend| of.config.backends().contains(&at);
+            let Some(first) = self.snapshot.frontends.iter().position(names) else { continue };
+            let frontend = &mut frontends[first];
+            for count in [Count::Calls, Count::Opened] {
+                frontend.tally[count] += backend.tally[count];
+            }
+            for (sum, rate) in [
+                (&mut frontend.rates.calls, backend.rates.calls),
+                (&mut frontend.rates.opened, backend.rates.opened),
+                (&mut frontend.rates.active, backend.rates.active),
+            ] {
+                *sum = Rate { now: sum.now + rate.now, most: sum.most + rate.most };
+            }
+        }
+    }
+
+    fn frontend(&self, of: &snapshot::Frontend, iid: usize) -> Frontend {
+        let config = &of.config;
+        let (mode, most_flows) = match &config.mode {
+            Mode::Proxy => ("proxy", 0),
+            Mode::Relay(relay) => ("relay", relay.max_flows as u64),
+        };
+        let flows = || sum(&of.live, |of| &of.flows_opened).saturating_sub(sum(&of.live, |of| &of.flows_closed));
+        Frontend {
+            id: config.id,
+            iid,
+            name: config.name.clone(),
+            mode,
+            binds: config.binds.iter().map(ToString::to_string).collect(),
+            open: of.open_connections() + flows(),
+            most_open: most_flows + if config.has_streams() { config.connections.most } else { 0 },
+            tally: self.seconds.cleared(config.id, frontend_tally(&of.live)),
+            rates: self.seconds.rates(config.id),
+            reasons: std::array::from_fn(|n| of.live.sum(|live| live.reasons.of(Reason::ALL[n]))),
+            ends: std::array::from_fn(|n| of.live.sum(|live| live.connection_ends.of(End::ALL[n]))),
+        }
+    }
+
+    fn backend(&self, of: &snapshot::Backend, iid: usize, records: &Records) -> Backend {
+        let config = &of.config;
+        let id = super::second::backend_id(&config.name);
+        let servers: Vec<_> = config
+            .servers
+            .iter()
+            .zip(1..)
+            .filter_map(|(server, sid)| self.server(of, server, (iid, sid), records))
+            .collect();
+        let mut tally = Tally::default();
+        servers.iter().for_each(|server| tally += &server.tally);
+        let uptime = records.backend(&config.name);
+        let uses = |frontend: &&snapshot::Frontend| frontend.config.backends().iter().any(|at| self.is(*at, config));
+        let is_relay = self.snapshot.frontends.iter().find(uses).is_some_and(|f| f.config.relay().is_some());
+        let named = |named: &config::Named| Nameless {
+            name: named.name.clone(),
+            region: config.regions.get(named.region).map_or_else(String::new, |region| region.name.clone()),
+            query: named.query.to_string(),
+            weight: named.weight,
+        };
+        Backend {
+            id,
+            iid,
+            name: config.name.clone(),
+            mode: if is_relay { "relay" } else { "proxy" },
+            balance: config.balance.word(),
+            forwards_when_down: config.when_all_down == WhenAllDown::Forward,
+            up: !of.balance.is_empty(),
+            unchanged: uptime.map_or(Duration::ZERO, |uptime| uptime.unchanged(self.now)),
+            downs: uptime.map_or(0, |uptime| uptime.downs()),
+            downtime: uptime.map_or(Duration::ZERO, |uptime| uptime.downtime(self.now)),
+            calls: servers.iter().map(|server| server.calls).sum(),
+            tally,
+            rates: self.seconds.rates(id),
+            regions: self.regions(of, &servers, records),
+            stick: of.stick().map(|(table, stick)| StickUsed {
+                on: word_of(&stick.on),
+                size: table.size() as u64,
+                used: table.in_use() as u64,
+            }),
+            nameless: config.unresolved().map(named).collect(),
+            servers,
+        }
+    }
+
+    fn is(&self, at: usize, backend: &config::Backend) -> bool {
+        self.snapshot.backends.get(at).is_some_and(|other| other.config.name == backend.name)
+    }
+
+    fn regions(&self, of: &snapshot::Backend, servers: &[Server], records: &Records) -> Vec<Region> {
+        let config = &of.config;
+        let weights: u32 = config.regions.iter().map(|region| region.weight).sum();
+        let shares = of.balance.shares();
+        let settled = self.seconds.is_settled(super::second::backend_id(&config.name), &shares, self.now);
+        let last_minute = |server: &Server| self.seconds.opened_last_minute(server.id);
+        let in_all = servers.iter().map(last_minute).sum();
+        let region = |region: &config::Region| {
+            let own = || servers.iter().filter(|server| server.region == region.name);
+            let mut tally = Tally::default();
+            own().for_each(|server| tally += &server.tally);
+            Region {
+                id: region.id,
+                name: region.name.clone(),
+                weight: region.weight,
+                target: f64::from(region.weight) / f64::from(weights.max(1)),
+                expected: shares.iter().find(|(id, _)| *id == region.id.0).map_or(0.0, |(_, share)| *share),
+                settled,
+                opened: own().map(last_minute).sum(),
+                opened_in_all: in_all,
+                up: own().filter(|server| server.takes_new()).count(),
+                servers: own().count(),
+                availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
+                tally,
+            }
+        };
+        config.regions.iter().map(region).collect()
+    }
+
+    fn server(
+        &self,
+        of: &snapshot::Backend,
+        config: &config::Server,
+        (backend_iid, sid): (usize, usize),
+        records: &Records,
+    ) -> Option<Server> {
+        let backend = &of.config;
+        let known = &self.snapshot.servers[self.snapshot.server(config.id)?];
+        let (state, live) = (known.state, &known.live);
+        let record = records.server(config.id).cloned();
+        let counts = live.breaker_counts();
+        Some(Server {
+            id: config.id,
+            sid,
+            backend: backend.name.clone(),
+            backend_iid,
+            name: config.name.clone(),
+            region: backend.regions.get(config.region).map_or_else(String::new, |region| region.name.clone()),
+            transport: config.transport,
+            address: config.address,
+            host: host_of(backend, config),
+            backup: config.backup,
+            state,
+            check: backend.check.as_ref().filter(|_| !state.unchecked).map(|check| (check.rise, check.fall)),
+            breaker: backend.breaker.as_ref().map(|breaker| BreakerShown {
+                circuit: state.breaker,
+                unchanged: record.as_ref().map_or(Duration::ZERO, |record| record.circuit.unchanged(self.now)),
+                counts,
+                failures: breaker.failures,
+                half_open_max: breaker.half_open_max,
+                trials_done: live.trials.calls().filter(|trial| trial.status.is_some_and(|of| of >= 200)).count(),
+                open_for: breaker.open_for,
+            }),
+            weight: state.weight.unwrap_or(config.weight),
+            initial: config.weight,
+            calls: live.open(),
+            max_calls: known.max_calls,
+            max_rate: if known.rate_interval == 0 { 0.0 } else { 1e9 / known.rate_interval as f64 },
+            tally: self.seconds.cleared(config.id, server_tally(live)),
+            rates: self.seconds.rates(config.id),
+            times: self.seconds.times_of(config.id, &live.response_times()),
+            unchanged: self.now.since(state.since.max(self.place.started)),
+            downtime: record.as_ref().map_or(Duration::ZERO, |record| record.uptime.downtime(self.now)),
+            histograms: Timed::ALL.map(|timed| live.times(&[timed])),
+            responses: live.responses(),
+            record,
+        })
+    }
+}
+
+fn sum(live: &PerWorker<FrontendCounters>, counter: fn(&FrontendCounters) -> &Counter) -> u64 {
+    live.sum(counter)
+}
+
+/// What was counted of a frontend.
+pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
+    let of = |counter| sum(live, counter);
+    let (counted, mut refused, mut dropped) = (live.counted(), 0, 0);
+    for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::AckAbsorbed) {
+        *if reason.answer().is_some() { &mut refused } else { &mut dropped } += live.sum(|l| l.reasons.of(*reason));
+    }
+    let mut tally = Tally::default();
+    for (count, n) in [
+        (Count::Received, of(|l| &l.received)),
+        (Count::Sent, of(|l| &l.requests_to_clients)),
+        (Count::BytesIn, counted.bytes_from_clients),
+        (Count::BytesOut, counted.bytes_to_clients),
+        (Count::Retransmissions, counted.retransmissions),
+        (Count::Connections, of(|l| &l.connections) + of(|l| &l.flows_opened)),
+        (Count::Refused, refused),
+        (Count::Dropped, dropped),
+    ] {
+        tally[count] = n;
+    }
+    tally.set_methods(&counted.requests);
+    tally.set_responses(counted.responses);
+    tally
+}
+
+/// What was counted of a server.
+pub(super) fn server_tally(live: &crate::state::server::ServerLive) -> Tally {
+    let counted = live.counted();
+    let mut tally = Tally::default();
+    for (count, n) in [
+        (Count::Opened, counted.opened),
+        (Count::Calls, counted.new_calls),
+        (Count::Sent, counted.sent),
+        (Count::BytesIn, counted.bytes_to),
+        (Count::BytesOut, counted.bytes_from),
+        (Count::Retransmissions, counted.retransmissions),
+        (Count::Failed, counted.failed),
+        (Count::Unreachable, counted.unreachable),
+        (Count::Rejected, counted.moved_on),
+        (Count::Connections, live.counters.sum(|of| &of.flows_opened)),
+    ] {
+        tally[count] = n;
+    }
+    tally.set_methods(&counted.by_method);
+    tally.set_responses(counted.responses);
+    tally
+}
+
+fn host_of(backend: &config::Backend, server: &config::Server) -> Option<String> {
+    let name = server.of_name()?;
+    Some(backend.names.iter().find(|named| named.name == name)?.query.host.clone())
+}
+
+/// HAProxy's name of a stick table's key type.
+fn word_of(on: &StickOn) -> &'static str {
+    match on {
+        StickOn::Source { .. } => "ip",
+        StickOn::FromUser | StickOn::ToUser | StickOn::Header(_) => "string",
+    }
+}

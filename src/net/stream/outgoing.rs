@@ -1,0 +1,329 @@
+//! Messages on their way out by connections, the connections that are opened for them, and what is owed when one ends.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::serve::{self, Opening};
+use super::table::request_key;
+use super::unanswered::Request;
+use super::{Connection, MOST_PEERS, Opened, Parcel, State};
+use crate::config::streams::Timeout;
+use crate::net::tls::server_name;
+use crate::net::udp::{Engine, Leaving, Origin, clock, slot};
+use crate::proxy::{self, Hop, Passage, Peer, Received, Verdict};
+use crate::sip::token::NameHash;
+use crate::sip::{ConnectionId, Flow, Method, Transport};
+use crate::state::binds::Bind;
+use crate::state::connections::End;
+use crate::state::server::Sign;
+use crate::state::snapshot::Server;
+use crate::state::tap::Why;
+use crate::state::{Reason, Snapshot, Time};
+
+/// How long nobody tries to connect to a server that refused.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// What connection is wanted.
+struct Wanted {
+    id: ConnectionId,
+    transport: Transport,
+    /// As messages name it: its port is where we listen.
+    local: SocketAddr,
+    remote: SocketAddr,
+    bind: usize,
+    /// Position of the server that it leads to.
+    server: Option<usize>,
+}
+
+/// What became of a request whose connection is gone.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It was never written. Whether its server is to blame.
+    Unwritten { server: usize, blamed: bool },
+    /// This server may have read it.
+    Unknown(Option<NameHash>),
+}
+
+impl Engine {
+    /// Puts a message into the output of the connection that it leaves by; it is in the slot of its origin.
+    pub(in crate::net) fn put_to(&mut self, to: Hop, bytes: Range<usize>, leaving: Leaving, snapshot: &Snapshot) {
+        let (own, len) = (self.tools.memory.worker, bytes.len());
+        let sent = match to {
+            Hop::Datagram(_) => false,
+            Hop::Connection(id) => match self.tools.memory.ids.owner(id) {
+                Some(worker) if worker == own => {
+                    let connection = self.streams.open.get(&id).map(Rc::clone);
+                    connection.is_some_and(|connection| match connection.state.get() {
+                        State::Opening => self.put_to_opening(&connection, bytes, &leaving, snapshot),
+                        _ => connection.put(&self.tools.arena[bytes]),
+                    })
+                }
+                Some(worker) => {
+                    let lane = usize::from(snapshot.binds[leaving.origin.bind].lane);
+                    let request = self.request_of(&leaving, lane);
+                    let parcel = Parcel { to: id, bytes: self.tools.arena[bytes].to_vec(), lane, request };
+                    self.streams.workers.get(worker).is_some_and(|workers| workers.try_send(parcel).is_ok())
+                }
+                None => false,
+            },
+            Hop::Server(server) => self.put_to_server(server, bytes, &leaving, snapshot),
+            Hop::Peer(peer) => {
+                let connection = self.connect_to_peer(&peer, snapshot);
+                connection.is_some_and(|connection| self.put_to_opening(&connection, bytes, &leaving, snapshot))
+            }
+        };
+        match sent {
+            true => leaving.count(len, snapshot, &mut self.tools.memory),
+            false => self.failed.push(leaving),
+        }
+    }
+
+    fn put_to_server(&mut self, server: usize, bytes: Range<usize>, leaving: &Leaving, snapshot: &Snapshot) -> bool {
+        let Some(connection) = self.connection_to(server, leaving.origin.bind, snapshot) else { return false };
+        if connection.state.get() == State::Opening {
+            return self.put_to_opening(&connection, bytes, leaving, snapshot);
+        }
+        let put = connection.put(&self.tools.arena[bytes]);
+        if put {
+            // It may be read before the connection breaks: only its head is needed, to answer it.
+            self.remember(&connection, leaving, self.tools.message.body.into(), snapshot);
+        }
+        put
+    }
+
+    /// To a connection that may never be open: what waits is kept whole, to go elsewhere or to be answered. What cannot be kept
+    /// is not put.
+    fn put_to_opening(
+        &mut self,
+        connection: &Connection,
+        bytes: Range<usize>,
+        leaving: &Leaving,
+        snapshot: &Snapshot,
+    ) -> bool {
+        let put =
+            connection.unanswered.borrow().has_room(leaving.origin.len) && connection.put(&self.tools.arena[bytes]);
+        if put {
+            self.remember(connection, leaving, leaving.origin.len, snapshot);
+        }
+        put
+    }
+
+    /// Remembers so much of a request as is needed when its connection ends before its answer came.
+    fn remember(&self, connection: &Connection, leaving: &Leaving, keep: usize, snapshot: &Snapshot) {
+        let Origin { slot: n, flow, peer, bind, .. } = leaving.origin;
+        let Some(Verdict::Forward { passage, .. }) = &leaving.verdict else { return };
+        let transaction = match *passage {
+            Passage::RequestToServer { transaction, method, .. } if method != Method::Ack => {
+                request_key(transaction, method)
+            }
+            Passage::RequestToClient { .. } => connection.unanswered.borrow().number(),
+            _ => return,
+        };
+        let original = self.tools.original(n, leaving.saved, keep);
+        let lane = usize::from(snapshot.binds[bind].lane);
+        connection.unanswered.borrow_mut().put(transaction, original, flow, lane, peer);
+    }
+
+    /// A server's request, for a worker whose connection to the client may yet prove impossible.
+    fn request_of(&self, leaving: &Leaving, lane: usize) -> Option<Box<Request>> {
+        let Origin { slot: n, len, flow, peer, .. } = leaving.origin;
+        let Some(Verdict::Forward { passage: Passage::RequestToClient { .. }, .. }) = &leaving.verdict else {
+            return None;
+        };
+        let bytes = self.tools.original(n, leaving.saved, len).concat();
+        Some(Box::new(Request { transaction: 0, bytes, flow, lane, peer }))
+    }
+
+    /// What another worker has for a connection of ours. What one that ended meanwhile does not take is answered or dropped.
+    pub fn deliver(&mut self, parcel: Parcel) {
+        let Parcel { to, bytes, lane, request } = parcel;
+        self.received += 1;
+        let connection = self.streams.open.get(&to).map(Rc::clone);
+        if let Some(connection) = connection.filter(|connection| connection.put(&bytes)) {
+            if let Some(Request { bytes, flow, lane, peer, .. }) = request.map(|request| *request)
+                && connection.state.get() == State::Opening
+            {
+                let mut unanswered = connection.unanswered.borrow_mut();
+                let number = unanswered.number();
+                unanswered.put(number, [&bytes, &[]], flow, lane, peer);
+            }
+            return;
+        }
+        let snapshot = Arc::clone(self.snapshot.load());
+        if let Some(request) = request {
+            let now = clock();
+            self.settle_unanswered(&request, Fate::Unknown(None), now, &snapshot);
+            self.finish(now, &snapshot);
+        } else if let Some(bind) = snapshot.bind_of_lane(lane) {
+            proxy::count_drop(Reason::SendFailed, bind, &snapshot, &self.tools.memory);
+        }
+    }
+
+    /// This worker's connection to a server, opened where there is none; `None` where it refused a moment ago.
+    fn connection_to(&mut self, server: usize, bind: usize, snapshot: &Snapshot) -> Option<Rc<Connection>> {
+        let server_at = server;
+        let server = &snapshot.servers[server];
+        if let Some(connection) = self.streams.to_servers.get(&server.id)
+            && (connection.flow.transport, connection.flow.remote) == (server.transport, server.address)
+            && !connection.is_closing()
+        {
+            return Some(Rc::clone(connection));
+        }
+        let now = clock();
+        if self.streams.refused.get(&server.id).is_some_and(|until| now < *until) {
+            return None;
+        }
+        let frontend = &snapshot.frontends[snapshot.binds[bind].frontend as usize];
+        let egress = frontend.egress(server_at)?;
+        let wanted = Wanted {
+            id: self.tools.memory.ids.take(),
+            transport: server.transport,
+            local: egress.local,
+            remote: server.address,
+            bind: egress.bind as usize,
+            server: Some(server_at),
+        };
+        let connection = self.connect(&wanted, snapshot);
+        self.streams.to_servers.insert(server.id, Rc::clone(&connection));
+        Some(connection)
+    }
+
+    /// `None` where there are too many of them.
+    fn connect_to_peer(&mut self, peer: &Peer, snapshot: &Snapshot) -> Option<Rc<Connection>> {
+        let Peer { id, bind, remote } = *peer;
+        if self.streams.peers >= MOST_PEERS {
+            return None;
+        }
+        self.streams.peers += 1;
+        let at = &snapshot.binds[bind];
+        let local = at.host.unwrap_or(at.address);
+        Some(self.connect(&Wanted { id, transport: at.transport, local, remote, bind, server: None }, snapshot))
+    }
+
+    fn connect(&mut self, wanted: &Wanted, snapshot: &Snapshot) -> Rc<Connection> {
+        let Wanted { id, transport, local, remote, bind, server } = *wanted;
+        let bind = &snapshot.binds[bind];
+        let frontend = &snapshot.frontends[bind.frontend as usize];
+        let flow = Flow { transport, local, remote, connection: Some(id) };
+        let place = (usize::from(bind.lane), frontend.config.id);
+        let server = server.map(|server| &snapshot.servers[server]);
+        let opening = self.opening(transport, server, bind, snapshot);
+        let opened = server.map_or(Opened::ToPeer, |server| Opened::ToServer(server.id));
+        let queued = if server.is_some() { &self.streams.of_servers } else { &self.streams.queued };
+        let connection = Rc::new(Connection::new(flow, id, place, opened, queued.clone(), clock()));
+        let registry = &self.tools.memory.shared.connections;
+        match server {
+            Some(_) => registry.insert(id, connection.known()),
+            None => registry.insert_peer(id, connection.known()),
+        }
+        self.streams.open.insert(id, Rc::clone(&connection));
+        if let Some(engine) = self.streams.engine.upgrade() {
+            tokio::task::spawn_local(serve::connect(Rc::clone(&connection), engine, opening));
+        }
+        connection
+    }
+
+    /// How a connection is opened, to a server or to somebody else.
+    fn opening(&self, transport: Transport, server: Option<&Server>, bind: &Bind, snapshot: &Snapshot) -> Opening {
+        let backend = server.map(|server| &snapshot.backends[usize::from(server.backend)].config);
+        let tls = server.zip(backend).filter(|_| transport == Transport::Tls).and_then(|(server, backend)| {
+            let written = backend.servers.iter().find(|written| written.id == server.id)?;
+            Some((self.streams.tls.client_config(&backend.name)?, server_name(written)?))
+        });
+        let within = backend.map_or(Timeout::default().connect, |backend| backend.timeout.connect);
+        Opening { dscp: bind.dscp, within, tls }
+    }
+
+    /// Forgets a connection that has ended, and sees to what was asked over it.
+    pub fn ended(&mut self, connection: &Rc<Connection>, end: End) {
+        if self.streams.open.remove(&connection.id).is_none() {
+            return;
+        }
+        let snapshot = Arc::clone(self.snapshot.load());
+        let shared = Arc::clone(&self.tools.memory.shared);
+        shared.connections.close(connection.id);
+        let of_client = connection.opened == Opened::ByClient;
+        if of_client {
+            shared.connections.give_room_back();
+        }
+        if let Some(frontend) = snapshot.frontend(connection.frontend) {
+            let live = &snapshot.frontends[frontend].live;
+            let counters = live.of(self.tools.memory.worker);
+            counters.connections_closed.add(u64::from(of_client));
+            counters.connection_ends.of(end).add(1);
+        }
+        if !connection.opened.by_us() {
+            shared.connections.release(connection.frontend, connection.flow.remote);
+        }
+        self.streams.peers -= usize::from(connection.opened == Opened::ToPeer);
+        let now = clock();
+        let fate = match connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot)) {
+            Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: end != End::NoFiles },
+            _ => Fate::Unknown(connection.server()),
+        };
+        // Of a node that stops, servers may yet answer by a connection to the next.
+        if self.streams.stopping && connection.was_open.get() {
+            return;
+        }
+        let requests = connection.unanswered.borrow_mut().take();
+        for request in requests {
+            self.settle_unanswered(&request, fate, now, &snapshot);
+        }
+        self.finish(now, &snapshot);
+    }
+
+    /// It is no way to this server any more; says where that is in the snapshot.
+    fn leave_server(
+        &mut self,
+        id: NameHash,
+        connection: &Connection,
+        end: End,
+        now: Time,
+        snapshot: &Snapshot,
+    ) -> Option<usize> {
+        if self.streams.to_servers.get(&id).is_some_and(|other| other.id == connection.id) {
+            self.streams.to_servers.remove(&id);
+        }
+        let server = snapshot.server(id);
+        // That we have no descriptor left says nothing about the server.
+        if !connection.was_open.get() && end != End::NoFiles {
+            self.streams.refused.insert(id, now + BACK_OFF);
+            if let Some(server) = server {
+                let live = &snapshot.servers[server].live;
+                live.counters.of(self.tools.memory.worker).unreachable.add(1);
+                self.tools.memory.sign(live, Sign::Unreachable);
+            }
+        }
+        server
+    }
+
+    /// A request that was put to a connection which is gone: where that was never open it goes elsewhere; what may have
+    /// been written is not sent again, and is answered.
+    fn settle_unanswered(&mut self, request: &Request, fate: Fate, now: Time, snapshot: &Snapshot) {
+        let Some(bind) = snapshot.bind_of_lane(request.lane) else { return };
+        let n = self.free_slot(now, snapshot);
+        let data = slot(n).start..slot(n).start + request.bytes.len();
+        let tools = &mut self.tools;
+        tools.arena[data.clone()].copy_from_slice(&request.bytes);
+        let bytes = &tools.arena[data];
+        if tools.message.read(bytes).is_err() {
+            return;
+        }
+        let received = Received { bytes, message: &tools.message, flow: &request.flow, bind, peer: request.peer };
+        let verdict = match fate {
+            Fate::Unwritten { server, blamed } => {
+                let method = tools.message.method();
+                let (balanced, why, transaction) = (false, Why::Failover, request.transaction);
+                let passage = Passage::RequestToServer { server, balanced, why, method, transaction };
+                proxy::undelivered(received, passage, blamed, now, snapshot, &mut tools.memory, &mut tools.edits)
+            }
+            Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),
+        };
+        let origin =
+            Origin { bind, slot: n, flow: request.flow, len: request.bytes.len(), peer: request.peer, again: true };
+        self.carry_out(verdict, origin, snapshot);
+    }
+}

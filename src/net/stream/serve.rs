@@ -1,0 +1,244 @@
+//! The tasks of connections: letting in, opening, and serving until the end.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+
+use super::table::Input;
+use super::{Connection, LONGEST_HANDSHAKE, State};
+use crate::net::udp::{Engine, clock};
+use crate::net::{host, socket};
+use crate::sip::Transport;
+use crate::state::connections::End;
+
+/// Reads from one connection before the others have their turn.
+const READS_IN_A_ROW: usize = 4;
+
+/// How long nobody is let in where the process has no descriptor left: else it would try without rest.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Lets clients in, for ever.
+pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> {
+    let socket = engine.borrow().socket(lane);
+    // Whoever is let in by it inherits that.
+    socket.set_tcp_nodelay(true)?;
+    let listener = TcpListener::from_std(socket.try_clone()?.into())?;
+    drop(socket);
+    loop {
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Who came has gone again.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(local) = stream.local_addr() else { continue };
+        let connection = engine.borrow_mut().accept(lane, local, remote);
+        if let Some(connection) = connection {
+            let served = Served { connection, engine: Rc::clone(&engine), end: End::Panicked };
+            tokio::task::spawn_local(welcome(stream, served));
+        }
+    }
+}
+
+/// Serves a client, after its handshake where it speaks TLS.
+async fn welcome(stream: TcpStream, mut served: Served) {
+    if served.connection.flow.transport != Transport::Tls {
+        return serve(stream, served).await;
+    }
+    match timeout(LONGEST_HANDSHAKE, shake_hands(stream, &served)).await {
+        Ok(Ok(stream)) => {
+            served.connection.begun.set(Some(clock()));
+            serve(stream, served).await;
+        }
+        Ok(Err(end)) => served.end = end,
+        Err(_) => served.end = End::SlowHandshake,
+    }
+}
+
+/// Until its first message is there it is a connection among others, and takes no place among the handshakes.
+async fn shake_hands(stream: TcpStream, served: &Served) -> Result<TlsStream<TcpStream>, End> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|_| End::BadHandshake)?;
+    let (config, _under_way) = served.engine.borrow().begin_handshake(&served.connection)?;
+    begun.into_stream(config).await.map_err(|_| End::BadHandshake)
+}
+
+/// How a connection is opened.
+pub struct Opening {
+    pub dscp: Option<u8>,
+    pub within: Duration,
+    /// Who the other end must be, where it is to be TLS.
+    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// Opens a connection and serves it.
+pub async fn connect(connection: Rc<Connection>, engine: Rc<RefCell<Engine>>, opening: Opening) {
+    let Opening { dscp, within, tls } = opening;
+    let mut served = Served { connection: Rc::clone(&connection), engine, end: End::Refused };
+    let opened = open(connection.flow.local, connection.flow.remote, dscp);
+    served.end = match tls {
+        // Never in clear what was to be secret.
+        None if connection.flow.transport == Transport::Tls => return,
+        None => match wanted(&connection, within, opened).await {
+            Ok(stream) => return served.opened(stream).await,
+            Err(end) => end,
+        },
+        Some((config, name)) => {
+            let shaken = async { TlsConnector::from(config).connect(name, opened.await?).await };
+            match wanted(&connection, within, shaken).await {
+                Ok(stream) => return served.opened(stream).await,
+                Err(end) => end,
+            }
+        }
+    };
+}
+
+/// What opens a connection, for as long as somebody wants it and as it may take.
+async fn wanted<S>(
+    connection: &Connection,
+    within: Duration,
+    opened: impl Future<Output = io::Result<S>>,
+) -> Result<S, End> {
+    let unwanted = poll_fn(|cx| {
+        connection.sleep(cx);
+        match connection.state.get() {
+            State::Over(end) | State::Closing(end) => Poll::Ready(end),
+            State::Opening | State::Open => Poll::Pending,
+        }
+    });
+    tokio::select! {
+        end = unwanted => Err(end),
+        opened = timeout(within, opened) => match opened {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if host::has_no_file(&error) => Err(End::NoFiles),
+            _ => Err(End::Refused),
+        },
+    }
+}
+
+/// From the address that servers know us by, and a port that the kernel chooses.
+///
+/// # Errors
+/// The kernel's, and the other end's.
+pub async fn open(local: SocketAddr, remote: SocketAddr, dscp: Option<u8>) -> io::Result<TcpStream> {
+    let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket::prepare_stream(&socket, local, dscp)?;
+    let stream = socket.connect(remote).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection that is being served. When that ends, however it ends, the worker forgets it.
+struct Served {
+    connection: Rc<Connection>,
+    engine: Rc<RefCell<Engine>>,
+    end: End,
+}
+
+impl Served {
+    /// It is open now.
+    async fn opened(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        if self.connection.is_closing() {
+            return;
+        }
+        self.connection.state.set(State::Open);
+        self.connection.was_open.set(true);
+        if self.connection.server().is_none() {
+            // What was put until now is written; who is no server owes us nothing.
+            self.connection.unanswered.borrow_mut().clear();
+        }
+        self.end = End::Panicked;
+        serve(stream, self).await;
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // While the worker itself is torn down its engine may be in use; then nothing is left to be told.
+        if let Ok(mut engine) = self.engine.try_borrow_mut() {
+            engine.ended(&self.connection, self.end);
+        }
+    }
+}
+
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, mut served: Served) {
+    let mut input = served.engine.borrow().input(&served.connection);
+    served.end = poll_fn(|cx| turn(&mut stream, &served, &mut input, cx)).await;
+}
+
+/// Writes and reads as far as the other end lets us.
+fn turn<S>(stream: &mut S, served: &Served, input: &mut Input, cx: &mut Context<'_>) -> Poll<End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Served { connection, engine, .. } = served;
+    connection.sleep(cx);
+    for _ in 0..READS_IN_A_ROW {
+        if let State::Over(end) = connection.state.get() {
+            return Poll::Ready(end);
+        }
+        let written = connection.write(stream, cx);
+        if let Poll::Ready(Err(_)) = written {
+            return Poll::Ready(End::Broken);
+        }
+        if let State::Closing(end) = connection.state.get() {
+            ready!(written).ok();
+            return part(stream, input, end, cx).map(|()| end);
+        }
+        if connection.is_clogged() {
+            return Poll::Pending;
+        }
+        let read = engine.borrow_mut().read(stream, cx, connection, input);
+        match read {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {}
+            Poll::Ready(Some(End::Broken)) => return Poll::Ready(End::Broken),
+            // What the other end asked before it closed its side is answered as far as the answer is here.
+            Poll::Ready(Some(end)) => engine.borrow().close_connection(connection, end, clock()),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Closes our side, and waits for the other end to close its own where it has not.
+fn part<S>(stream: &mut S, input: &mut Input, end: End, cx: &mut Context<'_>) -> Poll<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !input.parted {
+        // An end that is gone has nothing to be told.
+        let _ = ready!(Pin::new(&mut *stream).poll_shutdown(cx));
+        input.parted = true;
+    }
+    if end == End::Closed {
+        return Poll::Ready(());
+    }
+    let mut thrown_away = [0; 4096];
+    for _ in 0..READS_IN_A_ROW {
+        let mut room = ReadBuf::new(&mut thrown_away);
+        match ready!(Pin::new(&mut *stream).poll_read(cx, &mut room)) {
+            Ok(()) if !room.filled().is_empty() => {}
+            _ => return Poll::Ready(()),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

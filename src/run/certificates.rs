@@ -1,0 +1,46 @@
+//! The files of TLS: read at start and by a reload, and looked at while it runs.
+
+use std::sync::Arc;
+
+use super::{Balancer, StartError};
+use crate::config::Config;
+use crate::net::tls::{Fault, Material, News, Tls};
+
+/// Reads the certificates, keys and authorities that a configuration names.
+///
+/// # Errors
+/// Everything that is wrong with them, ready to be printed.
+pub fn read_tls(config: &Config) -> Result<Tls, StartError> {
+    Tls::load(config).map_err(|faults| StartError::Config(faults.to_string()))
+}
+
+/// Says what the operator should know of them.
+pub(super) fn tell_warnings(tls: &Tls) {
+    tls.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+}
+
+impl Balancer {
+    /// What a new configuration needs, read and judged; nothing is touched. Reading may take a while: a thread of its
+    /// own does it, so that checks go on.
+    pub(super) async fn prepare_tls(&self, wanted: &Config) -> Result<Material, String> {
+        let (tls, wanted) = (Arc::clone(&self.tls), wanted.clone());
+        let read = tokio::task::spawn_blocking(move || tls.prepare(&wanted)).await;
+        let prepared = read.map_err(|error| format!("certificates: {error}; nothing was changed\n"))?;
+        prepared.map_err(|faults| format!("{faults}nothing was changed\n"))
+    }
+
+    /// Takes certificates that have changed. What is broken is said once, and what was there stays.
+    pub(super) async fn look_at_certificates(&self) {
+        let tls = Arc::clone(&self.tls);
+        let news = tokio::task::spawn_blocking(move || tls.look()).await;
+        for news in news.unwrap_or_else(|error| vec![News::Warning(format!("certificates: {error}"))]) {
+            match news {
+                News::Taken(what) => tracing::info!("{what}"),
+                News::Warning(what) => tracing::warn!("{what}"),
+                News::Kept(Fault { file, what, remedy }) => {
+                    tracing::error!(file = %file.display(), "{what}: what was there stays in force; {remedy}");
+                }
+            }
+        }
+    }
+}
