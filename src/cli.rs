@@ -2,6 +2,7 @@
 
 mod door;
 mod events;
+mod pair;
 mod watch;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -16,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::runtime_socket::RuntimeSocket;
-use crate::admin::{Request, Who, Wish};
+use crate::admin::{Request, Who, Wish, local, roles};
 use crate::balance::Algorithm;
 use crate::config::{Backend, Config, Frontend, OpenFiles, RUNTIME_SOCKET, StickOn};
 use crate::demo::DemoArgs;
@@ -94,6 +95,12 @@ enum Command {
         #[arg(value_name = "CALL-ID")]
         call_id: String,
     },
+    /// Say whether this node should have the addresses of its pair: what keepalived's `vrrp_script` runs.
+    ///
+    /// Exit code 0: this process is well. 1: it is gone, hangs or stops. Servers that are down are no fault of this node.
+    CheckLocal(pair::CheckLocal),
+    /// Say what this node is in its pair, or with arguments write it down: what keepalived's `notify` runs.
+    Role(pair::RoleArguments),
     /// Give a server no new calls; it keeps those that it has.
     Drain {
         #[command(flatten)]
@@ -163,6 +170,8 @@ pub fn main() -> ExitCode {
         Command::Events { door, follow: false, json } => events::show(&door, json),
         Command::Events { door, follow: true, json } => events::follow(&door, json),
         Command::Trace { door, call_id } => events::trace(&door, &call_id),
+        Command::CheckLocal(check) => pair::check_local(&check),
+        Command::Role(role) => pair::role(&role),
         Command::Drain { server, wait } => door::drain(&server, wait),
         Command::Ready(server) => door::set(&server, "ready"),
         Command::Maint(server) => door::set(&server, "maint"),
@@ -241,7 +250,7 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
     let (mut hup, mut usr2) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined2())?);
     // Nothing hangs on it, but whoever sends it out of habit must not end the process.
     let _usr1 = listen(SignalKind::user_defined1())?;
-    let runtime_socket = open_runtime_socket(config.runtime_socket.as_deref())?;
+    let runtime_socket = open_runtime_sockets(config.runtime_socket.as_deref())?;
     let mut balancer = tokio::select! {
         started = Balancer::start(config, keys, Some(source)) => started?,
         // Names may take a while.
@@ -249,8 +258,10 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
         _ = int.recv() => return Ok(()),
     };
     let requests = balancer.door();
-    if let Some(socket) = runtime_socket {
-        tokio::spawn(socket.serve(balancer.show(), requests.clone()));
+    if let Some([commands, checks]) = runtime_socket {
+        balancer.follow_roles(roles::folder(commands.path()));
+        tokio::spawn(commands.serve(balancer.show(), requests.clone()));
+        tokio::spawn(checks.tell_faults(balancer.show()));
     }
     let why = {
         let serve = balancer.serve();
@@ -266,6 +277,12 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
         }
     };
     tracing::info!(signal = why, "stopping");
+    tokio::select! {
+        () = balancer.leave() => {}
+        // Whoever asks twice will not wait.
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
     balancer.stop().await;
     tracing::info!("stopped");
     Ok(())
@@ -280,16 +297,17 @@ fn reload(requests: &mpsc::Sender<Request>, signal: &'static str) {
     }
 }
 
-/// The socket of the configuration must be had; without one the usual place is tried.
-fn open_runtime_socket(path: Option<&Path>) -> Result<Option<RuntimeSocket>, StartError> {
+/// The socket of the configuration must be had; without one the usual place is tried. Beside it stands the one of local checks.
+fn open_runtime_sockets(path: Option<&Path>) -> Result<Option<[RuntimeSocket; 2]>, StartError> {
     let usual = Path::new(RUNTIME_SOCKET);
     if path.is_none() {
         // Whoever may not make the directory is told so below.
         let _ = std::fs::create_dir(usual.parent().unwrap_or(usual));
     }
-    let opened = RuntimeSocket::open(path.unwrap_or(usual));
+    let at = path.unwrap_or(usual);
+    let opened = RuntimeSocket::open(at).and_then(|commands| Ok([commands, RuntimeSocket::open(&local::socket(at))?]));
     match (opened, path) {
-        (Ok(socket), _) => Ok(Some(socket)),
+        (Ok(sockets), _) => Ok(Some(sockets)),
         (Err(error), Some(_)) => Err(StartError::Host(format!("{error}\n"))),
         (Err(error), None) => {
             tracing::warn!("no runtime socket: {error}; `runtime_socket` in [global] names another place");

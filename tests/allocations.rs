@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use support::media::free_range;
 use support::workers::{bound, free_port, prepare};
+use trunkline::net::inherit::Inherited;
 use trunkline::net::socket::open_relay;
 use trunkline::net::worker::Workers;
 use trunkline::state::counters::{Counter, FrontendCounters};
@@ -147,7 +148,7 @@ fn a_relay_allocates_nothing_for_a_datagram() {
     let (setup, sockets) = prepare(&support::core::config(&text), WORKERS, 1_000);
     let snapshot = setup.snapshot.load_full();
     let workers = Workers::start(&setup, sockets).unwrap();
-    workers.give(open_relay(&snapshot.relays[0], WORKERS, |_| false).unwrap());
+    workers.give(open_relay(&snapshot.relays[0], WORKERS, |_| false, &mut Inherited::default()).unwrap());
     let servers: Vec<_> = (first..=last).map(|port| bound(&format!("{back}:{port}"))).collect();
     let clients: Vec<_> = (first..=last).map(|_| bound("127.0.1.43:0")).collect();
     find_workers();

@@ -23,6 +23,7 @@ pub enum Kind {
     Limit,
     Reload,
     Certificate,
+    Role,
 }
 
 impl Kind {
@@ -36,6 +37,7 @@ impl Kind {
             Self::Limit => "limit",
             Self::Reload => "reload",
             Self::Certificate => "certificate",
+            Self::Role => "role",
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::haproxy::stat::words_of;
 use super::picture::verdict::verdict;
 use super::picture::{Backend, Count, Frontend, Picture, Rates, Region, Server};
+use super::roles::Role;
 use crate::state::Reason;
 use crate::state::connections::End;
 use crate::state::health::Outcome;
@@ -26,6 +27,7 @@ pub fn picture(picture: &Picture) -> Value {
             "name": node.name, "version": env!("CARGO_PKG_VERSION"), "pid": node.pid,
             "uptime_seconds": node.uptime.as_secs(), "workers": node.workers,
             "configuration": format!("{:016x}", node.configuration), "stopping": node.stopping,
+            "roles": roles(picture),
         },
         "reload": {"done": picture.reloads.done, "failed": picture.reloads.failed, "last": picture.reloads.last},
         "now": picture.last_second,
@@ -35,6 +37,12 @@ pub fn picture(picture: &Picture) -> Value {
         "frontends": picture.frontends.iter().map(frontend).collect::<Vec<_>>(),
         "backends": picture.backends.iter().map(|of| backend(of, picture)).collect::<Vec<_>>(),
     })
+}
+
+/// What this node is in its pair.
+pub(super) fn roles(picture: &Picture) -> Value {
+    let role = |of: &Role| json!({"instance": of.instance, "state": of.state.word(), "since": of.since});
+    picture.node.roles.iter().map(role).collect()
 }
 
 /// Those that are not nothing.

@@ -9,6 +9,8 @@
 //! view             what can be shown                read where it lives: snapshot, counters, pins
 //! client           the other end: `trunkline status`
 //! follow           calls that somebody follows      log lines, HEP, `sip trace`
+//! local            whether this process is well     for keepalived and the watchdog
+//! roles            what this node is in its pair    as keepalived's notify says
 //! ```
 //! Who shows something reads it from a [`View`]; who changes something sends a [`Request`] to the one who writes
 //! snapshots, and waits for its answer.
@@ -21,10 +23,12 @@ mod haproxy;
 pub mod http;
 pub mod journal;
 mod json;
+pub mod local;
 mod metrics;
 mod page;
 mod people;
 mod picture;
+pub mod roles;
 pub mod runtime_socket;
 mod sip;
 mod view;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use super::json::roles;
 use super::picture::verdict::verdict;
 use super::picture::{Count, Picture, Server};
 
@@ -39,12 +40,13 @@ pub fn table(picture: &Picture) -> String {
     }
     let verdict = verdict(picture);
     format!(
-        "trunkline {}, pid {}, up {}, {} workers, configuration {:016x}\n{}: {}\n\n{}",
+        "trunkline {}, pid {}, up {}, {} workers, configuration {:016x}{}\n{}: {}\n\n{}",
         env!("CARGO_PKG_VERSION"),
         picture.node.pid,
         short(picture.node.uptime.as_secs()),
         picture.node.workers,
         picture.node.configuration,
+        picture.node.roles.iter().map(|role| format!(", {} {}", role.instance, role.state.word())).collect::<String>(),
         verdict.level.word(),
         verdict.text,
         columns(&lines),
@@ -79,12 +81,13 @@ pub fn json(picture: &Picture) -> String {
     let verdict = verdict(picture);
     format!(
         "{{\"version\":\"{}\",\"pid\":{},\"uptime_seconds\":{},\"workers\":{},\"configuration\":\"{:016x}\",\
-         \"verdict\":{},\"servers\":[{}]}}\n",
+         \"roles\":{},\"verdict\":{},\"servers\":[{}]}}\n",
         env!("CARGO_PKG_VERSION"),
         picture.node.pid,
         picture.node.uptime.as_secs(),
         picture.node.workers,
         picture.node.configuration,
+        roles(picture),
         json!({"level": verdict.level.word(), "text": verdict.text}),
         rows.join(","),
     )

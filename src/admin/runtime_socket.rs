@@ -66,13 +66,25 @@ impl RuntimeSocket {
         Ok(Self { listener: made.map_err(cannot)?, path: path.to_owned() })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next who comes.
+    ///
+    /// # Errors
+    /// Those of accept(2).
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+
     /// Answers whoever comes, for ever.
     pub async fn serve(self, view: View, requests: mpsc::Sender<Request>) {
         let (answerer, room) = (Answerer { view, requests }, Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
+            match self.accept().await {
+                Ok(stream) => {
                     let answerer = answerer.clone();
                     tokio::spawn(async move {
                         Connection::new(stream, answerer).serve().await;

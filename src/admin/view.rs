@@ -13,7 +13,9 @@ use super::follow::Following;
 use super::journal::Journal;
 use super::picture::look::Scene;
 use super::picture::second::Seconds;
+use super::picture::verdict::verdict;
 use super::picture::{Picture, Server, numbered};
+use super::roles::Role;
 use super::{json, unix_now};
 use crate::config::admin::Identity;
 use crate::net::tls::Tls;
@@ -59,6 +61,7 @@ struct Seen {
     written: Mutex<(u64, Arc<str>)>,
     told: ArcSwap<Told>,
     following: Following,
+    roles: ArcSwap<Vec<Role>>,
 }
 
 /// What the configuration says of what is shown.
@@ -94,6 +97,7 @@ impl View {
             written,
             told: ArcSwap::default(),
             following: Following::default(),
+            roles: ArcSwap::default(),
         }))
     }
 
@@ -113,12 +117,23 @@ impl View {
     }
 
     fn make(&self, now: Time) -> Picture {
-        let Seen { place, snapshot, shared, journal, following, made, .. } = &*self.0;
+        let Seen { place, snapshot, shared, journal, following, made, roles, .. } = &*self.0;
         let number = made.fetch_add(1, Ordering::Relaxed) + 1;
         let (snapshot, seconds) = (snapshot.load(), self.seconds());
-        let stopping = self.is_stopping();
-        Scene { stopping, place, snapshot: &snapshot, shared, journal, following, seconds: &seconds, now, number }
-            .picture()
+        let (stopping, roles) = (self.is_stopping(), roles.load_full());
+        Scene {
+            stopping,
+            roles,
+            place,
+            snapshot: &snapshot,
+            shared,
+            journal,
+            following,
+            seconds: &seconds,
+            now,
+            number,
+        }
+        .picture()
     }
 
     /// From now on it is shown that this process is about to end.
@@ -129,6 +144,22 @@ impl View {
     /// Whoever asks whether we are ready should send no more.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// How it is, in one sentence.
+    pub fn sentence(&self) -> String {
+        let verdict = verdict(&self.picture());
+        format!("{}: {}", verdict.level.word(), verdict.text)
+    }
+
+    /// What this node is in its pair, as keepalived said last.
+    pub fn roles(&self) -> Arc<Vec<Role>> {
+        self.0.roles.load_full()
+    }
+
+    /// keepalived said something else.
+    pub fn set_roles(&self, roles: Vec<Role>) {
+        self.0.roles.store(Arc::new(roles));
     }
 
     /// When this process began.

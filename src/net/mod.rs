@@ -15,10 +15,11 @@
 //! ```
 //! [`worker`] holds the threads, [`udp`] the trip above, [`relay`] the shorter one of mode `relay`, [`socket`] opens what they use, [`check`] asks servers whether
 //! they are alive, `tap` copies messages of calls that somebody follows, [`host`] asks this machine for its addresses, [`tls`] has
-//! the certificates. `unsafe` is in [`mmsg`] alone.
+//! the certificates, [`inherit`] sockets that outlive the process. `unsafe` is in [`mmsg`] and [`inherit`] alone.
 
 pub mod check;
 pub mod host;
+pub mod inherit;
 pub mod mmsg;
 pub mod relay;
 pub mod resolve;

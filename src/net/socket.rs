@@ -15,6 +15,7 @@ use nix::libc::{
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::inherit::Inherited;
 use super::mmsg;
 use crate::sip::Transport;
 use crate::state::binds::{Bind, RelayBind};
@@ -73,11 +74,12 @@ pub struct Opened {
 }
 
 /// Opens one socket for each worker on the address of a bind. `own` are binds that this process has sockets on: a
-/// wildcard and an address of one port may stand side by side.
+/// wildcard and an address of one port may stand side by side. `inherited` are those of the process before, which are taken
+/// first.
 ///
 /// # Errors
 /// Where an option or the address is refused, or another process has the address.
-pub fn open(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenError> {
+pub fn open(bind: &Bind, workers: usize, own: &[Bind], inherited: &mut Inherited) -> Result<Opened, OpenError> {
     let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
     let is_stream = |bind: &Bind| bind.transport != Transport::Udp;
     let overlaps = |other: &Bind| {
@@ -85,13 +87,15 @@ pub fn open(bind: &Bind, workers: usize, own: &[Bind]) -> Result<Opened, OpenErr
         let (one, other) = (bind.address, other.address);
         same_kind && one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
     };
-    // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first.
-    if !own.iter().any(|other| overlaps(other) && (bind.is_wildcard() || other.is_wildcard())) {
+    let mut inherited = inherited.of(bind.transport, bind.address, workers).into_iter();
+    // SO_REUSEPORT would let a second Trunkline take half of the calls in silence; a socket without it finds the first. Who
+    // inherits has the address.
+    if inherited.len() == 0 && !own.iter().any(|other| overlaps(other) && (bind.is_wildcard() || other.is_wildcard())) {
         let alone = if is_stream(bind) { bare_stream(bind.address) } else { bare(bind.address) };
         alone.and_then(|socket| socket.bind(&bind.address.into())).map_err(at("bind"))?;
     }
     let one = if is_stream(bind) { one_listener } else { one };
-    let sockets: Vec<_> = (0..workers).map(|_| one(bind)).collect::<Result<_, _>>()?;
+    let sockets: Vec<_> = (0..workers).map(|_| one(bind, inherited.next())).collect::<Result<_, _>>()?;
     if workers > 1 && !is_stream(bind) {
         steer(&sockets[0], workers).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
     }
@@ -118,17 +122,20 @@ fn bare_stream(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// A listening socket. The kernel's hash gives each connection to one worker.
-fn one_listener(bind: &Bind) -> Result<Socket, OpenError> {
+fn one_listener(bind: &Bind, inherited: Option<Socket>) -> Result<Socket, OpenError> {
     let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
-    let socket = bare_stream(bind.address).map_err(at("socket"))?;
+    let is_bound = inherited.is_some();
+    let socket = inherited.map_or_else(|| bare_stream(bind.address), Ok).map_err(at("socket"))?;
     socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
     socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
-    if let Some(dscp) = bind.dscp {
-        mark_as(&socket, bind.address, dscp).map_err(at("IP_TOS"))?;
+    if is_bound || bind.dscp.is_some() {
+        mark(&socket, bind).map_err(at("IP_TOS"))?;
     }
     // Those that are let in inherit it.
     socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD)).map_err(at("TCP_USER_TIMEOUT"))?;
-    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    if !is_bound {
+        socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    }
     socket.listen(BACKLOG).map_err(at("listen"))?;
     Ok(socket)
 }
@@ -165,9 +172,10 @@ fn free_bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn one(bind: &Bind) -> Result<Socket, OpenError> {
+fn one(bind: &Bind, inherited: Option<Socket>) -> Result<Socket, OpenError> {
     let at = |step| move |error: io::Error| OpenError { transport: bind.transport, address: bind.address, step, error };
-    let socket = prepared(bind.address, bind.dscp, RECEIVE_BUFFER)?;
+    let is_bound = inherited.is_some();
+    let socket = prepared(inherited, bind.address, bind.dscp, RECEIVE_BUFFER)?;
     socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
     socket.set_send_buffer_size(SEND_BUFFER).map_err(at("SO_SNDBUF"))?;
     match bind.address {
@@ -176,15 +184,23 @@ fn one(bind: &Bind) -> Result<Socket, OpenError> {
     }
     .map_err(io::Error::from)
     .map_err(at("IP_RECVERR"))?;
-    socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    if !is_bound {
+        socket.bind(&bind.address.into()).map_err(at("bind"))?;
+    }
     Ok(socket)
 }
 
 /// What every socket for messages has: a buffer, fragments, a traffic class, and on a wildcard the address a datagram
-/// came to.
-fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Result<Socket, OpenError> {
+/// came to. One that another version of us opened gets what this one wants.
+fn prepared(
+    inherited: Option<Socket>,
+    address: SocketAddr,
+    dscp: Option<u8>,
+    receive_buffer: usize,
+) -> Result<Socket, OpenError> {
     let at = |step| move |error: io::Error| OpenError { transport: Transport::Udp, address, step, error };
-    let socket = bare(address).map_err(at("socket"))?;
+    let is_bound = inherited.is_some();
+    let socket = inherited.map_or_else(|| bare(address), Ok).map_err(at("socket"))?;
     socket.set_nonblocking(true).map_err(at("O_NONBLOCK"))?;
     if setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).is_err() {
         // Without CAP_NET_ADMIN net.core.rmem_max is the limit.
@@ -208,8 +224,8 @@ fn prepared(address: SocketAddr, dscp: Option<u8>, receive_buffer: usize) -> Res
             }
         }
     }
-    if let Some(dscp) = dscp {
-        mark_as(&socket, address, dscp).map_err(at("IP_TOS"))?;
+    if is_bound || dscp.is_some() {
+        mark_as(&socket, address, dscp.unwrap_or_default()).map_err(at("IP_TOS"))?;
     }
     Ok(socket)
 }
@@ -227,7 +243,7 @@ pub struct Port {
 ///
 /// IP_RECVERR is off: without it an ICMP error that a client causes is nobody's.
 ///
-/// `is_open` says which addresses have their sockets already.
+/// `is_open` says which addresses have their sockets already; `inherited` are those of the process before.
 ///
 /// # Errors
 /// Where an option or an address is refused, or another process has it.
@@ -235,19 +251,25 @@ pub fn open_relay(
     relay: &RelayBind,
     workers: usize,
     is_open: impl Fn(SocketAddr) -> bool,
+    inherited: &mut Inherited,
 ) -> Result<Vec<Vec<Port>>, OpenError> {
     let mut all: Vec<Vec<Port>> = (0..workers).map(|_| Vec::new()).collect();
     let shared = relay.ports.count() == 1;
     for bound in relay.ports.iter().map(|port| SocketAddr::new(relay.ip, port)).filter(|bound| !is_open(*bound)) {
         let at = |step| move |error: io::Error| OpenError { transport: Transport::Udp, address: bound, step, error };
-        if shared {
+        let mut inherited = inherited.of(Transport::Udp, bound, if shared { workers } else { 1 }).into_iter();
+        if shared && inherited.len() == 0 {
             bare(bound).and_then(|socket| socket.bind(&bound.into())).map_err(at("bind"))?;
         }
         let turn = usize::from(bound.port() / 2) % workers;
         for (_, ports) in all.iter_mut().enumerate().filter(|(worker, _)| shared || *worker == turn) {
-            let socket = prepared(bound, relay.dscp, if shared { RECEIVE_BUFFER } else { FLOW_BUFFER })?;
+            let (buffer, inherited) = (if shared { RECEIVE_BUFFER } else { FLOW_BUFFER }, inherited.next());
+            let is_bound = inherited.is_some();
+            let socket = prepared(inherited, bound, relay.dscp, buffer)?;
             socket.set_reuse_port(shared).map_err(at("SO_REUSEPORT"))?;
-            socket.bind(&bound.into()).map_err(at("bind"))?;
+            if !is_bound {
+                socket.bind(&bound.into()).map_err(at("bind"))?;
+            }
             ports.push(Port { socket, bound });
         }
     }
@@ -260,7 +282,7 @@ pub fn open_relay(
 /// # Errors
 /// Where no open file or port is left, or there is no route.
 pub fn open_flow(inside: Option<IpAddr>, server: SocketAddr, dscp: Option<u8>) -> io::Result<Socket> {
-    let socket = prepared(server, dscp, FLOW_BUFFER).map_err(|refused| refused.error)?;
+    let socket = prepared(None, server, dscp, FLOW_BUFFER).map_err(|refused| refused.error)?;
     if let Some(inside) = inside {
         socket.bind(&SocketAddr::new(inside, 0).into())?;
     }

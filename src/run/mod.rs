@@ -2,8 +2,8 @@
 //!
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
 //! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like
-//! the configuration; `certificates` looks after the files of TLS; `warnings` says
-//! what may be a slip.
+//! the configuration; `certificates` looks after the files of TLS; `service` is what systemd
+//! hears of us; `warnings` says what may be a slip.
 
 mod breakers;
 mod certificates;
@@ -12,6 +12,7 @@ mod control;
 mod leaving;
 mod names;
 mod reload;
+mod service;
 mod start;
 mod told;
 mod warnings;
@@ -22,6 +23,7 @@ pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -95,6 +97,10 @@ pub struct Balancer {
     http: Doors,
     /// What the log has said of drops and of connections.
     told: told::Told,
+    /// Where keepalived's notify says what this node is.
+    roles: Option<PathBuf>,
+    /// What systemd heard last of how it is.
+    sentence: String,
 }
 
 /// What a snapshot is made of.

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use super::start::{Source, allow_open_files, open_binds, open_relays};
-use super::{Balancer, Basis, read_keys};
+use super::{Balancer, Basis, read_keys, service};
 use crate::admin::Who;
 use crate::config::Backend;
 use crate::config::difference::{difference, needs_restart, refused};
+use crate::net::inherit::Inherited;
 use crate::net::tls::{Material, News};
 use crate::net::udp::clock;
 use crate::net::worker::Order;
@@ -117,9 +118,12 @@ impl Balancer {
         let (marked, moved) = (marked(&previous, &next), moved(&previous, &next));
         let unchanged = |error: &dyn std::fmt::Display| format!("{error}; nothing was changed\n");
         let room = allow_open_files(&basis.config, self.worker_count).map_err(|error| unchanged(&error))?;
-        let mut ports = open_relays(&next, Some(&previous), self.worker_count).map_err(|error| unchanged(&error))?;
-        let mut sockets =
-            open_binds(&next, &opened, &previous.binds, self.worker_count).map_err(|error| unchanged(&error))?;
+        let nothing = &mut Inherited::default();
+        let mut ports =
+            open_relays(&next, Some(&previous), self.worker_count, nothing).map_err(|error| unchanged(&error))?;
+        let mut sockets = open_binds(&next, &opened, &previous.binds, self.worker_count, nothing)
+            .map_err(|error| unchanged(&error))?;
+        service::keep(&opened, &sockets, &ports);
         self.workers
             .tell(|worker| {
                 opened
@@ -133,6 +137,7 @@ impl Balancer {
         // Every worker hears nobody before the first looks whether its queue is empty.
         self.workers.tell(|_| closed.iter().cloned().map(Order::Shut).collect()).await;
         self.workers.tell(|_| closed.iter().cloned().map(Order::Drain).collect()).await;
+        service::forget(&closed, &previous, &next);
         // Before anybody shakes hands at a new address.
         let news = tls.map_or_else(Vec::new, |tls| self.tls.put(tls, &basis.config));
         (self.basis, self.slow_starts) = (basis, slow_starts);

@@ -20,12 +20,13 @@ use super::control::tell_empty;
 use super::leaving::Leaving;
 use super::names::Names;
 use super::warnings::warnings;
-use super::{Balancer, Basis, StartError};
+use super::{Balancer, Basis, StartError, service};
 use crate::admin::View;
 use crate::admin::follow::Follower;
 use crate::admin::http::{Doors, Node};
 use crate::admin::journal::{Journal, Kind};
 use crate::config::{Config, OpenFiles, fingerprint, key};
+use crate::net::inherit::Inherited;
 use crate::net::udp::clock;
 use crate::net::worker::{Setup, Workers};
 use crate::net::{host, socket};
@@ -40,6 +41,9 @@ const CHANGES: usize = 1024;
 
 /// Commands that may wait for the same one: a person gives one at a time, a program a few.
 const REQUESTS: usize = 16;
+
+/// A list for each worker.
+type ByWorker<T> = Vec<Vec<T>>;
 
 /// Where a configuration was read, and [`fingerprint`] of its text.
 #[derive(Clone, Debug)]
@@ -135,6 +139,11 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     getrandom::fill(&mut bytes).map(|()| bytes)
 }
 
+/// Numbers that no other process has.
+fn seed<const N: usize>() -> Result<[u8; N], StartError> {
+    random().map_err(|error| StartError::Host(format!("{error}\n")))
+}
+
 /// Each socket is an open file, and so is each flow of a relay: too few would be found out under load, by checks that find
 /// nobody. Says how many are left for the connections of clients.
 ///
@@ -169,7 +178,8 @@ pub fn too_few_files(files: OpenFiles) -> String {
     )
 }
 
-/// Opens one socket of each of these binds of a snapshot for each worker, by worker. `before` are those that are open.
+/// Opens one socket of each of these binds of a snapshot for each worker, by worker, those first that are inherited. `before`
+/// are those that are open.
 ///
 /// # Errors
 /// Where one is refused.
@@ -178,10 +188,11 @@ pub(super) fn open_binds(
     binds: &[Bind],
     before: &[Bind],
     workers: usize,
-) -> Result<Vec<Vec<Socket>>, socket::OpenError> {
+    inherited: &mut Inherited,
+) -> Result<ByWorker<Socket>, socket::OpenError> {
     let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for (at, bind) in binds.iter().enumerate() {
-        let opened = socket::open(bind, workers, &[before, &binds[..at]].concat())?;
+        let opened = socket::open(bind, workers, &[before, &binds[..at]].concat(), inherited)?;
         let frontend = &snapshot.frontends[bind.frontend as usize].config.name;
         let (transport, receive_buffer) = (bind.transport.name(), opened.receive_buffer);
         tracing::info!(frontend, transport, address = %bind.address, receive_buffer, "listening");
@@ -198,11 +209,12 @@ pub(super) fn open_relays(
     snapshot: &Snapshot,
     before: Option<&Snapshot>,
     workers: usize,
-) -> Result<Vec<Vec<socket::Port>>, socket::OpenError> {
+    inherited: &mut Inherited,
+) -> Result<ByWorker<socket::Port>, socket::OpenError> {
     let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     let is_open = |bound| before.is_some_and(|before| before.relay_at(bound).is_some());
     for relay in &snapshot.relays {
-        let opened = socket::open_relay(relay, workers, is_open)?;
+        let opened = socket::open_relay(relay, workers, is_open, inherited)?;
         if opened.iter().any(|ports| !ports.is_empty()) {
             let frontend = &snapshot.frontends[relay.frontend as usize].config.name;
             tracing::info!(frontend, ip = %relay.ip, ports = %relay.ports, "relaying UDP");
@@ -210,6 +222,23 @@ pub(super) fn open_relays(
         all.iter_mut().zip(opened).for_each(|(ports, opened)| ports.extend(opened));
     }
     Ok(all)
+}
+
+/// Opens what a snapshot needs, by worker: the sockets of binds and those of relays. Those of the process before go on.
+///
+/// # Errors
+/// Where one is refused.
+fn open_all(
+    snapshot: &Snapshot,
+    workers: usize,
+) -> Result<(ByWorker<Socket>, ByWorker<socket::Port>), socket::OpenError> {
+    let mut inherited = service::inherited();
+    let sockets = open_binds(snapshot, &snapshot.binds, &[], workers, &mut inherited)?;
+    let ports = open_relays(snapshot, None, workers, &mut inherited)?;
+    // In this order: sockets of workers that are no more have the name of those that stay.
+    service::let_go(inherited);
+    service::keep(&snapshot.binds, &sockets, &ports);
+    Ok((sockets, ports))
 }
 
 /// What happened begins here.
@@ -224,6 +253,12 @@ fn begin_journal(setup: &Setup) -> Arc<Journal> {
 fn show(setup: &Setup, workers: usize, text: &Arc<AtomicU64>, journal: &Arc<Journal>) -> View {
     let (snapshot, shared) = (Arc::clone(&setup.snapshot), Arc::clone(&setup.shared));
     View::new(snapshot, shared, workers, Arc::clone(text), Arc::clone(journal), Arc::clone(&setup.tls))
+}
+
+fn tell_started(workers: usize, keys: &Keys) {
+    let key = format_args!("{:016x}", keys.fingerprint());
+    tracing::info!(workers, key, "started");
+    service::ready();
 }
 
 /// How many threads carry messages.
@@ -246,10 +281,9 @@ impl Balancer {
         tell_warnings(&tls);
         source.iter().flat_map(|source| &source.warnings).for_each(|warning| tracing::warn!("{warning}"));
         let room = allow_open_files(&file, worker_count).map_err(|e| refused(&e))?;
-        let node = u16::from_be_bytes(random().map_err(|e| refused(&e))?);
-        let instance =
-            NonZeroU32::new(u32::from_be_bytes(random().map_err(|e| refused(&e))?)).unwrap_or(NonZeroU32::MAX);
-        let mut names = Names::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?));
+        let node = u16::from_be_bytes(seed()?);
+        let instance = NonZeroU32::new(u32::from_be_bytes(seed()?)).unwrap_or(NonZeroU32::MAX);
+        let mut names = Names::new(u64::from_be_bytes(seed()?));
         let wanted = names.resolve(&file).await;
         let basis = Basis {
             host: host::ask(&wanted, node),
@@ -262,8 +296,7 @@ impl Balancer {
         };
         let snapshot = basis.build(worker_count, None);
         tell_empty(None, &snapshot);
-        let sockets = open_binds(&snapshot, &snapshot.binds, &[], worker_count).map_err(|e| refused(&e))?;
-        let ports = open_relays(&snapshot, None, worker_count).map_err(|e| refused(&e))?;
+        let (sockets, ports) = open_all(&snapshot, worker_count).map_err(|e| refused(&e))?;
         let pins = basis.config.backends.iter().map(|backend| backend.pin.size).sum();
         let shared = Shared { instance, ..Shared::new(pins, worker_count) };
         shared.connections.set_room(room);
@@ -273,7 +306,7 @@ impl Balancer {
         let text = Arc::new(AtomicU64::new(source.as_ref().map_or(0, |source| source.text)));
         let journal = begin_journal(&setup);
         let shown = show(&setup, worker_count, &text, &journal);
-        let mut http = Doors::new(Node::new(&shown, &door, random().map_err(|e| refused(&e))?));
+        let mut http = Doors::new(Node::new(&shown, &door, seed()?));
         let opened = http.prepare(basis.file.http.as_ref()).map_err(|e| refused(&e))?;
         let workers = Workers::start(&setup, sockets).map_err(|e| refused(&e))?;
         workers.give(ports);
@@ -281,10 +314,9 @@ impl Balancer {
         shown.tell(http.node().auth.identity(), source.as_ref().map_or("", |source| &source.content));
         let follower = Follower::start(&shown, &basis.file.follow);
         let (sender, news) = mpsc::channel(CHANGES);
-        let mut checks = Checks::new(u64::from_be_bytes(random().map_err(|e| refused(&e))?), Arc::clone(&tls), sender);
+        let mut checks = Checks::new(u64::from_be_bytes(seed()?), Arc::clone(&tls), sender);
         checks.start(&basis.config, &basis.states);
-        let key = format_args!("{:016x}", basis.keys.fingerprint());
-        tracing::info!(workers = worker_count, key, "started");
+        tell_started(worker_count, &basis.keys);
         Ok(Self {
             follower,
             first: basis.wanted.clone(),
@@ -307,6 +339,8 @@ impl Balancer {
             journal,
             http,
             told: super::told::Told::default(),
+            roles: None,
+            sentence: String::new(),
         })
     }
 }

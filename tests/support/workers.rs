@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use trunkline::config::Config;
+use trunkline::net::inherit::Inherited;
 use trunkline::net::tls::Tls;
 use trunkline::net::worker::Setup;
 use trunkline::net::{host, socket};
@@ -25,7 +26,7 @@ pub fn prepare(config: &Config, workers: usize, pins: usize) -> (Setup, Vec<Vec<
     let snapshot = Snapshot::build(&ingredients, None);
     let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for (at, bind) in snapshot.binds.iter().enumerate() {
-        let opened = socket::open(bind, workers, &snapshot.binds[..at]).unwrap();
+        let opened = socket::open(bind, workers, &snapshot.binds[..at], &mut Inherited::default()).unwrap();
         sockets.iter_mut().zip(opened.sockets).for_each(|(worker, socket)| worker.push(socket));
     }
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));

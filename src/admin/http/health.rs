@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -14,13 +13,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Node;
+use crate::admin::local;
 use crate::config::WhenAllDown;
 use crate::net::udp::clock;
 use crate::state::snapshot::{Backend, Snapshot};
 use crate::state::{Shared, Time};
-
-/// A worker looks after itself once a second. One that did not for so long stands still.
-const STANDS_STILL: Duration = Duration::from_secs(5);
 
 pub(super) async fn health(State(node): State<Arc<Node>>) -> Response {
     let report = Report::of(&node);
@@ -104,9 +101,7 @@ impl Report {
     fn look(snapshot: &Snapshot, shared: &Shared, started: Time, now: Time) -> Self {
         let mut components = BTreeMap::new();
         let mut alive = true;
-        for (worker, counters) in shared.workers.each().enumerate() {
-            let silent = now.since(Time(counters.turned.get()).max(started));
-            let error = (silent > STANDS_STILL).then(|| format!("stands still for {} s", silent.as_secs()));
+        for (worker, error) in local::workers(shared, started, now).enumerate() {
             alive &= error.is_none();
             components.insert(format!("worker-{worker}"), part(error));
         }

@@ -2,6 +2,7 @@
 
 use super::Exposition;
 use crate::admin::picture::{Count, Picture, Region, Server};
+use crate::admin::roles::State;
 use crate::state::Reason;
 use crate::state::connections::End;
 use crate::state::response_times::Timed;
@@ -62,6 +63,13 @@ fn process(text: &mut Exposition, picture: &Picture) {
         ("trunkline_pictures_total", "counter", "How often all of this was read.", picture.number as f64),
     ] {
         text.one(name, kind, help, value);
+    }
+    text.gauge("trunkline_role", "What this node is in its pair, as keepalived says: 1 for what it is.");
+    for role in &*picture.node.roles {
+        for state in State::ALL {
+            let labels = [("vrrp", role.instance.as_str()), ("role", state.word())];
+            text.sample("trunkline_role", &labels, f64::from(u8::from(role.state == state)));
+        }
     }
     let name = "trunkline_certificate_expiry_timestamp_seconds";
     text.gauge(name, "When a certificate expires, in seconds since 1970.");

@@ -136,6 +136,7 @@ class Facts {
     this.say("configuration", node.configuration.slice(0, 8), node.configuration);
     const { last } = reload;
     const when = last ? `${duration(made_at - last.at)} ago${last.ok ? "" : ", refused"}` : "never";
+    this.say("role", node.roles.map((role) => `${role.instance} ${role.state}`).join(", "), "", node.roles.some((role) => role.state === "fault"));
     this.say("reload", when, last ? `${clock(last.at, made_at)} by ${last.who}: ${last.said}` : "", last?.ok === false);
     const first = [...certificates].sort((a, b) => a.days - b.days)[0];
     const days = first ? (first.days < 0 ? "expired" : `${count(first.days)} days`) : "";
@@ -170,7 +171,7 @@ export class Alarm {
     const words = {
       silent: "The node has not been heard." + age + " Asking again every 2 seconds.",
       login: "The node wants a name and a password. Load this page again to log in.",
-      stopping: "The node is stopping: new calls are refused, calls that are there go on.",
+      stopping: "The node is stopping.",
     };
     put(this.node, words[link]);
   }

@@ -241,7 +241,7 @@ export class Cluster {
     });
     return {
       made_at: this.now + 0.25, user, verdict: this.verdict(regions),
-      node: { name: "edge-1", version: "0.1.0", pid: 4711, uptime_seconds: 7384 + this.history.length - (this.begun ?? 0), workers: 4, configuration: this.hash, stopping: false },
+      node: { name: "edge-1", version: "0.1.0", pid: 4711, uptime_seconds: 7384 + this.history.length - (this.begun ?? 0), workers: 4, configuration: this.hash, stopping: false, roles: [{ instance: "VI_1", state: "master", since: 0 }] },
       reload: this.reloads, now, pins: { used: Math.round(now.active_calls * 1.3), size: 4_000_000, evicted: 0 }, drops: { rate_limited: 12, malformed: 2, not_sip: 1 },
       certificates: [{ name: "sip.example.ng", days: 87, file: "sip.pem" }],
       frontends: [frontend("sip", ["udp://203.0.113.10:5060", "tcp://203.0.113.10:5060"], 0.92, 0), frontend("sips", ["tls://203.0.113.10:5061"], 0.08, 1204)],

@@ -25,6 +25,7 @@ export interface Node {
   workers: number;
   configuration: string;
   stopping: boolean;
+  roles: { instance: string; state: string; since: number }[];
 }
 
 export interface Reload {

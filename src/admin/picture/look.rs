@@ -1,6 +1,7 @@
 //! Makes the picture: reads the snapshot, the counters and the records, each once.
 
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::second::Seconds;
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::admin::follow::Following;
 use crate::admin::journal::Journal;
+use crate::admin::roles::Role;
 use crate::admin::{unix_now, view::Place};
 use crate::config::{self, Mode, StickOn, WhenAllDown};
 use crate::state::connections::End;
@@ -32,12 +34,13 @@ pub(in crate::admin) struct Scene<'a> {
     pub now: Time,
     pub number: u64,
     pub stopping: bool,
+    pub roles: Arc<Vec<Role>>,
 }
 
 impl Scene<'_> {
     /// Looks at everything.
     pub fn picture(&self) -> Picture {
-        let Self { place, snapshot, shared, journal, following, seconds, now, number, stopping } = self;
+        let Self { place, snapshot, shared, journal, following, seconds, now, number, stopping, roles } = self;
         let mut frontends: Vec<_> =
             snapshot.frontends.iter().zip(FIRST_IID..).map(|(f, iid)| self.frontend(f, iid)).collect();
         let first = FIRST_IID + frontends.len();
@@ -64,6 +67,7 @@ impl Scene<'_> {
                 workers: place.workers,
                 configuration: place.configuration(),
                 stopping: *stopping,
+                roles: Arc::clone(roles),
             },
             reloads: journal.reloads(),
             certificates: place.tls.certificates(),

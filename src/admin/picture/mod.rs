@@ -9,10 +9,12 @@ pub mod verdict;
 
 use std::net::SocketAddr;
 use std::ops::{AddAssign, Index, IndexMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::second::Second;
 use super::journal::Reloads;
+use super::roles::Role;
 use crate::net::tls::Certificate;
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -193,6 +195,8 @@ pub struct Node {
     /// [`crate::config::fingerprint`] of the text in force.
     pub configuration: u64,
     pub stopping: bool,
+    /// What it is in its pair.
+    pub roles: Arc<Vec<Role>>,
 }
 
 /// The table of calls.
