@@ -99,6 +99,12 @@ impl Net {
 
     /// The same for an edge of any kind.
     pub fn balance_as(&self, servers: &[SocketAddr; 5], edge: &Edge<'_>) -> (Balancer, SocketAddr) {
+        let (config, at) = self.config(servers, edge);
+        (Balancer::start(WORKERS, &config), at)
+    }
+
+    /// The configuration of one, without its head, and where clients find it.
+    pub fn config(&self, servers: &[SocketAddr; 5], edge: &Edge<'_>) -> (String, SocketAddr) {
         let Edge { outside, inside, frontend, backend, each } = edge;
         let at = self.free(1);
         let binds: Vec<_> = outside.iter().map(|transport| format!("{transport}://{at}")).collect();
@@ -117,7 +123,7 @@ impl Net {
                 "[[backend.server]]\nname = \"{name}\"\nregion = \"{region}\"\naddress = \"{inside}://{address}\"\n{each}\n"
             );
         }
-        (Balancer::start(WORKERS, &config), at)
+        (config, at)
     }
 
     /// Clients of ours that call, register and are called, [`MIX`], from many ports.
@@ -145,6 +151,11 @@ impl Net {
             seed: 1,
         }
     }
+}
+
+/// These addresses with the names of [`SERVERS`].
+pub fn named(servers: &[SocketAddr; 5]) -> Vec<(&'static str, SocketAddr)> {
+    SERVERS.iter().zip(servers).map(|((name, _), address)| (*name, *address)).collect()
 }
 
 /// Servers of ours on these addresses.
