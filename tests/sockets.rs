@@ -276,6 +276,45 @@ fn what_cannot_be_sent_goes_elsewhere_at_once() {
     balancer.stop();
 }
 
+/// The address that servers see leaves this node, as a VIP does. A BYE that comes in that moment is not refused: its copy goes
+/// to the node that has the address, here the same one when it has come back. Nor is a server's, towards a network that is gone.
+#[test]
+fn requests_of_calls_are_not_refused_for_what_this_node_has_lost() {
+    let addresses = [
+        "addr add 10.98.0.1/32 dev lo",
+        "addr add 10.98.0.2/32 dev lo",
+        "addr add 10.98.0.3/32 dev lo",
+        "addr add 10.98.0.5/32 dev lo",
+    ];
+    let namespace = Namespace::new("lost", &addresses);
+    let config =
+        config("\"udp://10.98.0.1:5060\"", "inside = \"10.98.0.3\"", &["10.98.0.2:5060".to_owned()], UNCHECKED);
+    let balancer = Balancer::start_under(namespace.command(program()), 4, &config);
+    let (server, client) = namespace.enter(|| (bound("10.98.0.2:5060"), bound("10.98.0.5:0")));
+    client.send_to(&request("INVITE", 1, ""), "10.98.0.1:5060").unwrap();
+    let (forwarded, via) = receive(&server, "the INVITE");
+    server.send_to(&answer(&forwarded), via).unwrap();
+    let (ok, _) = receive(&client, "its answer");
+    let ok = String::from_utf8(ok).unwrap();
+    let route = ok.lines().find_map(|line| line.strip_prefix("Record-Route: ")).expect("our way back");
+    let bye = String::from_utf8(request("BYE", 1, &format!("Route: {route}\r\n"))).unwrap();
+    let bye = bye
+        .replace("To: <sip:100@sim.example>", "To: <sip:100@sim.example>;tag=t")
+        .replace("branch=z9hG4bK1", "branch=z9hG4bK2");
+    namespace.ip("addr del 10.98.0.3/32 dev lo");
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    for _ in 0..3 {
+        client.send_to(bye.as_bytes(), "10.98.0.1:5060").unwrap();
+        let refused = client.recv(&mut [0; 2000]).map(|_| "an answer");
+        assert!(refused.is_err(), "the call would be over for its client");
+    }
+    namespace.ip("addr add 10.98.0.3/32 dev lo");
+    client.send_to(bye.as_bytes(), "10.98.0.1:5060").unwrap();
+    let (forwarded, _) = receive(&server, "the BYE");
+    assert!(forwarded.starts_with(b"BYE "));
+    balancer.stop();
+}
+
 /// A datagram larger than the path's MTU is fragmented, not lost; what fits no datagram is refused.
 #[test]
 fn large_messages_pass_and_too_large_ones_are_told() {

@@ -59,6 +59,13 @@ pub fn has_no_file(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
+/// Whether a datagram was refused for this node's own sake: its source is an address that has left (a VIP), or a network that
+/// it is in is gone. Nobody that it was for is to blame.
+pub fn lost_its_place(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETDOWN | Errno::ENETUNREACH))
+}
+
 /// Lets this process have so many files open, and so many more where the host allows them. Says how many more.
 ///
 /// # Errors

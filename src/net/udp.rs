@@ -17,6 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 use socket2::Socket;
 use tokio::sync::Notify;
 
+use super::host;
 use super::mmsg::{Arrival, BATCH, Inbox, Outbox, kernel_drops, take_error};
 use super::stream::table::Streams;
 use crate::proxy::{self, Datagram as To, Hop, Memory, Passage, Received, Verdict};
@@ -101,6 +102,17 @@ pub(super) struct Leaving {
     pub origin: Origin,
     /// How much of the message's head was saved before the edit.
     pub saved: usize,
+}
+
+impl Leaving {
+    /// Whether it is a request within a call that its sender repeats: when this node has lost an address or a network, the
+    /// next copy comes to whoever has it now, and a 503 in between would end the call. What opens something is tried elsewhere.
+    fn comes_again(&self) -> bool {
+        let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
+        let within = !matches!(passage, Passage::RequestToServer { balanced: true, .. });
+        let is_request = matches!(passage, Passage::RequestToServer { .. } | Passage::RequestToClient { .. });
+        is_request && within && self.origin.flow.connection.is_none()
+    }
 }
 
 /// Where a message lies, how long it is, and how it came.
@@ -489,8 +501,13 @@ impl Lane {
                     drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
                     again = true;
                 }
-                Err(_) => {
-                    failed.extend(leaving.next());
+                Err(error) => {
+                    match leaving.next() {
+                        Some(leaving) if leaving.comes_again() && host::lost_its_place(&error) => {
+                            leaving.count_drop(Reason::SendFailed, snapshot, &tools.memory);
+                        }
+                        leaving => failed.extend(leaving),
+                    }
                     (at, again) = (at + 1, false);
                 }
             }
