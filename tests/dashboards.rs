@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use support::http::{admin, get};
 use support::pki::Pki;
-use support::process::{spawn, wait_for};
+use support::process::{program, spawn, wait_for};
 use support::regions::{Net, ROUND, SERVERS, answer, stop};
 use trunkline::load::{Generator, Timers};
 use trunkline::state::server::Health;
@@ -239,12 +239,15 @@ fn scrape() -> Scrape {
         "check = { interval = \"200ms\" }\nbreaker = {}\nstick = { on = \"from-user\", size = 1000, expire = \"1h\" }";
     let edge = support::regions::Edge { outside: &["udp", "tls"], frontend: &frontend, backend, ..Default::default() };
     let (balancer, at) = net.balance_as(&addresses, &edge);
+    let socket = balancer.folder.path().join("admin.sock");
+    let role = ["role", "INSTANCE", "VI_1", "MASTER", "110", "--socket"];
+    assert!(Command::new(program()).args(role).arg(socket).status().unwrap().success());
     let calls = Generator::start(net.callers(at, 10 * ROUND, 200.0)).unwrap().finish().unwrap();
     assert!(calls.succeeded(), "{calls}");
     let mut scrape = Scrape::default();
     wait_for("a response in the scrape", || {
         scrape = Scrape::read(get(looked_at, "/metrics"));
-        scrape.families.contains_key("trunkline_responses_total")
+        ["trunkline_responses_total", "trunkline_role"].iter().all(|name| scrape.families.contains_key(*name))
     });
     stop(servers);
     balancer.stop();

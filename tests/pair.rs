@@ -73,7 +73,7 @@ impl Node {
         let key = trunkline::config::key::generate(*b"golden route key", [0x11; 16]);
         std::fs::write(folder.path().join("cluster.key"), key).unwrap();
         std::fs::write(folder.path().join("trunkline.toml"), global(&folder, WORKERS) + &config()).unwrap();
-        // The packaged file, with the program and the socket of this test; where the sources lie may be anybody's to write.
+        // The packaged file, with the program and the socket of this test, and its user; where the sources lie may be anybody's to write.
         let packaged = format!("{}/packaging/keepalived/node-{name}.conf", env!("CARGO_MANIFEST_DIR"));
         let socket = folder.path().join("admin.sock").display().to_string();
         let mut text = std::fs::read_to_string(packaged).unwrap();
@@ -81,6 +81,7 @@ impl Node {
             ("/usr/bin/trunkline check-local", format!("{} check-local --socket {socket}", program().display())),
             ("/usr/bin/trunkline role", format!("{} role --socket {socket}", program().display())),
             ("enable_script_security\n", "\n".to_owned()),
+            ("script_user trunkline", "script_user root".to_owned()),
         ] {
             assert!(text.contains(packaged), "{packaged}");
             text = text.replace(packaged, &here);
