@@ -253,8 +253,9 @@ fn callers(client: &Namespace, change: impl FnOnce(&mut GeneratorOptions)) -> Ge
     client.enter(|| Generator::start(options).unwrap())
 }
 
-#[test]
-fn a_node_dies_in_five_ways_and_no_call_is_lost() {
+/// The pair, its clients and its servers; and phones, which register now, behind NAT, and are called when the addresses have
+/// moved several times.
+fn start() -> (Pair, Generator) {
     let lan = Lan::new();
     let (client, inside) = (Namespace::new("client", &[]), Namespace::new("pbx", &[]));
     lan.plug(&client, "eth0", "br0", &["203.0.113.100".into(), "203.0.113.101".into()]);
@@ -279,15 +280,18 @@ fn a_node_dies_in_five_ways_and_no_call_is_lost() {
         options.habits.mix = Mix::parse("call=3,server-bye=3,reinvite=2,server-reinvite=2").unwrap();
         options.habits.hold = HOLD;
     });
-    // They register now, behind NAT, and are called when the addresses have moved several times.
     let phones = callers(&client, |options| {
         (options.count, options.rate) = (500, 50.0);
         options.habits.mix = Mix::parse("phone=1").unwrap();
         options.habits.nat = true;
         options.habits.call_back_after = Duration::from_secs(35);
     });
-    let mut pair = Pair { nodes, lan, probe, calls, answerer };
+    (Pair { nodes, lan, probe, calls, answerer }, phones)
+}
 
+#[test]
+fn a_node_dies_in_five_ways_and_no_call_is_lost() {
+    let (mut pair, phones) = start();
     pair.fail("kill -9 trunkline", |_, node| node.kill_balancer(), |_, node| node.start_balancer());
     pair.fail("stop keepalived", |_, node| node.stop_keepalived(), |_, node| node.start_keepalived());
     pair.fail(
