@@ -2,13 +2,14 @@
 //!
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
 //! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like
-//! the configuration; `certificates` looks after the files of TLS; `warnings` says
-//! what may be a slip.
+//! the configuration; `certificates` looks after the files of TLS; `kept` has
+//! what outlives the process; `warnings` says what may be a slip.
 
 mod breakers;
 mod certificates;
 mod checks;
 mod control;
+mod kept;
 mod leaving;
 mod names;
 mod reload;
@@ -18,7 +19,7 @@ mod warnings;
 
 pub use certificates::read_tls;
 pub use names::with_addresses;
-pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files};
+pub use start::{Source, random, read_config, read_keys, read_or_make_keys, too_few_files};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -95,6 +96,8 @@ pub struct Balancer {
     http: Doors,
     /// What the log has said of drops and of connections.
     told: told::Told,
+    /// `None` where no folder could be had for it.
+    kept: Option<kept::Kept>,
 }
 
 /// What a snapshot is made of.
