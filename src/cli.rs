@@ -1,12 +1,15 @@
 //! The command line. What is for people goes to stderr, what is for programs to stdout.
 
+mod backup;
 mod door;
 mod events;
+mod kept;
+mod key;
 mod pair;
+mod route;
 mod watch;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,22 +20,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::runtime_socket::RuntimeSocket;
+use crate::admin::state_dir::StateDir;
 use crate::admin::{Request, Who, Wish, local, roles};
-use crate::balance::Algorithm;
-use crate::config::{Backend, Config, Frontend, OpenFiles, RUNTIME_SOCKET, StickOn};
+use crate::config::{Config, OpenFiles, RUNTIME_SOCKET, STATE_DIR};
 use crate::demo::DemoArgs;
 use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::net::tls::Tls;
-use crate::proxy::explain;
-use crate::proxy::relay::source_key;
-use crate::run::{
-    Balancer, Source, StartError, read_config, read_keys, read_or_make_keys, read_tls, too_few_files, with_addresses,
-};
+use crate::run::{Balancer, Source, StartError, read_keys, read_or_make_keys, read_tls, too_few_files};
 use crate::sip::token::Keys;
-use crate::state::Snapshot;
-use crate::state::snapshot::Ingredients;
 
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
 const BAD_CONFIG: u8 = 78;
@@ -113,6 +110,63 @@ enum Command {
     Ready(door::Server),
     /// Give a server nothing any more: its calls go to others.
     Maint(door::Server),
+    /// List the configurations that were accepted, oldest first.
+    History {
+        #[command(flatten)]
+        place: kept::Place,
+        /// Each as a JSON object, in a list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what differs between two configurations that were accepted, or between one of them and the file.
+    ///
+    /// Exit code 0: nothing. 1: something. 2: they could not be compared. As diff(1) has it.
+    Diff {
+        #[command(flatten)]
+        place: kept::Place,
+        /// The number of the first, as `history` has it [default: the newest].
+        #[arg(value_name = "N")]
+        from: Option<u64>,
+        /// The number of the second [default: the file as it is now].
+        #[arg(value_name = "M")]
+        to: Option<u64>,
+    },
+    /// Write a configuration that was accepted over the file, to the byte, and let the running Trunkline take it.
+    Rollback {
+        #[command(flatten)]
+        door: door::Door,
+        #[command(flatten)]
+        folder: kept::Folder,
+        /// Its number, as `history` has it.
+        #[arg(value_name = "N")]
+        number: u64,
+        /// Write the file only: nobody runs, or nobody shall take it yet.
+        #[arg(long)]
+        no_reload: bool,
+    },
+    /// Write the configuration and all that it names, the history and the audit log into one file, which holds secrets.
+    Backup {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// A file that is not there yet, or - for stdout.
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+    },
+    /// Put what `backup` wrote in its place, whole or not at all.
+    Restore {
+        /// The file, or - for stdin.
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// Below this folder, to look at it.
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+        /// Over files that are others, too.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the cluster key's fingerprints, rotate its seals, or take the other node's.
+    #[command(subcommand)]
+    ClusterKey(key::KeyCommand),
     /// Say everything that is wrong with a configuration.
     Check {
         #[command(flatten)]
@@ -122,18 +176,8 @@ enum Command {
     Route {
         #[command(flatten)]
         config: ConfigFile,
-        /// The Call-ID, or whatever the backend sticks by. A relay goes by the source instead.
-        #[arg(long, required_unless_present_any = ["source", "port"])]
-        call_id: Option<String>,
-        /// The client's address.
-        #[arg(long)]
-        source: Option<IpAddr>,
-        /// The port of a relay's range that a datagram comes to.
-        #[arg(long)]
-        port: Option<u16>,
-        /// The backend, where it is not the first frontend's.
-        #[arg(long)]
-        backend: Option<String>,
+        #[command(flatten)]
+        asked: route::Asked,
     },
     /// Show a cluster of five servers in three regions, on loopback, with 1,000 calls per second.
     Demo(DemoArgs),
@@ -175,10 +219,14 @@ pub fn main() -> ExitCode {
         Command::Drain { server, wait } => door::drain(&server, wait),
         Command::Ready(server) => door::set(&server, "ready"),
         Command::Maint(server) => door::set(&server, "maint"),
+        Command::History { place, json } => kept::history(&place, json),
+        Command::Diff { place, from, to } => kept::diff(&place, from, to),
+        Command::Rollback { door, folder, number, no_reload } => kept::rollback(&door, &folder, number, no_reload),
+        Command::Backup { config, to } => backup::backup(&config, &to),
+        Command::Restore { from, root, force } => backup::restore(&from, &root, force),
+        Command::ClusterKey(command) => key::run(&command),
         Command::Check { config } => check(&config.file),
-        Command::Route { config, call_id, source, port, backend } => {
-            route(&config.file, &Asked { call_id, source, port, backend })
-        }
+        Command::Route { config, asked } => route::route(&config.file, &asked),
         Command::Demo(args) => finish(crate::demo::run(args)),
         Command::Load(command) => finish(load::command::run(&command)),
         Command::HashPassword => hash_password(),
@@ -196,6 +244,11 @@ fn fail(error: &StartError) -> ExitCode {
         StartError::Config(_) => ExitCode::from(BAD_CONFIG),
         StartError::Host(_) => ExitCode::FAILURE,
     }
+}
+
+/// The same as words without their last line end.
+fn words(error: &StartError) -> String {
+    error.to_string().trim_end().to_owned()
 }
 
 /// Whether somebody wants none (no-color.org).
@@ -251,12 +304,16 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
     // Nothing hangs on it, but whoever sends it out of habit must not end the process.
     let _usr1 = listen(SignalKind::user_defined1())?;
     let runtime_socket = open_runtime_sockets(config.runtime_socket.as_deref())?;
+    let state_dir = open_state_dir(config.state_dir.as_deref())?;
     let mut balancer = tokio::select! {
         started = Balancer::start(config, keys, Some(source)) => started?,
         // Names may take a while.
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };
+    if let Some(folder) = state_dir {
+        balancer.keep_in(folder).await;
+    }
     let requests = balancer.door();
     if let Some([commands, checks]) = runtime_socket {
         balancer.follow_roles(roles::folder(commands.path()));
@@ -277,6 +334,7 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
         }
     };
     tracing::info!(signal = why, "stopping");
+    balancer.ends(&Who::Signal(why));
     tokio::select! {
         () = balancer.leave() => {}
         // Whoever asks twice will not wait.
@@ -311,6 +369,20 @@ fn open_runtime_sockets(path: Option<&Path>) -> Result<Option<[RuntimeSocket; 2]
         (Err(error), Some(_)) => Err(StartError::Host(format!("{error}\n"))),
         (Err(error), None) => {
             tracing::warn!("no runtime socket: {error}; `runtime_socket` in [global] names another place");
+            Ok(None)
+        }
+    }
+}
+
+/// The folder of the configuration must be had; without one the usual place is tried.
+fn open_state_dir(path: Option<&Path>) -> Result<Option<StateDir>, StartError> {
+    match (StateDir::open(path.unwrap_or(Path::new(STATE_DIR))), path) {
+        (Ok(folder), _) => Ok(Some(folder)),
+        (Err(error), Some(_)) => Err(StartError::Config(format!("{error}\n"))),
+        (Err(error), None) => {
+            tracing::warn!(
+                "no history of configurations and no audit log: {error}; `state_dir` in [global] names another place"
+            );
             Ok(None)
         }
     }
@@ -358,136 +430,6 @@ fn check(file: &Path) -> ExitCode {
         ),
     }
     ExitCode::SUCCESS
-}
-
-/// What `route` is asked about.
-struct Asked {
-    call_id: Option<String>,
-    source: Option<IpAddr>,
-    port: Option<u16>,
-    backend: Option<String>,
-}
-
-fn route(file: &Path, asked: &Asked) -> ExitCode {
-    match find_route(file, asked) {
-        Ok((server, why)) => {
-            eprint!("{why}");
-            println!("{server}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprint!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whether a backend's calls or flows go where their source says: those of a relay, and of `stick = { on = "source" }`.
-fn goes_by_source(config: &Config, backend: usize) -> bool {
-    let relays = |frontend: &Frontend| frontend.relay().is_some() && frontend.backends().contains(&backend);
-    let stick = config.backends[backend].stick.as_ref();
-    stick.is_some_and(|stick| matches!(stick.on, StickOn::Source { .. })) || config.frontends.iter().any(relays)
-}
-
-/// The server's name, and the reasons as lines.
-fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError> {
-    let source = asked.source;
-    let file = read_config(file)?;
-    let config = match file.queries().count() {
-        0 => file,
-        _ => runtime()?.block_on(with_addresses(&file)),
-    };
-    let Some(keys) = read_keys(&config.cluster_key_file)? else {
-        let path = config.cluster_key_file.display();
-        return Err(StartError::Config(format!(
-            "{path}: there is no cluster key, and without it no call has a server; `trunkline run` makes one\n"
-        )));
-    };
-    let position = match &asked.backend {
-        None => config.frontends[0].backend,
-        Some(name) => config.backends.iter().position(|backend| backend.name == *name).ok_or_else(|| {
-            let names: Vec<_> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
-            StartError::Config(format!("there is no backend \"{name}\"; the backends are {}\n", names.join(", ")))
-        })?,
-    };
-    let (host, states) = (host::ask(&config, 0), std::collections::HashMap::new());
-    let snapshot =
-        Snapshot::build(&Ingredients { config: &config, keys, host: &host, states: &states, workers: 1 }, None);
-    if snapshot.backends[position].has_parts() {
-        return find_owner(&snapshot, position, asked.port);
-    }
-    let (key, of) = match (&asked.call_id, source) {
-        (Some(call_id), _) => (snapshot.keys.call(call_id.as_bytes()), format!("\"{call_id}\"")),
-        (None, Some(_)) if !goes_by_source(&config, position) => {
-            let name = &config.backends[position].name;
-            let error = format!("calls of \"{name}\" do not go by their source: give --call-id beside it\n");
-            return Err(StartError::Config(error));
-        }
-        (None, Some(ip)) => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
-        (None, None) => {
-            let name = &config.backends[position].name;
-            let error = format!("no server of \"{name}\" has `ports`: give --call-id, or --source for a relay\n");
-            return Err(StartError::Config(error));
-        }
-    };
-    let backend = &config.backends[position];
-    let unresolved: String = backend.without_address().map(|line| line + "\n").collect();
-    let found = explain(&snapshot, position, key, source)
-        .ok_or_else(|| StartError::Config(unresolved.clone() + "no server of this backend has a weight\n"))?;
-    let server = &snapshot.servers[found.server];
-    let region_name =
-        |id: u32| backend.regions.iter().find(|region| region.id.0 == id).map_or("?", |region| region.name.as_str());
-    let mut why = unresolved + &format!("key {key:016x} of {of}, with every server up\n");
-    if let Some(id) = found.preferred {
-        why += &format!(
-            "region {} because it prefers clients from {}\n",
-            region_name(id),
-            source.map_or(String::new(), |ip| ip.to_string())
-        );
-    } else if let Some(id) = found.by_weight {
-        let weights: Vec<_> =
-            backend.regions.iter().map(|region| format!("{} {}", region.name, region.weight)).collect();
-        why += &format!("region {} by weight ({})\n", region_name(id), weights.join(", "));
-    }
-    why += &explain_algorithm(backend, &snapshot, &found.candidates);
-    why += &format!("server {} at {}\n", server.name, server.address);
-    Ok((server.name.clone(), why))
-}
-
-/// What the algorithm does with a key, as far as it can be said without knowing what runs now.
-fn explain_algorithm(backend: &Backend, snapshot: &Snapshot, candidates: &[usize]) -> String {
-    let server = |at: &usize| {
-        let server = &snapshot.servers[*at];
-        let weight = backend.servers.iter().find(|other| other.id == server.id).map_or(0, |other| other.weight);
-        match server.max_calls {
-            0 => format!("{} (weight {weight})", server.name),
-            max => format!("{} (weight {weight}, max_calls {max})", server.name),
-        }
-    };
-    let among = candidates.iter().map(server).collect::<Vec<_>>().join(", ");
-    let rule = match backend.balance {
-        Algorithm::Hash => return "balance hash: the key decides\n".into(),
-        Algorithm::RoundRobin => "turn by turn among",
-        Algorithm::LeastConn => "the fewest calls for its weight among",
-        Algorithm::LeastTransactions => "about the fewest open transactions for its weight among",
-        Algorithm::Random2 => "of the key's two candidates the one with fewer calls for its weight:",
-        Algorithm::First => "the first that has less than its max_calls of",
-    };
-    format!("balance {}: {rule} {among}; below, where the first call of all goes\n", backend.balance.word())
-}
-
-/// The server whose a relay's port is.
-fn find_owner(snapshot: &Snapshot, backend: usize, port: Option<u16>) -> Result<(String, String), StartError> {
-    let backend = &snapshot.backends[backend];
-    let name = &backend.config.name;
-    let error = |text: String| StartError::Config(text + "\n");
-    let port = port.ok_or_else(|| error(format!("a port decides in backend \"{name}\": give --port")))?;
-    let owner =
-        backend.owner(port).ok_or_else(|| error(format!("port {port} is no server's in backend \"{name}\"")))?;
-    let server = &snapshot.servers[owner];
-    let part = server.ports.map_or(String::new(), |ports| ports.to_string());
-    let (name, to) = (&server.name, SocketAddr::new(server.address.ip(), port));
-    Ok((name.clone(), format!("port {port} is in {part}, the part of {name}\nserver {name} at {to}\n")))
 }
 
 /// Ends a command that either succeeded, failed, or could not be tried.

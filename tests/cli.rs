@@ -67,7 +67,7 @@ fn check_says_everything_that_is_wrong_and_run_will_not_start() {
     let said = stderr(&check);
     assert_eq!(check.status.code(), Some(1));
     assert!(
-        said.contains(&format!("{file}:8:11: error: there is no backend \"bb\""))
+        said.contains(&format!("{file}:9:11: error: there is no backend \"bb\""))
             && said.contains("did you mean \"b\"?"),
         "{said}"
     );
@@ -228,7 +228,7 @@ fn what_may_be_a_slip_is_warned_of_with_its_line() {
     ] {
         assert!(warnings.iter().any(|line| line.contains(warning)), "{warning}\n{said}");
     }
-    assert!(said.contains(":24:12: 127.0.0.1/8"), "the line is told: {said}");
+    assert!(said.contains(":25:12: 127.0.0.1/8"), "the line is told: {said}");
 }
 
 #[test]

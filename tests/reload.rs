@@ -467,7 +467,7 @@ fn what_waits_for_a_restart_is_said() {
     let mut running = Running::start(&shape.text());
     let rotated = trunkline::config::key::generate(*b"golden route key", [0x22; 16]);
     std::fs::write(running.path("cluster.key"), rotated).unwrap();
-    assert!(running.reload(&shape.text()).contains("1 change\n  cluster key: seals changed\n"));
+    assert!(running.reload(&shape.text()).contains("1 change\n  cluster key: seals changed: 1 accepted, 1 used\n"));
     shape.weights[0] = 7;
     running.head = running.head.replace("workers = 4", "workers = 2");
     let said = running.reload(&shape.text().replace("500_000", "600_000"));

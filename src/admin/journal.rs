@@ -1,11 +1,12 @@
 //! What happened, for whoever looks later: the roof writes it, everything that shows something reads it. All of it is bounded.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::unix_now;
+use super::audit::Audit;
+use super::{Who, unix_now};
 use crate::state::records::Records;
 
 /// So many events are kept: some days of a quiet cluster, an hour of a bad one.
@@ -16,6 +17,7 @@ const EVENTS: usize = 500;
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Start,
+    Stop,
     Health,
     Breaker,
     Admin,
@@ -30,6 +32,7 @@ impl Kind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::Stop => "stop",
             Self::Health => "health",
             Self::Breaker => "breaker",
             Self::Admin => "admin",
@@ -80,6 +83,20 @@ pub struct Journal {
     records: Mutex<Records>,
     events: Mutex<Events>,
     reloads: Mutex<Reloads>,
+    /// What somebody changed goes there too, where there is a folder for it.
+    audit: OnceLock<Audit>,
+}
+
+/// What somebody changed.
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub kind: Kind,
+    /// "backend/server", or a backend, or nothing.
+    pub of: &'a str,
+    /// Which of its values.
+    pub what: &'a str,
+    pub from: String,
+    pub to: String,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +112,7 @@ impl Journal {
     }
 
     /// Something happened; `server` is "backend/server", or a backend, or nothing.
-    pub fn note(&self, kind: Kind, server: &str, who: Option<&dyn std::fmt::Display>, text: String) {
+    pub fn note(&self, kind: Kind, server: &str, who: Option<&Who>, text: String) {
         let (backend, server) = server.split_once('/').unwrap_or((server, ""));
         let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,21 +138,55 @@ impl Journal {
         events.kept.iter().filter(|event| event.id > id).cloned().collect()
     }
 
-    /// A reload ended.
-    pub fn reloaded(&self, who: String, outcome: &Result<String, String>) {
+    /// From now on the audit log has what somebody changes. The first one stays.
+    pub fn audit(&self, audit: Audit) {
+        let _ = self.audit.set(audit);
+    }
+
+    /// Waits until the audit log is written, for two seconds at most.
+    pub fn flush(&self) {
+        self.audit.get().into_iter().for_each(Audit::flush);
+    }
+
+    fn note_audit(&self, who: &Who, change: &Change<'_>, ok: bool, said: &str) {
+        self.audit.get().into_iter().for_each(|audit| audit.note(who, change, ok, said));
+    }
+
+    /// Somebody changed something; `text` says it to people.
+    pub fn changed(&self, who: &Who, change: &Change<'_>, text: String) {
+        self.note_audit(who, change, true, &text);
+        self.note(change.kind, change.of, Some(who), text);
+    }
+
+    /// A process began with this configuration.
+    pub fn began(&self, who: &Who, configuration: String, said: &str) {
+        let change = Change { kind: Kind::Start, of: "", what: "process", from: String::new(), to: configuration };
+        self.note_audit(who, &change, true, said);
+    }
+
+    /// Somebody ends the process, which has this configuration.
+    pub fn ended(&self, who: &Who, configuration: String) {
+        let change = Change { kind: Kind::Stop, of: "", what: "process", from: configuration, to: String::new() };
+        self.note_audit(who, &change, true, "");
+    }
+
+    /// A reload ended; it was to lead from one configuration to another.
+    pub fn reloaded(&self, who: &Who, [from, to]: [String; 2], outcome: &Result<String, String>) {
         let (ok, said) = match outcome {
             Ok(said) => (true, said),
             Err(said) => (false, said),
         };
+        let change = Change { kind: Kind::Reload, of: "", what: "configuration", from, to };
+        self.note_audit(who, &change, ok, said);
         let first = said.lines().next().unwrap_or_default();
-        self.note(Kind::Reload, "", Some(&who), format!("{}{first}", if ok { "" } else { "refused: " }));
+        self.note(Kind::Reload, "", Some(who), format!("{}{first}", if ok { "" } else { "refused: " }));
         let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         if ok {
             reloads.done += 1;
         } else {
             reloads.failed += 1;
         }
-        reloads.last = Some(Reload { at: unix_now(), who, ok, said: said.clone() });
+        reloads.last = Some(Reload { at: unix_now(), who: who.to_string(), ok, said: said.clone() });
     }
 
     pub fn reloads(&self) -> Reloads {
@@ -164,8 +215,12 @@ mod tests {
     #[test]
     fn a_refused_reload_is_remembered_with_its_faults() {
         let journal = Journal::default();
-        journal.reloaded("SIGHUP".into(), &Ok("x: reloaded\n  a\n".into()));
-        journal.reloaded("SIGHUP".into(), &Err("line 3: no such key\nline 4: nor this\n".into()));
+        journal.reloaded(&Who::Signal("SIGHUP"), Default::default(), &Ok("x: reloaded\n  a\n".into()));
+        journal.reloaded(
+            &Who::Signal("SIGHUP"),
+            Default::default(),
+            &Err("line 3: no such key\nline 4: nor this\n".into()),
+        );
         let reloads = journal.reloads();
         assert_eq!((reloads.done, reloads.failed), (1, 1));
         assert!(reloads.last.is_some_and(|last| !last.ok && last.said.contains("line 4")));

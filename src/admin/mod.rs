@@ -11,15 +11,20 @@
 //! follow           calls that somebody follows      log lines, HEP, `sip trace`
 //! local            whether this process is well     for keepalived and the watchdog
 //! roles            what this node is in its pair    as keepalived's notify says
+//! journal          what happened                    in memory; what somebody changed also in audit
+//! state_dir        what outlives the process        history: configurations; audit: who changed what; backup: all of it
 //! ```
 //! Who shows something reads it from a [`View`]; who changes something sends a [`Request`] to the one who writes
 //! snapshots, and waits for its answer.
 
 mod answer;
+pub mod audit;
+pub mod backup;
 pub mod client;
 mod command;
 pub mod follow;
 mod haproxy;
+pub mod history;
 pub mod http;
 pub mod journal;
 mod json;
@@ -31,6 +36,7 @@ mod picture;
 pub mod roles;
 pub mod runtime_socket;
 mod sip;
+pub mod state_dir;
 mod view;
 
 pub use view::View;
@@ -38,8 +44,9 @@ pub use view::View;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::sip::token::NameHash;
@@ -51,7 +58,13 @@ pub(crate) fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A socket or a listener that could not be had, with what to do.
+/// Seconds since 1970 as RFC 3339 has them, as in the log.
+pub fn time_text(at: f64) -> String {
+    let since = Duration::try_from_secs_f64(at).unwrap_or_default();
+    x509_cert::der::DateTime::from_unix_duration(since).map_or_else(|_| at.to_string(), |time| time.to_string())
+}
+
+/// A socket, a listener or a folder that could not be had, with what to do.
 #[derive(Debug)]
 pub struct OpenError(String);
 
@@ -115,6 +128,8 @@ pub enum Wish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     Signal(&'static str),
+    /// Nobody: Trunkline itself, at its start or when it looks at files.
+    Own(&'static str),
     /// The other end of the socket, as the kernel knows it.
     Peer {
         uid: u32,
@@ -127,10 +142,22 @@ pub enum Who {
     },
 }
 
+impl Who {
+    /// For programs.
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Signal(signal) => json!({"signal": signal}),
+            Self::Own(why) => json!({"own": why}),
+            Self::Peer { uid, pid } => json!({"uid": uid, "pid": pid}),
+            Self::Http { user, from } => json!({"user": &**user, "from": from.ip()}),
+        }
+    }
+}
+
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signal(name) => f.write_str(name),
+            Self::Signal(name) | Self::Own(name) => f.write_str(name),
             Self::Peer { uid, pid } => write!(f, "uid {uid} pid {pid}"),
             Self::Http { user, from } => write!(f, "{user} from {} (page)", from.ip()),
         }

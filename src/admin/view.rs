@@ -82,7 +82,7 @@ impl View {
         tls: Arc<Tls>,
     ) -> Self {
         let (started, started_at) = (clock(), unix_now() as u64);
-        let place = Place { workers, started, started_at, node: node(), tls, text };
+        let place = Place { workers, started, started_at, node: node_name(), tls, text };
         let (seconds, newest) = Default::default();
         let written = Mutex::new((0, Arc::from("{}")));
         Self(Arc::new(Seen {
@@ -284,7 +284,7 @@ fn secrets(value: &Spanned<DeValue<'_>>, spans: &mut Vec<Range<usize>>) {
 }
 
 /// This machine's name.
-fn node() -> String {
+pub(super) fn node_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
 }
 

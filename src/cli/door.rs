@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub struct Door {
     #[command(flatten)]
-    config: super::ConfigFile,
+    pub(super) config: super::ConfigFile,
     /// Its runtime socket [default: what the configuration says].
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -55,13 +55,21 @@ impl Door {
     }
 }
 
-/// `trunkline reload`
-pub fn reload(door: &Door) -> ExitCode {
-    let reloaded = door.ask("reload").and_then(|answer| match answer.split_once("\n--\n") {
+/// What came of a reload: what changed, or why it was refused.
+///
+/// # Errors
+/// Where nobody says.
+pub(super) fn ask_reload(socket: &Path) -> Result<Result<String, String>, String> {
+    ask(socket, "reload").map(|answer| match answer.split_once("\n--\n") {
         Some(("Success=1", done)) => Ok(done.to_owned()),
         Some((_, faults)) => Err(faults.trim_end().to_owned()),
         None => Err(answer),
-    });
+    })
+}
+
+/// `trunkline reload`
+pub fn reload(door: &Door) -> ExitCode {
+    let reloaded = door.socket().and_then(|socket| ask_reload(&socket)).flatten();
     finish(reloaded.map(|done| eprint!("{done}")))
 }
 
@@ -139,12 +147,6 @@ pub(super) fn each_second(mut look: impl AsyncFnMut() -> io::Result<()>) -> Resu
             }
         }
     })
-}
-
-/// Seconds since 1970 as RFC 3339 has them, as in the log.
-pub(super) fn time(at: f64) -> String {
-    let since = Duration::try_from_secs_f64(at).unwrap_or_default();
-    x509_cert::der::DateTime::from_unix_duration(since).map_or_else(|_| at.to_string(), |time| time.to_string())
 }
 
 /// `trunkline ready`, `trunkline maint`

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::door::{Door, each_second, finish, put, time};
+use super::door::{Door, each_second, finish, put};
 use crate::admin::client::{ask_soon, hear};
 use crate::admin::journal::Event;
-use crate::admin::unix_now;
+use crate::admin::{time_text, unix_now};
 
 /// Whoever follows is shown so many that were before.
 const BEFORE: usize = 10;
@@ -29,13 +29,13 @@ pub fn follow(door: &Door, json: bool) -> ExitCode {
                 Ok(events) => events,
                 Err(error) => {
                     if !std::mem::replace(&mut silent, true) {
-                        eprintln!("{} no answer, trying again every second: {error}", time(unix_now()));
+                        eprintln!("{} no answer, trying again every second: {error}", time_text(unix_now()));
                     }
                     return Ok(());
                 }
             };
             if std::mem::take(&mut silent) {
-                eprintln!("{} it answers", time(unix_now()));
+                eprintln!("{} it answers", time_text(unix_now()));
             }
             let skipped = if last.is_none() { events.len().saturating_sub(BEFORE) } else { 0 };
             events.iter().skip(skipped).try_for_each(|event| put(&line(event, json)))?;
@@ -88,7 +88,7 @@ fn line(event: &Event, json: bool) -> String {
     }
     let named: Vec<_> = [&event.backend, &event.server].into_iter().flatten().map(String::as_str).collect();
     let who = event.who.as_ref().map_or_else(String::new, |who| format!(" by {who}"));
-    let words = [time(event.at), event.kind.word().to_owned(), named.join("/"), event.text.clone() + &who];
+    let words = [time_text(event.at), event.kind.word().to_owned(), named.join("/"), event.text.clone() + &who];
     let words: Vec<_> = words.iter().filter(|word| !word.is_empty()).map(String::as_str).collect();
     let plain: String = words.join(" ").chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     plain + "\n"

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use super::door::{Door, each_second, finish, put, time};
+use super::door::{Door, each_second, finish, put};
 use crate::admin::client::ask_soon;
-use crate::admin::unix_now;
+use crate::admin::{time_text, unix_now};
 use crate::net::udp::clock;
 use crate::state::Time;
 
@@ -62,7 +62,7 @@ impl Screen {
     }
 
     fn show(&mut self, answer: Result<String, String>) -> io::Result<()> {
-        let now = time(unix_now());
+        let now = time_text(unix_now());
         let was_silent = self.silent.is_some();
         let sentence = match answer {
             Ok(answer) => {

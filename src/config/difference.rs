@@ -54,6 +54,9 @@ pub fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
     if before.runtime_socket != after.runtime_socket {
         lines.push("runtime_socket stays where it is: a restart moves it".to_owned());
     }
+    if before.state_dir != after.state_dir {
+        lines.push("state_dir stays where it is: a restart moves it".to_owned());
+    }
     let pins = |config: &Config| config.backends.iter().map(|backend| backend.pin.size).sum::<usize>();
     if pins(before) != pins(after) {
         let (before, after) = (pins(before), pins(after));

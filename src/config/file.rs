@@ -61,7 +61,6 @@ const DEFAULT_IPV6_PREFIX: u64 = 128;
 /// The keys that later versions bring, by section. They are refused with a word that says so.
 mod later {
     pub const TOP: &[&str] = &["peers"];
-    pub const GLOBAL: &[&str] = &["state_dir"];
 }
 
 /// Where the syntax is broken so many places are told; the first is the one to mend.
@@ -73,6 +72,7 @@ pub struct File {
     pub workers: usize,
     pub cluster_key_file: String,
     pub runtime_socket: Option<At<String>>,
+    pub state_dir: Option<At<String>>,
     pub http: Option<At<Http>>,
     pub follow: Follow,
     pub dns: Dns,
@@ -190,7 +190,8 @@ impl File {
             file.workers = global.number("workers", 0, WORKERS) as usize;
             file.cluster_key_file = global.or("cluster_key_file", file.cluster_key_file);
             file.runtime_socket = global.optional("runtime_socket");
-            global.finish(later::GLOBAL);
+            file.state_dir = global.optional("state_dir");
+            global.finish(&[]);
         }
         file.http = top.section("admin", "[admin]").map(admin::http);
         file.follow = follow::follow(&top);

@@ -47,6 +47,9 @@ pub use value::{Rate, Source, is_one_host};
 /// Where commands come in where `runtime_socket` says nothing else.
 pub const RUNTIME_SOCKET: &str = "/run/trunkline/admin.sock";
 
+/// Where the history and the audit log are where `state_dir` says nothing else.
+pub const STATE_DIR: &str = "/var/lib/trunkline";
+
 /// A configuration without faults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -55,6 +58,8 @@ pub struct Config {
     pub cluster_key_file: PathBuf,
     /// Where commands come in; `None` where nothing is written: then it is [`RUNTIME_SOCKET`], if that can be had.
     pub runtime_socket: Option<PathBuf>,
+    /// Where the history and the audit log are; `None` where nothing is written: then it is [`STATE_DIR`], if that can be had.
+    pub state_dir: Option<PathBuf>,
     /// Where people look in over HTTP; `None`: nowhere.
     pub http: Option<Http>,
     pub follow: Follow,
@@ -72,6 +77,14 @@ impl Config {
         let (file, mut faults) = file::File::parse(text);
         let config = resolve::resolve(file, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(faults.in_order()) }
+    }
+
+    /// The files and folders that it names and that come with no package: the cluster key, certificates, keys, authorities.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.cluster_key_file.clone()];
+        self.frontends.iter().filter_map(|frontend| frontend.tls.as_ref()).for_each(|tls| files.extend(tls.files()));
+        self.backends.iter().for_each(|backend| files.extend(backend.tls.files()));
+        files
     }
 
     /// Everything that is asked of the DNS.
@@ -125,17 +138,28 @@ pub struct OpenFiles {
     pub connections: usize,
 }
 
-/// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs.
-pub fn fingerprint(text: &str) -> u64 {
+/// Names a text: the log and `trunkline check` show it, so that one can tell which configuration runs. It finds what broke by
+/// itself, not what somebody forged.
+pub fn fingerprint(text: impl AsRef<[u8]>) -> u64 {
     use std::hash::Hasher;
     let mut hasher = siphasher::sip::SipHasher13::new();
-    hasher.write(text.as_bytes());
+    hasher.write(text.as_ref());
     hasher.finish()
 }
 
 /// The socket that a configuration names, however faulty the rest of it is.
 pub fn runtime_socket(text: &str) -> Option<PathBuf> {
     file::File::parse(text).0.runtime_socket.map(|path| path.value.into())
+}
+
+/// The state folder that a configuration names, however faulty the rest of it is.
+pub fn state_dir(text: &str) -> Option<PathBuf> {
+    file::File::parse(text).0.state_dir.map(|path| path.value.into())
+}
+
+/// The file of the cluster key that a configuration names, however faulty the rest of it is; the usual one where it names none.
+pub fn cluster_key_file(text: &str) -> PathBuf {
+    file::File::parse(text).0.cluster_key_file.into()
 }
 
 /// One address for each family.

@@ -82,6 +82,9 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         let what = format!("`runtime_socket` cannot be \"{}\"", path.value);
         faults.push(path.at, what, format!("write a path from / on of at most {LONGEST_SOCKET} octets"));
     }
+    if let Some(path) = file.state_dir.as_ref().filter(|path| !path.value.starts_with('/')) {
+        faults.push(path.at, format!("`state_dir` cannot be \"{}\"", path.value), "write a path from / on");
+    }
     distinct_sources(&backends, &server_places.concat(), faults);
     relay::judge_count(&file.frontends, faults);
     let written = Written { backends: &backends, places: &server_places, unread: &unread };
@@ -93,6 +96,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         workers: file.workers,
         cluster_key_file: file.cluster_key_file.into(),
         runtime_socket: file.runtime_socket.map(|path| path.value.into()),
+        state_dir: file.state_dir.map(|path| path.value.into()),
         http: file.http.map(|http| http.value),
         follow: file.follow,
         dns: file.dns,

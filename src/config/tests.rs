@@ -126,7 +126,7 @@ const FAULTY: &str = include_str!("../../tests/data/faulty.toml");
 fn all_faults_come_in_one_run_with_their_places() {
     let expected = [
         "f:3:1: error: unknown key `wrokers` in [global]",
-        "f:4:1: error: this version has no `state_dir` in [global] yet",
+        "f:4:13: error: `state_dir` cannot be \"x\"",
         "f:8:9: error: \"udp://0.0.0.0\" in `bind` is not an address with its port, such as \"udp://0.0.0.0:5060\"",
         "f:9:11: error: there is no backend \"opensip\"",
         "f:10:8: error: `path` cannot be \"allways\"",

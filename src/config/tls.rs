@@ -25,6 +25,14 @@ pub struct FrontendTls {
     pub client_auth: ClientAuth,
 }
 
+impl FrontendTls {
+    /// What it names, and the key that may stand beside a certificate.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let beside = self.certificates.with_extension("key");
+        [Some(self.certificates.clone()), Some(beside), self.client_auth.ca().cloned()].into_iter().flatten()
+    }
+}
+
 /// The lowest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsVersion {
@@ -61,6 +69,21 @@ pub struct BackendTls {
 impl Default for BackendTls {
     fn default() -> Self {
         Self { trust: Trust::Ca(SYSTEM_CA.into()), own: None }
+    }
+}
+
+impl BackendTls {
+    /// What it names, and the key that may stand beside a certificate; not what Debian brings.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let ca = match &self.trust {
+            Trust::Ca(ca) if ca.as_os_str() != SYSTEM_CA => Some(ca.clone()),
+            _ => None,
+        };
+        let own = self.own.iter().flat_map(|own| {
+            let key = own.key.clone().unwrap_or_else(|| own.certificate.with_extension("key"));
+            [own.certificate.clone(), key]
+        });
+        ca.into_iter().chain(own)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Balancer;
 use crate::admin::Who;
-use crate::admin::journal::Kind;
+use crate::admin::journal::{Change, Kind};
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::state::breaker::{Step, Transition};
@@ -42,7 +42,9 @@ impl Balancer {
         let transition = self.watch.reset(id, &snapshot, clock()).ok_or("This server's breaker is closed.")?;
         let server = self.name_of(id);
         tracing::info!(%who, server, "breaker closed by hand");
-        self.journal.note(Kind::Admin, &server, Some(who), "breaker closed by hand".to_owned());
+        let (from, to) = (transition.from.word().to_owned(), transition.to.word().to_owned());
+        let change = Change { kind: Kind::Admin, of: &server, what: "breaker", from, to };
+        self.journal.changed(who, &change, "breaker closed by hand".to_owned());
         self.change_breaker(id, transition);
         Ok(String::new())
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Balancer, StartError};
+use crate::admin::Who;
+use crate::admin::journal::{Change, Kind};
 use crate::config::Config;
 use crate::net::tls::{Fault, Material, News, Tls};
 
@@ -35,7 +37,12 @@ impl Balancer {
         let news = tokio::task::spawn_blocking(move || tls.look()).await;
         for news in news.unwrap_or_else(|error| vec![News::Warning(format!("certificates: {error}"))]) {
             match news {
-                News::Taken(what) => tracing::info!("{what}"),
+                News::Taken(what) => {
+                    tracing::info!("{what}");
+                    let (from, to) = (String::new(), String::new());
+                    let change = Change { kind: Kind::Certificate, of: "", what: "certificates", from, to };
+                    self.journal.changed(&Who::Own("look at the files"), &change, what);
+                }
                 News::Warning(what) => tracing::warn!("{what}"),
                 News::Kept(Fault { file, what, remedy }) => {
                     tracing::error!(file = %file.display(), "{what}: what was there stays in force; {remedy}");

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::leaving::{server_of, weight_of};
 use super::{Balancer, Basis, service};
-use crate::admin::journal::Kind;
+use crate::admin::journal::{Change, Kind};
 use crate::admin::{Request, View, Who, Wish};
 use crate::net::check::News;
 use crate::net::udp::clock;
@@ -100,6 +100,7 @@ impl Balancer {
         }
         self.follower.end().await;
         self.told.tell(&self.setup.snapshot.load());
+        self.journal.flush();
     }
 
     /// A check ended, or a server's health changed.
@@ -197,8 +198,9 @@ impl Balancer {
             return Ok(String::new());
         }
         tracing::info!(%who, server = name, from = before.admin.word(), to = admin.word(), "administrative state");
-        let words = format!("{} -> {}", before.admin.word(), admin.word());
-        self.journal.note(Kind::Admin, &name, Some(who), words);
+        let (from, to) = (before.admin.word().to_owned(), admin.word().to_owned());
+        let words = format!("{from} -> {to}");
+        self.journal.changed(who, &Change { kind: Kind::Admin, of: &name, what: "state", from, to }, words);
         let lost = if before.admin == Admin::Maint || admin != Admin::Maint { 0 } else { self.calls_of(id) };
         let lost = match lost {
             0 => String::new(),
@@ -241,9 +243,10 @@ impl Balancer {
     /// As if a check had found it so. Its check begins anew with it: the next one may find otherwise.
     fn set_health(&mut self, who: &Who, id: NameHash, health: Health) -> Result<String, String> {
         let (name, before) = self.named(id)?;
-        let words = format!("{} -> {}: said by hand", before.health.word(), health.word());
+        let (from, to) = (before.health.word().to_owned(), health.word().to_owned());
+        let words = format!("{from} -> {to}: said by hand");
         tracing::info!(%who, server = name, from = before.health.word(), to = health.word(), "health by hand");
-        self.journal.note(Kind::Admin, &name, Some(who), words);
+        self.journal.changed(who, &Change { kind: Kind::Admin, of: &name, what: "health", from, to }, words);
         self.checks.forget(id);
         self.journal.records().said(id);
         self.set_state(id, |state| state.health = health);
@@ -260,7 +263,8 @@ impl Balancer {
         let of_file = weight_of(&self.basis.config, id).unwrap_or_default();
         let (from, to) = (before.weight.unwrap_or(of_file), weight.unwrap_or(of_file));
         tracing::info!(%who, server = name, from, to, "weight at run time");
-        self.journal.note(Kind::Weight, &name, Some(who), format!("{from} -> {to}"));
+        let (from, to, words) = (from.to_string(), to.to_string(), format!("{from} -> {to}"));
+        self.journal.changed(who, &Change { kind: Kind::Weight, of: &name, what: "weight", from, to }, words);
         Ok(self.change_by_hand(id, |state| state.weight = weight))
     }
 
@@ -270,7 +274,8 @@ impl Balancer {
         let of_file = server_of(&self.basis.config, id).map_or(0, |server| server.max_calls);
         let (from, to) = (before.max_calls.unwrap_or(of_file), most.unwrap_or(of_file));
         tracing::info!(%who, server = name, from, to, "max_calls at run time");
-        self.journal.note(Kind::Limit, &name, Some(who), format!("max_calls {from} -> {to}"));
+        let (from, to, words) = (from.to_string(), to.to_string(), format!("max_calls {from} -> {to}"));
+        self.journal.changed(who, &Change { kind: Kind::Limit, of: &name, what: "max_calls", from, to }, words);
         Ok(self.change_by_hand(id, |state| state.max_calls = most))
     }
 
@@ -285,7 +290,9 @@ impl Balancer {
             return Ok(String::new());
         }
         tracing::info!(%who, server = name, on, "checks");
-        self.journal.note(Kind::Admin, &name, Some(who), format!("checks {}", if on { "on" } else { "off" }));
+        let word = |on| if on { "on" } else { "off" };
+        let (from, to, words) = (word(!on).to_owned(), word(on).to_owned(), format!("checks {}", word(on)));
+        self.journal.changed(who, &Change { kind: Kind::Admin, of: &name, what: "checks", from, to }, words);
         self.set_state(id, |state| state.unchecked = !on);
         self.checks.end_others(&self.basis.config, &self.basis.states);
         self.checks.start(&self.basis.config, &self.basis.states);
@@ -300,7 +307,8 @@ impl Balancer {
         let cleared = table.clear(key, clock());
         let words = format!("{cleared} entries of the stick table cleared");
         tracing::info!(%who, backend, cleared, "stick table cleared");
-        self.journal.note(Kind::Admin, backend, Some(who), words);
+        let (from, to) = (cleared.to_string(), "0".to_owned());
+        self.journal.changed(who, &Change { kind: Kind::Admin, of: backend, what: "stick table", from, to }, words);
         Ok(String::new())
     }
 

@@ -3,12 +3,13 @@
 //! `start` reads files and opens what a balancer needs; `control` is its loop: health, signs, commands; `breakers` looks at
 //! what servers answer; `reload` takes a new configuration, `leaving` lets go what it removed; `names` asks the DNS; `checks` keeps the checks like
 //! the configuration; `certificates` looks after the files of TLS; `service` is what systemd
-//! hears of us; `warnings` says what may be a slip.
+//! hears of us; `kept` has what outlives the process; `warnings` says what may be a slip.
 
 mod breakers;
 mod certificates;
 mod checks;
 mod control;
+mod kept;
 mod leaving;
 mod names;
 mod reload;
@@ -19,7 +20,7 @@ mod warnings;
 
 pub use certificates::read_tls;
 pub use names::with_addresses;
-pub use start::{Source, read_config, read_keys, read_or_make_keys, too_few_files};
+pub use start::{Source, random, read_config, read_keys, read_or_make_keys, too_few_files};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -101,6 +102,8 @@ pub struct Balancer {
     roles: Option<PathBuf>,
     /// What systemd heard last of how it is.
     sentence: String,
+    /// `None` where no folder could be had for it.
+    kept: Option<kept::Kept>,
 }
 
 /// What a snapshot is made of.

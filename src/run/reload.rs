@@ -24,12 +24,21 @@ impl Balancer {
     /// Reads the configuration again and takes it, whole or not at all. The outcome, in words, is for whoever asked; the
     /// log has it too.
     pub(super) async fn reload(&mut self, who: &Who) -> Result<String, String> {
+        let before = self.name_of_source();
         let outcome = self.try_reload(who).await;
         if let Err(faults) = &outcome {
             tracing::error!(%who, "reload refused, nothing was changed");
             faults.lines().for_each(|line| tracing::error!("{line}"));
         }
-        self.journal.reloaded(who.to_string(), &outcome);
+        let after = match &outcome {
+            Ok(_) => self.name_of_source(),
+            // Whoever wrote it may have written it anew since.
+            Err(_) => self.source.as_ref().map_or_else(String::new, Source::name_on_disk),
+        };
+        self.journal.reloaded(who, [before, after], &outcome);
+        if outcome.is_ok() {
+            self.keep(who).await;
+        }
         outcome
     }
 
@@ -58,9 +67,7 @@ impl Balancer {
         let http = self.http.prepare(file.http.as_ref()).map_err(|error| format!("{error}\nnothing was changed\n"))?;
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
-        lines.extend(
-            (keys.fingerprint() != self.basis.keys.fingerprint()).then(|| "cluster key: seals changed".to_owned()),
-        );
+        lines.extend(seals(&self.basis.keys, &keys));
         let basis = self.basis.next(file, wanted, keys, leaving);
         let applied = self.apply(basis, Some(material)).await;
         self.names.ask(&self.basis.file);
@@ -70,7 +77,7 @@ impl Balancer {
         self.text.store(source.text, Ordering::Relaxed);
         self.shown.tell(self.http.node().auth.identity(), &source.content);
         self.shown.following().set(&self.basis.file.follow);
-        let (was, is) = (format!("{:016x}", before.text), format!("{:016x}", source.text));
+        let (was, is) = (before.name(), source.name());
         let mut text = format!("{}: reloaded, {}\n", source.file.display(), count(lines.len()));
         tracing::info!(%who, changes = lines.len(), was, is, "reloaded");
         for line in lines {
@@ -160,6 +167,14 @@ impl Balancer {
         let taken = news.into_iter().filter_map(|news| if let News::Taken(what) = news { Some(what) } else { None });
         Ok(taken.chain(moved).collect())
     }
+}
+
+/// Which seals are accepted and which is used, where that is otherwise now.
+fn seals(before: &Keys, after: &Keys) -> Option<String> {
+    let ((ids, used), (_, was_used)) = (after.seals(), before.seals());
+    let same = before.fingerprint() == after.fingerprint() && used == was_used;
+    let ids = || ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
+    (!same).then(|| format!("cluster key: seals changed: {} accepted, {used} used", ids()))
 }
 
 /// The binds that one snapshot has and another has not.

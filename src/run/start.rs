@@ -62,8 +62,16 @@ impl Source {
     /// # Errors
     /// Every fault of it, ready to be printed.
     pub fn read(path: &Path) -> Result<(Config, Self), StartError> {
-        let name = path.display();
         let text = fs::read_to_string(path).map_err(|error| StartError::Config(unreadable(path, &error)))?;
+        Self::of(path, text)
+    }
+
+    /// The same for a text that is to stand in this file.
+    ///
+    /// # Errors
+    /// Every fault of it, ready to be printed.
+    pub fn of(path: &Path, text: String) -> Result<(Config, Self), StartError> {
+        let name = path.display();
         let config = Config::parse(&text).map_err(|faults| {
             let count = match faults.len() {
                 1 => "1 error".to_owned(),
@@ -74,6 +82,16 @@ impl Source {
         let warnings = warnings(path, &text, &config);
         let (file, text, content) = (path.to_owned(), fingerprint(&text), text.into());
         Ok((config, Self { file, text, content, warnings }))
+    }
+
+    /// The name of what the file holds now; nothing where nobody can read it.
+    pub(super) fn name_on_disk(&self) -> String {
+        fs::read(&self.file).map_or_else(|_| String::new(), |text| format!("{:016x}", fingerprint(text)))
+    }
+
+    /// Its text's name, as it is shown.
+    pub fn name(&self) -> String {
+        format!("{:016x}", self.text)
     }
 }
 
@@ -134,7 +152,11 @@ pub fn read_or_make_keys(path: &Path) -> Result<Keys, StartError> {
     key::parse(&text).map_err(|_| StartError::Config("a key of our own making cannot be read".into()))
 }
 
-pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// Where the kernel has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map(|()| bytes)
 }
@@ -341,6 +363,7 @@ impl Balancer {
             told: super::told::Told::default(),
             roles: None,
             sentence: String::new(),
+            kept: None,
         })
     }
 }

@@ -131,6 +131,11 @@ impl Keys {
         tag_text(self.tag.hash(&transaction.to_be_bytes()))
     }
 
+    /// The ids of the seal keys that are accepted, and the one of them that is used.
+    pub fn seals(&self) -> (impl Iterator<Item = u8> + '_, u8) {
+        (self.seals.iter().map(|(id, _)| *id), self.seals[self.seal_with].0)
+    }
+
     /// A number that two nodes can compare to see whether they hold the same file; says nothing about the secrets.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -183,10 +183,13 @@ pub struct Balancer {
     pub folder: TempDir,
 }
 
-/// The configuration's head: workers, and a key file beside it.
+/// The configuration's head: workers, and a key file, a runtime socket and a state folder beside it.
 pub fn global(folder: &TempDir, workers: usize) -> String {
-    let [key, socket] = ["cluster.key", "admin.sock"].map(|name| folder.path().join(name).display().to_string());
-    format!("[global]\nworkers = {workers}\ncluster_key_file = \"{key}\"\nruntime_socket = \"{socket}\"\n")
+    let [key, socket, state] =
+        ["cluster.key", "admin.sock", "state"].map(|name| folder.path().join(name).display().to_string());
+    format!(
+        "[global]\nworkers = {workers}\ncluster_key_file = \"{key}\"\nruntime_socket = \"{socket}\"\nstate_dir = \"{state}\"\n"
+    )
 }
 
 impl Balancer {
