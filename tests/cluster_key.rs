@@ -51,10 +51,11 @@ fn show(folder: &Path) -> Value {
 }
 
 /// A node at `own` that tells its clients the other one's address: what follows in a call that it begins comes to the other.
+/// Turn by turn, so that nothing but the token tells that one which server has the call: a hash would find it again.
 fn node(net: &Net, [own, other]: [SocketAddr; 2], inside: u8, servers: &[SocketAddr; 5]) -> Balancer {
     let mut config = format!(
         "[[frontend]]\nname = \"sip\"\nbind = \"udp://{own}\"\nadvertise = \"{}\"\ninside = \"{}\"\n\
-         aliases = [\"{DOMAIN}\"]\nsend_to = [\"{}\"]\nbackend = \"pbx\"\n[[backend]]\nname = \"pbx\"\n",
+         aliases = [\"{DOMAIN}\"]\nsend_to = [\"{}\"]\nbackend = \"pbx\"\n[[backend]]\nname = \"pbx\"\nbalance = \"roundrobin\"\n",
         other.ip(),
         net.ip(inside),
         net.clients(),
