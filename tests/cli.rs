@@ -290,7 +290,7 @@ fn manual_pages_without_a_folder_are_told_as_such() {
     assert!(stderr(&written).starts_with("/nowhere: no manual pages: No such file"), "{}", stderr(&written));
 }
 
-/// As the unit does: the directory as packaging/tmpfiles.d makes it, and a user who is not root.
+/// As the unit does: the directory as systemd/tmpfiles.d makes it, and a user who is not root.
 #[test]
 fn a_service_s_user_makes_its_key_beside_what_it_cannot_change() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
