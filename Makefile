@@ -1,6 +1,6 @@
 # Everything a person types. `make run` shows calls being balanced; `make test` shows that all of it is true.
 
-.PHONY: run test bench fuzz build tools format
+.PHONY: run test bench fuzz build deb tools format
 CARGO ?= cargo
 
 run:
@@ -8,6 +8,10 @@ run:
 
 build:
 	$(CARGO) build --release --locked
+
+# The Debian packages, in target/debian. It needs debhelper, dh-apparmor and lowdown.
+deb:
+	debian/build
 
 # What the tests need besides Rust: Debian packages and two cargo tools. Installs what is absent.
 tools:

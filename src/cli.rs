@@ -5,6 +5,7 @@ mod door;
 mod events;
 mod kept;
 mod key;
+mod pages;
 mod pair;
 mod route;
 mod watch;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -186,6 +187,17 @@ enum Command {
     Load(Box<LoadCommand>),
     /// Turn a password (read from stdin) into what `password_hash` of a user takes.
     HashPassword,
+    /// Print what makes a shell complete commands and options.
+    Completions {
+        /// Whose: the package has those of bash, zsh and fish.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man {
+        /// The folder that they are written to.
+        folder: PathBuf,
+    },
     /// Print the version.
     Version,
 }
@@ -230,6 +242,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => finish(crate::demo::run(args)),
         Command::Load(command) => finish(load::command::run(&command)),
         Command::HashPassword => hash_password(),
+        Command::Completions { shell } => finish(pages::complete(Arguments::command(), shell)),
+        Command::Man { folder } => finish(pages::write_manual(Arguments::command(), &folder)),
         Command::Version => {
             println!("trunkline {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -41,7 +41,7 @@ fn folder(config: &str) -> (TempDir, String) {
 
 #[test]
 fn the_shipped_configurations_are_good() {
-    for name in ["trunkline.toml", "minimal.toml", "single-site.toml", "loopback.toml", "media.toml"] {
+    for name in ["trunkline.toml", "default.toml", "minimal.toml", "single-site.toml", "loopback.toml", "media.toml"] {
         let output = run(&["check", "-c", &conf(name)]);
         assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()), "{name}: {}", stderr(&output));
         assert!(stderr(&output).contains("good"), "{}", stderr(&output));
@@ -253,7 +253,44 @@ fn help_says_how_a_password_becomes_what_a_user_has() {
     assert!(help.contains("status") && help.contains("hash-password") && help.contains("`password_hash`"), "{help}");
 }
 
-/// As the unit does: the directory as packaging/tmpfiles.d makes it, and a user who is not root.
+/// What --help lists below "Commands:".
+fn commands(of: &[&str]) -> Vec<String> {
+    let help = stdout(&run(&[of, &["--help"]].concat()));
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_is_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = run(&["man", folder.path().to_str().unwrap()]);
+    assert!(written.status.success(), "{}", stderr(&written));
+    let top = commands(&[]);
+    assert!(top.len() > 10 && top.iter().any(|name| name == "load"), "{top:?}");
+    let load = commands(&["load"]).into_iter().map(|name| format!("load-{name}"));
+    let pages: Vec<_> = top.iter().cloned().chain(load).map(|name| format!("trunkline-{name}.8")).collect();
+    for page in pages.iter().chain([&"trunkline.8".to_owned()]) {
+        let text = std::fs::read_to_string(folder.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".SH NAME") && text.contains(env!("CARGO_PKG_VERSION")), "{page}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), pages.len() + 1, "and none of a hidden command");
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = stdout(&run(&["completions", shell]));
+        for word in top.iter().map(String::as_str).chain(["call-id", "watch"]) {
+            assert!(completions.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+fn manual_pages_without_a_folder_are_told_as_such() {
+    let written = run(&["man", "/nowhere"]);
+    assert_eq!(written.status.code(), Some(1));
+    assert!(stderr(&written).starts_with("/nowhere: no manual pages: No such file"), "{}", stderr(&written));
+}
+
+/// As the unit does: the directory as systemd/tmpfiles.d makes it, and a user who is not root.
 #[test]
 fn a_service_s_user_makes_its_key_beside_what_it_cannot_change() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -265,7 +302,7 @@ fn a_service_s_user_makes_its_key_beside_what_it_cannot_change() {
         assert!(unit.lines().any(|of_unit| of_unit == line), "{line}");
     }
     assert!(!unit.contains("DynamicUser"), "its key would be nobody's after a restart");
-    let made = std::fs::read_to_string(at("packaging/tmpfiles.d/trunkline.conf")).unwrap();
+    let made = std::fs::read_to_string(at("systemd/tmpfiles.d/trunkline.conf")).unwrap();
     let mode = made.lines().find_map(|line| line.strip_prefix("d /etc/trunkline ")?.split(' ').next()).unwrap();
     let port = free_port("127.0.2.36");
     let (folder, file) = folder(&GOOD.replace("127.0.0.1:5060", &format!("127.0.2.36:{port}")));

@@ -375,7 +375,9 @@ fn restore_on_an_empty_node_goes_on_where_the_first_one_was() {
     let folder = node.balancer.folder.path().to_owned();
     node.balancer.process.signal(Signal::SIGKILL);
     wait_for("its end", || node.balancer.process.child.try_wait().unwrap().is_some());
-    fs::remove_file(node.path("admin.sock")).unwrap();
+    for socket in ["admin.sock", "admin.check"] {
+        fs::remove_file(node.path(socket)).unwrap();
+    }
     let before = tree(&folder);
     assert_eq!(before.len(), 2 + 4 + 1, "configuration, key, two accepted ones, audit: {before:?}");
     for entry in fs::read_dir(&folder).unwrap() {
