@@ -61,7 +61,9 @@ version=$(dpkg-deb -f "$package" Version)
 step "a fresh Debian 12"
 base=$here/target/bookworm.tar
 if [ ! -e "$base" ]; then
-  mirror=$(sed -n 's/^URIs: //p;s/^deb \(http[^ ]*\) .*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
+  # Not every host has both of these places.
+  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | sed -n 's/^URIs: //p;s/^deb \(http[^ ]*\) .*/\1/p' | head -1 || true)
+  [ -n "$mirror" ] || fail "no mirror of Debian in /etc/apt/sources.list"
   quietly debootstrap --variant=minbase --include=systemd,systemd-sysv,iproute2 bookworm "$work/new" "$mirror"
   # Without the lists of what there is, what the package needs beside a bare system cannot be had.
   rm -rf "$work"/new/var/cache/apt/archives/*.deb "$work"/new/var/lib/apt/lists/*

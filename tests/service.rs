@@ -169,7 +169,7 @@ fn echo(at: SocketAddr, end: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
 fn what_comes_while_nobody_runs_is_answered() {
     const DATAGRAMS: usize = 300;
     const CONNECTIONS: usize = 20;
-    let net = Net(96);
+    let net = Net(100);
     let servers = net.servers();
     let (config, at) = net.config(&servers, &Edge { outside: &["udp", "tcp"], ..Edge::default() });
     let (media, relayed) = (net.free(16), net.free(3));
@@ -191,11 +191,11 @@ fn what_comes_while_nobody_runs_is_answered() {
     process.signal(SIGKILL);
     process.end();
 
-    let clients: Vec<_> = (0..DATAGRAMS).map(|n| bound(&format!("127.0.96.{}:0", 130 + n % 100))).collect();
+    let clients: Vec<_> = (0..DATAGRAMS).map(|n| bound(&format!("127.0.100.{}:0", 130 + n % 100))).collect();
     for (number, client) in clients.iter().enumerate() {
         client.send_to(&options(number), at).unwrap();
     }
-    let talker = bound("127.0.96.129:0");
+    let talker = bound("127.0.100.129:0");
     talker.send_to(b"rtp", relayed).unwrap();
     let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| TcpStream::connect(at).unwrap()).collect();
     for (number, stream) in streams.iter_mut().enumerate() {
@@ -246,7 +246,7 @@ fn what_comes_while_nobody_runs_is_answered() {
 #[test]
 fn a_restart_loses_no_datagram() {
     const CALLS: u64 = 1600;
-    let net = Net(97);
+    let net = Net(101);
     let servers = net.servers();
     let patient = Timers { t1: Duration::from_secs(15), ..Timers::default() };
     let answerer = answer(&named(&servers), patient);
@@ -275,7 +275,7 @@ fn a_restart_loses_no_datagram() {
 /// leave, and only then does it.
 #[test]
 fn it_serves_until_the_addresses_of_the_pair_have_left() {
-    let net = Net(98);
+    let net = Net(102);
     let servers = net.servers();
     let answerer = answer(&named(&servers), Timers::default());
     let (config, at) = net.config(&servers, &Edge::default());
@@ -297,7 +297,7 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
     process.signal(SIGTERM);
     wait_for("STOPPING=1", || systemd.heard("STOPPING=1"));
     assert_eq!(systemd.check(), (Some(1), "stopping\n".to_owned()));
-    let client = bound("127.0.98.130:0");
+    let client = bound("127.0.102.130:0");
     client.send_to(&options(1), at).unwrap();
     assert!(client.recv(&mut [0; 2000]).is_ok(), "served until the address has left");
     assert!(systemd.run(&["role", "INSTANCE", "VI_1", "FAULT", "100"]).status.success());
@@ -308,7 +308,7 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
 /// A local check fails for what is wrong with the process, and for nothing else.
 #[test]
 fn a_local_check_is_about_this_process_alone() {
-    let net = Net(99);
+    let net = Net(103);
     let (config, _) = net.config(&net.servers(), &Edge::default());
     let balancer = Balancer::start(WORKERS, &config);
     let socket = balancer.folder.path().join("admin.sock");
