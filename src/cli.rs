@@ -29,7 +29,7 @@ use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::net::tls::Tls;
-use crate::run::{Balancer, Source, StartError, read_keys, read_or_make_keys, read_tls, too_few_files};
+use crate::run::{Balancer, Source, StartError, leave, read_keys, read_or_make_keys, read_tls, too_few_files};
 use crate::sip::token::Keys;
 
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
@@ -318,7 +318,7 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
     // Nothing hangs on it, but whoever sends it out of habit must not end the process.
     let _usr1 = listen(SignalKind::user_defined1())?;
     let runtime_socket = open_runtime_sockets(config.runtime_socket.as_deref())?;
-    let state_dir = open_state_dir(config.state_dir.as_deref())?;
+    let state_dir = open_state_dir(config.state_dir.as_deref());
     let mut balancer = tokio::select! {
         started = Balancer::start(config, keys, Some(source)) => started?,
         // Names may take a while.
@@ -334,10 +334,11 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
         tokio::spawn(commands.serve(balancer.show(), requests.clone()));
         tokio::spawn(checks.tell_faults(balancer.show()));
     }
+    let shown = balancer.show();
     let why = {
         let serve = balancer.serve();
         tokio::pin!(serve);
-        loop {
+        let why = loop {
             tokio::select! {
                 () = &mut serve => {}
                 _ = term.recv() => break "SIGTERM",
@@ -345,16 +346,18 @@ async fn serve(config: Config, keys: Keys, source: Source) -> Result<(), StartEr
                 _ = hup.recv() => reload(&requests, "SIGHUP"),
                 _ = usr2.recv() => reload(&requests, "SIGUSR2"),
             }
+        };
+        tracing::info!(signal = why, "stopping");
+        tokio::select! {
+            () = leave(&shown) => {}
+            () = &mut serve => {}
+            // Whoever asks twice will not wait.
+            _ = term.recv() => {}
+            _ = int.recv() => {}
         }
+        why
     };
-    tracing::info!(signal = why, "stopping");
     balancer.ends(&Who::Signal(why));
-    tokio::select! {
-        () = balancer.leave() => {}
-        // Whoever asks twice will not wait.
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
     balancer.stop().await;
     tracing::info!("stopped");
     Ok(())
@@ -388,18 +391,16 @@ fn open_runtime_sockets(path: Option<&Path>) -> Result<Option<[RuntimeSocket; 2]
     }
 }
 
-/// The folder of the configuration must be had; without one the usual place is tried.
-fn open_state_dir(path: Option<&Path>) -> Result<Option<StateDir>, StartError> {
-    match (StateDir::open(path.unwrap_or(Path::new(STATE_DIR))), path) {
-        (Ok(folder), _) => Ok(Some(folder)),
-        (Err(error), Some(_)) => Err(StartError::Config(format!("{error}\n"))),
-        (Err(error), None) => {
-            tracing::warn!(
+/// Calls do not hang on a history: where its folder cannot be had they go on without one.
+fn open_state_dir(path: Option<&Path>) -> Option<StateDir> {
+    let opened = StateDir::open(path.unwrap_or(Path::new(STATE_DIR)));
+    opened
+        .inspect_err(|error| {
+            tracing::error!(
                 "no history of configurations and no audit log: {error}; `state_dir` in [global] names another place"
             );
-            Ok(None)
-        }
-    }
+        })
+        .ok()
 }
 
 fn check(file: &Path) -> ExitCode {

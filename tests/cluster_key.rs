@@ -167,7 +167,7 @@ fn what_would_lose_calls_is_refused_and_nothing_secret_is_shown() {
     let import = ["import", other.to_str().unwrap()];
     for (text, words) in [
         (trunkline::config::key::generate(*b"another route ke", [0x22; 16]), "its `route` secret is another one"),
-        (trunkline::config::key::generate(*b"golden route key", [0x11; 16]), "it has not seal 2, which is used here"),
+        (trunkline::config::key::generate(*b"golden route key", [0x11; 16]), "it has not seal 2 of the one here"),
         (format!("route = \"{}x\"", secrets[1]), "`route` is not 32 hexadecimal digits"),
     ] {
         fs::write(&other, text).unwrap();

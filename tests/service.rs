@@ -119,6 +119,12 @@ impl Systemd {
         self.store.iter().filter(|(kept, _)| kept == name).count()
     }
 
+    /// What keepalived runs.
+    fn keepalived(&self, command: &[&str]) -> Output {
+        let socket = self.folder.path().join("admin.sock");
+        Command::new(program()).args(command).arg("--socket").arg(socket).output().unwrap()
+    }
+
     /// Runs a command of the same configuration.
     fn run(&self, command: &[&str]) -> Output {
         let config = self.folder.path().join("trunkline.toml");
@@ -127,7 +133,7 @@ impl Systemd {
 
     /// What a local check says: its exit code, and why.
     fn check(&self) -> (Option<i32>, String) {
-        let output = self.run(&["check-local", "--for", "10ms"]);
+        let output = self.keepalived(&["check-local", "--for", "10ms"]);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 }
@@ -281,7 +287,7 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
     let (config, at) = net.config(&servers, &Edge::default());
     let mut systemd = Systemd::new(&config);
     // It is told while nobody runs, too.
-    assert!(systemd.run(&["role", "INSTANCE", "VI_1", "MASTER", "100"]).status.success());
+    assert!(systemd.keepalived(&["role", "INSTANCE", "VI_1", "MASTER", "100"]).status.success());
     let process = systemd.start_ready();
     let fed = |systemd: &mut Systemd| {
         systemd.listen();
@@ -300,7 +306,7 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
     let client = bound("127.0.102.130:0");
     client.send_to(&options(1), at).unwrap();
     assert!(client.recv(&mut [0; 2000]).is_ok(), "served until the address has left");
-    assert!(systemd.run(&["role", "INSTANCE", "VI_1", "FAULT", "100"]).status.success());
+    assert!(systemd.keepalived(&["role", "INSTANCE", "VI_1", "FAULT", "100"]).status.success());
     assert_eq!(process.end().0, Some(0));
     stop(answerer);
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use nix::libc::O_NOFOLLOW;
 use serde_json::{Value, json};
 
 use super::journal::Change;
@@ -167,7 +168,8 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Opens it to add lines. A line that was broken off stays, and the next begins a new one.
 fn open(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(MODE).open(path)?;
+    let mut file =
+        OpenOptions::new().create(true).append(true).read(true).mode(MODE).custom_flags(O_NOFOLLOW).open(path)?;
     // Whoever starts it as root by hand leaves the service what is its own.
     if let Some((user, group)) = path.parent().and_then(owner) {
         fchown(&file, Some(user), Some(group))?;

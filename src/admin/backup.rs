@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::state_dir::{New, StateDir, owner, put_file};
+use super::state_dir::{New, StateDir, is_foreign_link, owner, put_file};
 use super::view::node_name;
 use super::{time_text, unix_now};
 use crate::config::{Config, STATE_DIR, fingerprint};
@@ -141,7 +141,7 @@ impl Backup {
     /// # Errors
     /// What is wrong with it.
     pub fn read(from: impl Read) -> Result<Self, String> {
-        let broken = |error: io::Error| format!("this is no whole backup: {error}");
+        let broken = |error: io::Error| format!("this is no backup of Trunkline, or not all of it: {error}");
         let mut archive = tar::Archive::new(from.take(2 * LARGEST));
         let mut entries = archive.entries().map_err(broken)?;
         let mut next = |left: &mut u64| -> Result<Option<(PathBuf, Vec<u8>)>, String> {
@@ -203,7 +203,10 @@ impl Backup {
     /// stand there and `force` is not asked for (then nothing was written), or the disk refuses it.
     pub fn restore(&self, config: &Config, root: &Path, force: bool) -> Result<usize, String> {
         let places = Places::new(&self.manifest.configuration, config).map_err(|error| error.to_string())?;
-        let files = || self.manifest.files.iter().zip(&self.contents);
+        // A node's audit log is only ever added to: the one that is there stays.
+        let [_, audit @ ..] = places.kept();
+        let stays = |item: &Item| audit.contains(&item.path) && below(root, &item.path).exists();
+        let files = || self.manifest.files.iter().zip(&self.contents).filter(|(item, _)| !stays(item));
         if let Some((foreign, _)) = files().find(|(item, _)| !places.has(&item.path)) {
             let path = foreign.path.display();
             return Err(format!("{path}: the configuration in the backup names no such place; nothing was written"));
@@ -229,7 +232,7 @@ impl Backup {
             let to = below(root, &item.path);
             put_back(&to, item.mode, bytes, &state_dir).map_err(|error| format!("{}: {error}", to.display()))?;
         }
-        Ok(self.contents.len())
+        Ok(files().count())
     }
 }
 
@@ -261,10 +264,14 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Reads a file, or those of a folder and of the folders in it. A link counts as what it leads to.
+/// Reads a file, or those of a folder and of the folders in it. A link counts as what it leads to, but for root one that is
+/// not root's.
 fn collect(path: &Path, found: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>, left: &mut u64) -> Result<(), String> {
     let name = path.display();
     let cannot = |error: io::Error| format!("{name}: {error}");
+    if is_foreign_link(path) {
+        return Ok(());
+    }
     let known = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         known => known.map_err(cannot)?,
@@ -273,6 +280,10 @@ fn collect(path: &Path, found: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>, left: &mu
         let mut entries: Vec<_> = fs::read_dir(path).and_then(Iterator::collect::<io::Result<_>>).map_err(cannot)?;
         entries.sort_by_key(fs::DirEntry::file_name);
         return entries.iter().try_for_each(|entry| collect(&entry.path(), found, left));
+    }
+    // What is no file may never end, and a link of the service's own may lead to what is root's alone.
+    if !known.is_file() {
+        return Ok(());
     }
     if found.len() == MOST_FILES || known.len() > *left {
         return Err(format!("{name}: more than {MOST_FILES} files or {} MB are too much for a backup", LARGEST >> 20));

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,7 @@ impl History {
     pub fn make(&self) -> io::Result<()> {
         make_folder(&self.0, 0o700)?;
         let (user, group) = self.owner().unzip();
-        chown(&self.0, user, group)
+        lchown(&self.0, user, group)
     }
 
     /// Whoever starts it as root by hand leaves the service what is its own.

@@ -5,7 +5,7 @@
 //! runtime directory, which a reboot empties.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -80,10 +80,27 @@ pub fn write(folder: &Path, instance: &str, state: State) -> Result<(), String> 
         ));
     }
     let new = folder.join(format!(".{instance}.{}", std::process::id()));
+    let _ = fs::remove_file(&new);
+    // As root too nothing is written through a link that somebody put there.
     let written = fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&new, format!("{}\n", state.word())))
+        .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).open(&new))
+        .and_then(|mut file| writeln!(file, "{}", state.word()))
         .and_then(|()| fs::rename(&new, folder.join(instance)));
     written.map_err(|error| format!("{}: {error}; who runs keepalived's notify must write there", folder.display()))
+}
+
+/// An instance is none of this node any more.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn forget(folder: &Path, instance: &str) -> Result<(), String> {
+    if !is_name(instance) {
+        return Ok(());
+    }
+    match fs::remove_file(folder.join(instance)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
+        _ => Ok(()),
+    }
 }
 
 /// Names that begin with a dot are files on their way.
@@ -112,5 +129,8 @@ mod tests {
         let read: Vec<_> = read(&roles).into_iter().map(|role| (role.instance, role.state)).collect();
         assert_eq!(read, [("VI_1".to_owned(), State::Fault), ("VI_2".to_owned(), State::Backup)]);
         assert_eq!(State::of("MASTER"), Some(State::Master));
+        forget(&roles, "VI_1").unwrap();
+        forget(&roles, "VI_1").unwrap();
+        assert_eq!(self::read(&roles).len(), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::OpenError;
 
@@ -53,9 +53,20 @@ impl StateDir {
 /// Where it cannot be made, or something else stands there.
 pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        // A link may be somebody else's, and lead anywhere.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_folder(path) => Ok(()),
         made => made,
     }
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_dir()) && !is_foreign_link(path)
+}
+
+/// Whether this is a link that root must not follow, for somebody else made it: in a folder of the service's it may lead
+/// to what is root's.
+pub fn is_foreign_link(path: &Path) -> bool {
+    geteuid().is_root() && fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() && found.uid() != 0)
 }
 
 /// What a file gets where none stood before.
@@ -69,16 +80,24 @@ pub struct New {
 /// To whom a file belongs that only the service may read: to whom the state folder belongs, which the package made for it.
 /// `None` where there is none, or this process may give files to nobody.
 pub fn owner(state_dir: &Path) -> Option<(u32, u32)> {
-    let found = fs::metadata(state_dir).ok()?;
-    geteuid().is_root().then(|| (found.uid(), found.gid()))
+    if !geteuid().is_root() {
+        return None;
+    }
+    let of_folder = || fs::metadata(state_dir).ok().map(|found| (found.uid(), found.gid()));
+    // The package's user, where the service never ran.
+    let of_service = || User::from_name("trunkline").ok()?.map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    of_folder().or_else(of_service)
 }
 
 /// Puts a file in its place in one step: whoever reads finds the old one or the new one, whole, after a power cut too. What
-/// stood there lends its mode and its owner. A link stays a link.
+/// stood there lends its mode and its owner. A link stays a link; root follows none but its own.
 ///
 /// # Errors
 /// Where the folder refuses it, or the disk is full; then what was there is untouched.
 pub fn put_file(path: &Path, bytes: &[u8], new: New) -> io::Result<()> {
+    if is_foreign_link(path) {
+        return Err(io::Error::other("it is a link that somebody else made; remove it, or name what it leads to"));
+    }
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let before = fs::metadata(path).ok();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

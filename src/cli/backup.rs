@@ -62,11 +62,14 @@ fn try_restore(from: &Path, root: &Path, force: bool) -> Result<String, String> 
     let files = backup.restore(&config, &root, force).map_err(said)?;
     let made = &backup.manifest;
     Ok(format!(
-        "{files} files of {} at {}, by trunkline {}; cluster key {:016x}\n`trunkline check -c {}` looks at them, a start takes them\n",
+        "{files} files of {} at {}, by trunkline {}; cluster key {:016x}\n{}\n",
         made.node,
         made.at,
         made.version,
         key.fingerprint(),
-        file.display()
+        match root == Path::new("/") {
+            true => format!("`trunkline check -c {}` looks at them, a start takes them", file.display()),
+            false => format!("they are below {}, to look at: paths in them lead to where they belong", root.display()),
+        }
     ))
 }

@@ -194,6 +194,7 @@ fn import(place: &Place, from: &Path, force: bool) -> Result<String, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(format!("{name}: {error}")),
     };
+    let same_route = before.iter().flatten().all(|before| before.route == key.route);
     match before {
         Some(Ok(before)) if before == key => return Ok(format!("{name}: it is this key already\n")),
         Some(before) if !force => key
@@ -202,7 +203,9 @@ fn import(place: &Place, from: &Path, force: bool) -> Result<String, String> {
         _ => {}
     }
     place.write(&path, &key)?;
-    Ok(format!("{name}: key {:016x}; `trunkline reload` takes it\n", key.fingerprint()))
+    // A running Trunkline keeps the `route` that its calls hang on.
+    let takes = if same_route { "`trunkline reload`" } else { "a restart" };
+    Ok(format!("{name}: key {:016x}; {takes} takes it\n", key.fingerprint()))
 }
 
 fn read_limited(from: &mut dyn Read) -> std::io::Result<String> {

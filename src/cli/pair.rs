@@ -1,24 +1,34 @@
 //! The two commands that keepalived runs on each node of a pair.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::door::{self, Door};
+use super::door;
 use crate::admin::{local, roles};
+use crate::config::RUNTIME_SOCKET;
 use crate::load::values;
 
 /// How often a check asks.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// Where the running one is found. No configuration is read for it: a file that is being written, or that names a socket of
+/// tomorrow, must move no address.
+#[derive(Debug, clap::Args)]
+pub struct Running {
+    /// Its runtime socket; the configuration is not asked.
+    #[arg(long, value_name = "PATH", default_value = RUNTIME_SOCKET)]
+    socket: PathBuf,
+}
+
 /// `trunkline check-local`
 #[derive(Debug, clap::Args)]
 pub struct CheckLocal {
     #[command(flatten)]
-    door: Door,
+    running: Running,
     /// Go on asking for so long: the death of the process is seen at once, not when keepalived asks again a second later.
     #[arg(long = "for", value_name = "TIME", default_value = "800ms", value_parser = values::duration)]
     lasting: Duration,
@@ -31,7 +41,7 @@ pub struct CheckLocal {
 #[derive(Debug, clap::Args)]
 pub struct RoleArguments {
     #[command(flatten)]
-    door: Door,
+    running: Running,
     /// What keepalived adds to its notify command: INSTANCE or GROUP, the name, the state, the priority.
     #[arg(value_name = "KIND NAME STATE [PRIORITY]", num_args = 3..=4)]
     told: Vec<String>,
@@ -39,20 +49,19 @@ pub struct RoleArguments {
 
 /// Silent where all is well: keepalived runs it each second.
 pub fn check_local(check: &CheckLocal) -> ExitCode {
-    door::finish(check.door.socket().and_then(|socket| {
-        let socket = local::socket(&socket);
-        #[allow(clippy::disallowed_methods, reason = "keepalived waits for the end of it, with a timeout of its own")]
-        let until = Instant::now() + check.lasting;
-        loop {
-            ask(&socket, check.patience)?;
-            #[allow(clippy::disallowed_methods, reason = "the same")]
-            if Instant::now() + AGAIN >= until {
-                return Ok(());
-            }
-            #[allow(clippy::disallowed_methods, reason = "the same")]
-            std::thread::sleep(AGAIN);
+    door::finish(watch(check))
+}
+
+#[allow(clippy::disallowed_methods, reason = "keepalived waits for the end of it, with a timeout of its own")]
+fn watch(check: &CheckLocal) -> Result<(), String> {
+    let (socket, until) = (local::socket(&check.running.socket), Instant::now() + check.lasting);
+    loop {
+        ask(&socket, check.patience)?;
+        if Instant::now() + AGAIN >= until {
+            return Ok(());
         }
-    }))
+        std::thread::sleep(AGAIN);
+    }
 }
 
 /// # Errors
@@ -80,17 +89,17 @@ fn ask(path: &Path, patience: Duration) -> Result<(), String> {
 
 /// Without arguments: what this node is, an instance a line.
 pub fn role(arguments: &RoleArguments) -> ExitCode {
-    door::finish(arguments.door.socket().and_then(|socket| {
-        let folder = roles::folder(&socket);
-        let [_, instance, state, ..] = arguments.told.as_slice() else {
-            let lines =
-                roles::read(&folder).into_iter().map(|role| format!("{} {}\n", role.instance, role.state.word()));
-            // Whoever closes the pipe has read enough.
-            let _ = door::put(&lines.collect::<String>());
-            return Ok(());
-        };
-        let state =
-            roles::State::of(state).ok_or_else(|| format!("\"{state}\" is no state: MASTER, BACKUP, FAULT or STOP"))?;
-        roles::write(&folder, instance, state)
-    }))
+    let folder = roles::folder(&arguments.running.socket);
+    let [_, instance, state, ..] = arguments.told.as_slice() else {
+        let lines = roles::read(&folder).into_iter().map(|role| format!("{} {}\n", role.instance, role.state.word()));
+        // Whoever closes the pipe has read enough.
+        let _ = door::put(&lines.collect::<String>());
+        return ExitCode::SUCCESS;
+    };
+    door::finish(match roles::State::of(state) {
+        Some(state) => roles::write(&folder, instance, state),
+        // With `notify_deleted`: a reload of keepalived took the instance away.
+        None if state == "DELETED" => roles::forget(&folder, instance),
+        None => Err(format!("\"{state}\" is no state: MASTER, BACKUP, FAULT, STOP or DELETED")),
+    })
 }

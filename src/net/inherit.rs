@@ -42,7 +42,8 @@ impl Inherited {
         Ok(Self(sd_notify::listen_fds_with_names()?.filter_map(known).collect()))
     }
 
-    /// The sockets of this kind and address, up to as many as are wanted.
+    /// The sockets of this kind and address, up to as many as are wanted. One that had another name, for it did TLS before, gets
+    /// the one of today when it is kept.
     pub fn of(&mut self, transport: Transport, address: SocketAddr, most: usize) -> Vec<Socket> {
         let mut wanted = most;
         let is_it = |(at, kind, _, _): &mut (SocketAddr, Type, String, Socket)| {
@@ -50,7 +51,14 @@ impl Inherited {
             wanted -= usize::from(is_it);
             is_it
         };
-        self.0.extract_if(.., is_it).map(|(.., socket)| socket).collect()
+        let today = name(transport, address);
+        let taken = self.0.extract_if(.., is_it).map(|(.., name, socket)| {
+            if name != today {
+                forget_name(&name);
+            }
+            socket
+        });
+        taken.collect()
     }
 
     /// Lets go what nobody asked for, and says whose it was. What has an heir under the same name must be kept anew.
@@ -93,8 +101,7 @@ fn type_of(transport: Transport) -> Type {
 
 /// Colons separate names in the environment.
 fn name(transport: Transport, address: SocketAddr) -> String {
-    let kind = if transport == Transport::Udp { "udp" } else { "tcp" };
-    format!("{kind}-{address}").replace(':', "_")
+    format!("{}-{address}", transport.name()).replace(':', "_")
 }
 
 #[cfg(test)]
@@ -104,7 +111,7 @@ mod tests {
     #[test]
     fn names_hold_no_colon() {
         assert_eq!(name(Transport::Udp, "10.0.0.5:5060".parse().unwrap()), "udp-10.0.0.5_5060");
-        assert_eq!(name(Transport::Tls, "[2001:db8::1]:5061".parse().unwrap()), "tcp-[2001_db8__1]_5061");
+        assert_eq!(name(Transport::Tls, "[2001:db8::1]:5061".parse().unwrap()), "tls-[2001_db8__1]_5061");
     }
 
     #[test]

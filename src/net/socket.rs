@@ -267,13 +267,24 @@ pub fn open_relay(
             let is_bound = inherited.is_some();
             let socket = prepared(inherited, bound, relay.dscp, buffer)?;
             socket.set_reuse_port(shared).map_err(at("SO_REUSEPORT"))?;
-            if !is_bound {
-                socket.bind(&bound.into()).map_err(at("bind"))?;
+            match is_bound {
+                true => forget_errors(&socket, bound).map_err(at("IP_RECVERR"))?,
+                false => socket.bind(&bound.into()).map_err(at("bind"))?,
             }
             ports.push(Port { socket, bound });
         }
     }
     Ok(all)
+}
+
+/// A proxy had this socket, perhaps: errors in its queue, which a relay never empties, would fill its receive buffer for good.
+fn forget_errors(socket: &Socket, bound: SocketAddr) -> io::Result<()> {
+    match bound {
+        SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4RecvErr, &false),
+        SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvErr, &false),
+    }?;
+    while mmsg::take_error(socket.as_fd()).is_some() {}
+    Ok(())
 }
 
 /// Opens the socket of a relay's flow: towards one server, from `inside` or what the host's route says, from a port of

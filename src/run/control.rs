@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::leaving::{server_of, weight_of};
-use super::{Balancer, Basis, service};
+use super::{Balancer, Basis};
 use crate::admin::journal::{Change, Kind};
 use crate::admin::{Request, View, Who, Wish};
 use crate::net::check::News;
@@ -62,9 +62,8 @@ impl Balancer {
 
     /// Keeps the snapshots up to date, for ever.
     pub async fn serve(&mut self) {
-        let [mut look, mut keep_calls, mut let_go, mut tell, mut certificates, mut feed] =
-            [LOOK, KEEP_CALLS, LET_GO, TELL, LOOK_AT_CERTIFICATES, service::watchdog_interval()]
-                .map(tokio::time::interval);
+        let [mut look, mut keep_calls, mut let_go, mut tell, mut certificates] =
+            [LOOK, KEEP_CALLS, LET_GO, TELL, LOOK_AT_CERTIFICATES].map(tokio::time::interval);
         loop {
             tokio::select! {
                 Some(news) = self.news.recv() => self.take(news),
@@ -74,7 +73,6 @@ impl Balancer {
                 _ = let_go.tick() => self.let_go().await,
                 _ = certificates.tick() => self.look_at_certificates().await,
                 _ = tell.tick() => self.told.tell(&self.setup.snapshot.load()),
-                _ = feed.tick() => self.feed_watchdog(),
                 _ = keep_calls.tick() => {
                     self.keep_calls();
                     self.read_roles();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState::{self, Ready, Status, Stopping, Watchdog};
 use socket2::Socket;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::Balancer;
 use crate::admin::journal::Kind;
@@ -23,8 +23,8 @@ use crate::state::binds::Bind;
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Where systemd watches nobody, nobody need be fed.
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+/// A watchdog of no time at all must not keep us from everything else.
+const SHORTEST_FEED: Duration = Duration::from_millis(1);
 
 /// So long the addresses of the pair may take to leave: two checks of keepalived, and a node that is slow.
 const LONGEST_LEAVE: Duration = Duration::from_secs(5);
@@ -40,9 +40,22 @@ pub(super) fn ready() {
     say(&[Ready]);
 }
 
-/// How often systemd wants to hear that, halved as sd_watchdog_enabled(3) advises.
-pub(super) fn watchdog_interval() -> Duration {
-    sd_notify::watchdog_enabled().map_or(NEVER, |within| within / 2)
+/// Lets systemd know for as long as this process lives that all event loops turn, as often as it wants; one whose loops hang is
+/// ended by it and started anew. A task of its own: a reload that waits for the DNS is no reason to end anything.
+pub(super) fn feed_watchdog(view: View) {
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    tokio::spawn(async move {
+        // Halved, as sd_watchdog_enabled(3) advises.
+        let mut tick = interval((within / 2).max(SHORTEST_FEED));
+        loop {
+            tick.tick().await;
+            let faults = local::faults(&view);
+            match faults.is_empty() {
+                true => say(&[Watchdog]),
+                false => tracing::error!("the watchdog is not fed: {}", faults.concat().trim_end().replace('\n', ", ")),
+            }
+        }
+    });
 }
 
 /// The sockets of the process before us.
@@ -100,15 +113,6 @@ impl Balancer {
         }
     }
 
-    /// A process whose event loops hang is ended by systemd, and started anew.
-    pub(super) fn feed_watchdog(&self) {
-        let faults = local::faults(&self.shown);
-        match faults.is_empty() {
-            true => say(&[Watchdog]),
-            false => tracing::error!("the watchdog is not fed: {}", faults.concat().trim_end().replace('\n', ", ")),
-        }
-    }
-
     /// For `systemctl status`: the verdict, where it is another one.
     pub(super) fn tell_sentence(&mut self) {
         if std::env::var_os("NOTIFY_SOCKET").is_none() || self.shown.is_stopping() {
@@ -120,33 +124,26 @@ impl Balancer {
             self.sentence = sentence;
         }
     }
+}
 
-    /// Says that calls should come elsewhere (`/ready`, `check-local`), and goes on as before until the addresses of the
-    /// pair have left this node.
-    pub async fn leave(&mut self) {
-        self.shown.stop();
-        say(&[Stopping, Status("stopping")]);
-        let shown = self.shown.clone();
-        let has_address = |view: &View| view.roles().iter().any(|role| role.state == State::Master);
-        if !has_address(&shown) {
-            return;
-        }
-        tracing::info!("waiting for the addresses of the pair to leave this node");
-        let until = Instant::now() + LONGEST_LEAVE;
-        let left = async {
-            while has_address(&shown) && Instant::now() < until {
-                sleep(LOOK).await;
-            }
-        };
-        tokio::select! {
-            () = self.serve() => {}
-            () = left => {}
-        }
-        if has_address(&shown) {
-            let seconds = LONGEST_LEAVE.as_secs();
-            tracing::warn!(
-                "they are here after {seconds} s; does keepalived run `trunkline check-local`? What comes now is lost"
-            );
-        }
+/// Says that calls should come elsewhere (`/ready`, `check-local`), and waits until the addresses of the pair have left this
+/// node. Whoever serves goes on doing so meanwhile.
+pub async fn leave(shown: &View) {
+    shown.stop();
+    say(&[Stopping, Status("stopping")]);
+    let has_address = || shown.roles().iter().any(|role| role.state == State::Master);
+    if !has_address() {
+        return;
+    }
+    tracing::info!("waiting for the addresses of the pair to leave this node");
+    let until = Instant::now() + LONGEST_LEAVE;
+    while has_address() && Instant::now() < until {
+        sleep(LOOK).await;
+    }
+    if has_address() {
+        let seconds = LONGEST_LEAVE.as_secs();
+        tracing::warn!(
+            "they are here after {seconds} s; does keepalived run `trunkline check-local`? What comes now is lost"
+        );
     }
 }

@@ -277,10 +277,11 @@ fn show(setup: &Setup, workers: usize, text: &Arc<AtomicU64>, journal: &Arc<Jour
     View::new(snapshot, shared, workers, Arc::clone(text), Arc::clone(journal), Arc::clone(&setup.tls))
 }
 
-fn tell_started(workers: usize, keys: &Keys) {
+fn tell_started(workers: usize, keys: &Keys, shown: &View) {
     let key = format_args!("{:016x}", keys.fingerprint());
     tracing::info!(workers, key, "started");
     service::ready();
+    service::feed_watchdog(shown.clone());
 }
 
 /// How many threads carry messages.
@@ -338,7 +339,7 @@ impl Balancer {
         let (sender, news) = mpsc::channel(CHANGES);
         let mut checks = Checks::new(u64::from_be_bytes(seed()?), Arc::clone(&tls), sender);
         checks.start(&basis.config, &basis.states);
-        tell_started(worker_count, &basis.keys);
+        tell_started(worker_count, &basis.keys, &shown);
         Ok(Self {
             follower,
             first: basis.wanted.clone(),
