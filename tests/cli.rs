@@ -268,8 +268,10 @@ fn every_command_has_a_manual_page_and_is_completed() {
     assert!(written.status.success(), "{}", stderr(&written));
     let top = commands(&[]);
     assert!(top.len() > 10 && top.iter().any(|name| name == "load"), "{top:?}");
-    let load = commands(&["load"]).into_iter().map(|name| format!("load-{name}"));
-    let pages: Vec<_> = top.iter().cloned().chain(load).map(|name| format!("trunkline-{name}.8")).collect();
+    let below = ["load", "cluster-key"]
+        .into_iter()
+        .flat_map(|group| commands(&[group]).into_iter().map(move |name| format!("{group}-{name}")));
+    let pages: Vec<_> = top.iter().cloned().chain(below).map(|name| format!("trunkline-{name}.8")).collect();
     for page in pages.iter().chain([&"trunkline.8".to_owned()]) {
         let text = std::fs::read_to_string(folder.path().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         assert!(text.contains(".SH NAME") && text.contains(env!("CARGO_PKG_VERSION")), "{page}: {text}");
