@@ -119,6 +119,17 @@ impl Systemd {
         self.store.iter().filter(|(kept, _)| kept == name).count()
     }
 
+    /// Waits for its end, and hears what it says meanwhile: who tells a full socket waits. Its exit code.
+    fn end(&mut self, mut process: Process) -> Option<i32> {
+        let mut status = None;
+        wait_for("the end of the process", || {
+            self.listen();
+            status = process.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+
     /// What keepalived runs.
     fn keepalived(&self, command: &[&str]) -> Output {
         let socket = self.folder.path().join("admin.sock");
@@ -195,7 +206,7 @@ fn what_comes_while_nobody_runs_is_answered() {
     }
     wait_for("servers that are up", || systemd.heard("STATUS=good: All 6 servers"));
     process.signal(SIGKILL);
-    process.end();
+    systemd.end(process);
 
     let clients: Vec<_> = (0..DATAGRAMS).map(|n| bound(&format!("127.0.100.{}:0", 130 + n % 100))).collect();
     for (number, client) in clients.iter().enumerate() {
@@ -235,14 +246,14 @@ fn what_comes_while_nobody_runs_is_answered() {
     assert!(systemd.run(&["reload"]).status.success());
     wait_for("the relay's sockets to be let go", || systemd.kept(&rtp) == 0);
     process.signal(SIGKILL);
-    process.end();
+    systemd.end(process);
     std::fs::write(&file, without_tcp).unwrap();
     let process = systemd.start_ready();
     wait_for("TCP's sockets to be let go", || systemd.kept(&tcp) == 0);
     assert_eq!(systemd.kept(&udp), WORKERS);
     wait_for("a refused connection", || TcpStream::connect(at).is_err());
     process.signal(SIGTERM);
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(systemd.end(process), Some(0));
     end.store(true, Ordering::Relaxed);
     echoes.join().unwrap();
     stop(answerer);
@@ -267,7 +278,7 @@ fn a_restart_loses_no_datagram() {
     for round in 1..=4 {
         wait_for("calls between two restarts", || calls.report().total().started >= round * CALLS / 5);
         process.signal(SIGTERM);
-        assert_eq!(process.end().0, Some(0));
+        assert_eq!(systemd.end(process), Some(0));
         process = systemd.start_ready();
     }
     let report = calls.finish().unwrap();
@@ -307,7 +318,7 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
     client.send_to(&options(1), at).unwrap();
     assert!(client.recv(&mut [0; 2000]).is_ok(), "served until the address has left");
     assert!(systemd.keepalived(&["role", "INSTANCE", "VI_1", "FAULT", "100"]).status.success());
-    assert_eq!(process.end().0, Some(0));
+    assert_eq!(systemd.end(process), Some(0));
     stop(answerer);
 }
 
