@@ -23,21 +23,21 @@ pub struct Refused {
     pub last: Time,
 }
 
-/// One worker's.
+/// One worker's, on two sheets: who reads holds one at a time, so that the worker finds the other free and never waits.
 #[derive(Debug)]
-pub struct RefusedSources(Mutex<Vec<Refused>>);
+pub struct RefusedSources([Mutex<Vec<Refused>>; 2]);
 
 impl Default for RefusedSources {
     fn default() -> Self {
-        Self(Mutex::new(Vec::with_capacity(SOURCES)))
+        Self([(); 2].map(|()| Mutex::new(Vec::with_capacity(SOURCES))))
     }
 }
 
 impl RefusedSources {
-    /// One more message of a source. Nobody is waited for: while somebody reads, it is not noted.
+    /// One more message of a source.
     #[cold]
     pub fn note(&self, source: IpAddr, frontend: NameHash, reason: Reason, now: Time) {
-        let Ok(mut all) = self.0.try_lock() else { return };
+        let Some(mut all) = self.0.iter().find_map(|sheet| sheet.try_lock().ok()) else { return };
         let is_it = |of: &&mut Refused| (of.source, of.frontend, of.reason) == (source, frontend, reason);
         if let Some(known) = all.iter_mut().find(is_it) {
             known.messages += 1;
@@ -65,8 +65,8 @@ impl Shared {
     /// Who was refused lately, by all workers; the newest first.
     pub fn refused_sources(&self) -> Vec<Refused> {
         let mut all: HashMap<_, Refused> = HashMap::new();
-        for of in self.refused.each() {
-            for one in of.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for sheet in self.refused.each().flat_map(|of| &of.0) {
+            for one in sheet.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 let sum = all.entry((one.source, one.frontend, one.reason)).or_insert(Refused { messages: 0, ..*one });
                 sum.messages += one.messages;
                 sum.last = sum.last.max(one.last);
@@ -98,5 +98,18 @@ mod tests {
         // One worker has a place less for it.
         assert_eq!(all.len(), SOURCES + 1);
         assert!(all.iter().all(|of| of.reason == Reason::Denied || of.source >= source(100 - SOURCES as u32)));
+    }
+
+    #[test]
+    fn what_comes_while_somebody_reads_is_noted() {
+        let (shared, source) = (Shared::new(1, 1), IpAddr::from([192, 0, 2, 1]));
+        let note = |now| shared.refused.of(0).note(source, NameHash(1), Reason::Denied, Time(now));
+        note(1);
+        let reading = shared.refused.of(0).0[0].lock().unwrap();
+        note(2);
+        drop(reading);
+        note(3);
+        let all = shared.refused_sources();
+        assert_eq!(all.iter().map(|of| (of.messages, of.last)).collect::<Vec<_>>(), [(3, Time(3))]);
     }
 }
