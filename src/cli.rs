@@ -435,6 +435,12 @@ fn check(file: &Path) -> ExitCode {
     };
     let counts = format_args!("{frontends} frontend(s), {backends} backend(s), {servers} server(s){names}");
     eprintln!("{}: good ({counts}; {text}; {key})", file.display());
+    if let Some(port) = privileged_port(&config) {
+        eprintln!(
+            "port {port} is for the privileged: the unit needs AmbientCapabilities=CAP_NET_BIND_SERVICE and the same in \
+             CapabilityBoundingSet="
+        );
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { workers } else { config.workers };
     match config.open_files(workers) {
@@ -445,6 +451,15 @@ fn check(file: &Path) -> ExitCode {
         ),
     }
     ExitCode::SUCCESS
+}
+
+/// A port of the configuration that this host lets only the privileged have.
+fn privileged_port(config: &Config) -> Option<u16> {
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+    let first = first.and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+    let of_calls = config.frontends.iter().flat_map(|frontend| &frontend.binds).map(|bind| bind.ports.first);
+    let of_http = config.http.iter().flat_map(|http| http.listeners().into_keys()).map(|at| at.port());
+    of_calls.chain(of_http).find(|port| *port < first)
 }
 
 /// Ends a command that either succeeded, failed, or could not be tried.

@@ -253,6 +253,27 @@ fn help_says_how_a_password_becomes_what_a_user_has() {
     assert!(help.contains("status") && help.contains("hash-password") && help.contains("`password_hash`"), "{help}");
 }
 
+/// Ports that only the privileged have must be said before a start fails for them; and where a command lacks a word.
+#[test]
+fn what_is_missing_is_said() {
+    let (_folder, file) = folder(&GOOD.replace("udp://127.0.0.1:5060", "udp://127.0.0.1:443"));
+    let first: u16 =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap().trim().parse().unwrap();
+    let said = stderr(&run(&["check", "-c", &file]));
+    assert_eq!(
+        said.contains("port 443 is for the privileged") && said.contains("CAP_NET_BIND_SERVICE"),
+        first > 443,
+        "{said}"
+    );
+    let drained = run(&["drain", "lagos-1", "-c", &file]);
+    assert!(stderr(&drained).contains("\"lagos-1\" is no server's name: write BACKEND/SERVER"), "{}", stderr(&drained));
+    let lonely = run(&["role", "INSTANCE", "--socket", &file]);
+    assert!(lonely.status.code() == Some(2) && stderr(&lonely).contains("<NAME>"), "{}", stderr(&lonely));
+    let nothing = run(&["role", "--socket", &file]);
+    assert_eq!((nothing.status.code(), stdout(&nothing).as_str()), (Some(0), ""));
+    assert!(stderr(&nothing).contains("nothing was told yet"), "{}", stderr(&nothing));
+}
+
 /// What --help lists below "Commands:".
 fn commands(of: &[&str]) -> Vec<String> {
     let help = stdout(&run(&[of, &["--help"]].concat()));

@@ -128,6 +128,7 @@ in_root bash -c '. /usr/share/bash-completion/completions/trunkline; COMP_WORDS=
 for file in zsh/vendor-completions/_trunkline fish/vendor_completions.d/trunkline.fish doc/trunkline/copyright; do
   [ -s "$root/usr/share/$file" ] || fail "/usr/share/$file is missing"
 done
+quietly python3 tests/documents "$root/usr/share/doc/trunkline" "$root"
 quietly apparmor_parser --skip-kernel-load --skip-cache "$root/etc/apparmor.d/trunkline"
 nsenter --target "$init" --net nft -c -f "$root/usr/share/doc/trunkline/examples/firewall/nftables.conf"
 

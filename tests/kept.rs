@@ -271,6 +271,7 @@ fn the_audit_log_has_each_change_once_with_who_made_it() {
         "sip reset breaker pbx/lagos-1",
         "set server pbx/lagos-3 health down",
         "clear table pbx",
+        "clear counters all",
         "show stat",
     ] {
         node.ask(command);
@@ -296,6 +297,7 @@ fn the_audit_log_has_each_change_once_with_who_made_it() {
         ("admin", "pbx/lagos-2", "state", json!("ready"), json!("drain")),
         ("admin", "pbx/lagos-3", "health", json!("up"), json!("down")),
         ("admin", "pbx", "stick table", json!("0"), json!("0")),
+        ("admin", "", "counters", json!("all counters"), json!("cleared")),
         ("admin", "pbx/lagos-2", "state", json!("drain"), json!("ready")),
         ("admin", "pbx/abuja-1", "state", json!("ready"), json!("maint")),
         ("reload", "", "configuration", first, second.clone()),
@@ -318,8 +320,56 @@ fn the_audit_log_has_each_change_once_with_who_made_it() {
         }
         assert_eq!(line["ok"], json!(line["to"] != name("nonsense")), "{line}");
     }
-    assert!(found[8]["said"].as_str().unwrap().contains("1 change"), "what changed: {}", found[8]);
-    assert!(found[9]["said"].as_str().unwrap().contains("not TOML"), "why: {}", found[9]);
+    assert!(found[9]["said"].as_str().unwrap().contains("1 change"), "what changed: {}", found[9]);
+    assert!(found[10]["said"].as_str().unwrap().contains("not TOML"), "why: {}", found[10]);
+}
+
+/// Commands that change files beside the one that runs, or while nobody does, write their own lines.
+#[test]
+fn what_commands_change_in_files_is_in_the_audit_log() {
+    let mut node = Node::start(Net(104), "");
+    node.balancer.process.line_with("configuration kept");
+    node.wait_for_audit(1);
+    let first = node.text();
+    let other = first.replacen("weight = 70", "weight = 60", 1);
+    fs::write(node.file(), &other).unwrap();
+    let key = || node.command(&["cluster-key", "show", "--json"]).1;
+    let key = || serde_json::from_str::<Value>(&key()).unwrap()["key"].clone();
+    let before = key();
+    assert_eq!(node.command(&["rollback", "1", "--no-reload"]).0, Some(0));
+    let (code, _, stderr) = node.command(&["cluster-key", "rotate"]);
+    assert!(code == Some(0) && stderr.contains("no `rotate` there"), "{stderr}");
+    let rotated = key();
+    assert_eq!(node.command(&["cluster-key", "rotate", "--use"]).0, Some(0));
+    let used = key();
+    // Refused: nothing changes.
+    assert_eq!(node.command(&["cluster-key", "rotate", "--use"]).0, Some(1));
+    let outside = tempfile::TempDir::new().unwrap();
+    let tar = outside.path().join("edge.tar").to_str().unwrap().to_owned();
+    assert_eq!(node.command(&["backup", &tar]).0, Some(0));
+    node.balancer.process.signal(Signal::SIGTERM);
+    wait_for("its end", || node.balancer.process.child.try_wait().unwrap().is_some());
+    // Modes come back too.
+    fs::set_permissions(node.path("cluster.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(trunkline(&["restore", "--force", &tar]).0, Some(0));
+    assert_eq!(fs::metadata(node.path("cluster.key")).unwrap().mode() & 0o777, 0o600);
+    let found = lines(&node.path("state/audit.jsonl"));
+    let said: Vec<_> = found.iter().map(|line| [&line["what"], &line["from"], &line["to"]]).collect();
+    let (first, other, none) = (name(&first), name(&other), json!(""));
+    let word = |word: &str| json!(word);
+    assert_eq!(
+        said,
+        [
+            [&word("process"), &none, &first],
+            [&word("configuration file"), &other, &first],
+            [&word("cluster key"), &before, &rotated],
+            [&word("cluster key"), &rotated, &used],
+            [&word("process"), &first, &none],
+            [&word("files of a backup"), &none, &first],
+        ]
+    );
+    let commands = found.iter().filter(|line| line["what"] != "process");
+    assert!(commands.clone().all(|line| line["who"]["uid"] == 0 && line["node"] != ""), "{found:#?}");
 }
 
 /// Everything below a folder: names, modes and contents.
@@ -361,7 +411,7 @@ fn restore_on_an_empty_node_goes_on_where_the_first_one_was() {
     let (code, _, stderr) = node.command(&["backup", &tar]);
     assert!(code == Some(0) && stderr.contains("it holds secrets"), "{stderr}");
     assert_eq!(fs::metadata(&tar).unwrap().mode() & 0o777, 0o600);
-    assert!(node.command(&["backup", &tar]).2.contains("File exists"), "nothing is written over");
+    assert!(node.command(&["backup", &tar]).2.contains("it is there already"), "nothing is written over");
     let (code, said) = trunkline(&["restore", &tar]);
     assert!(code == Some(1) && said.contains("a running Trunkline keeps its history there"), "{said}");
 

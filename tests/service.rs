@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use support::calls::request;
 use support::process::{Balancer, DEADLINE, Process, global, program, wait_for, within};
@@ -25,6 +25,9 @@ use tempfile::TempDir;
 use trunkline::load::{Generator, Mix, Timers};
 
 const WORKERS: usize = 4;
+
+/// So many sockets the stand-in says that it keeps.
+const MOST_KEPT: usize = 40;
 
 /// What systemd has of one service.
 struct Systemd {
@@ -60,6 +63,7 @@ impl Systemd {
             .args(["bash".as_ref(), program().as_os_str(), "run".as_ref(), "-c".as_ref()])
             .arg(self.folder.path().join("trunkline.toml"))
             .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .env("FDSTORE", MOST_KEPT.to_string())
             .env("LISTEN_FDS", high.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
             .env("WATCHDOG_USEC", "400000");
@@ -322,6 +326,59 @@ fn it_serves_until_the_addresses_of_the_pair_have_left() {
     stop(answerer);
 }
 
+/// A nameserver that does not answer holds a reload, and nothing else: the watchdog is fed, and whoever ends the process
+/// is obeyed; the audit log says that the reload was not done.
+#[test]
+fn a_reload_that_waits_for_the_dns_holds_neither_the_watchdog_nor_the_end() {
+    let net = Net(105);
+    let (config, _) = net.config(&net.servers(), &Edge::default());
+    let mut systemd = Systemd::new(&config);
+    let process = systemd.start_ready();
+    let silent = UdpSocket::bind(net.free(17)).unwrap();
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    let dns = format!("[dns]\nnameservers = \"{}\"\ntimeout = \"1m\"\n", silent.local_addr().unwrap());
+    let named = "[[backend.server]]\nname = \"named\"\nregion = \"lagos\"\naddress = \"udp://pbx.example.ng:5060\"\n";
+    std::fs::write(
+        systemd.folder.path().join("trunkline.toml"),
+        global(&systemd.folder, WORKERS) + &dns + &config + named,
+    )
+    .unwrap();
+    process.signal(SIGHUP);
+    silent.recv(&mut [0; 600]).expect("a question");
+    systemd.said.clear();
+    wait_for("the watchdog to be fed", || {
+        systemd.listen();
+        systemd.said.iter().filter(|said| *said == "WATCHDOG=1").count() >= 5
+    });
+    process.signal(SIGTERM);
+    assert_eq!(systemd.end(process), Some(0));
+    let audit = std::fs::read_to_string(systemd.folder.path().join("state/audit.jsonl")).unwrap();
+    let [_, reload, stop] = audit.lines().collect::<Vec<_>>()[..] else { panic!("{audit}") };
+    assert!(reload.contains("it ended before the reload was done") && reload.contains("\"ok\":false"), "{reload}");
+    assert!(reload.contains("SIGHUP") && stop.contains("\"kind\":\"stop\""), "{audit}");
+}
+
+/// What systemd does not keep a restart loses, and nobody else would say so.
+#[test]
+fn more_sockets_than_systemd_keeps_are_told() {
+    let net = Net(106);
+    let [at, media] = [net.free(3), net.free(4)];
+    let relay = format!(
+        "[[frontend]]\nname = \"rtp\"\nmode = \"relay\"\nbind = \"udp://{}:{}-{}\"\nbackend = \"media\"\n\
+         [[backend]]\nname = \"media\"\ncheck = {{ type = \"none\" }}\n[[backend.server]]\nname = \"m\"\naddress = \"udp://{media}\"\n",
+        at.ip(),
+        20_000,
+        20_000 + MOST_KEPT,
+    );
+    let mut systemd = Systemd::new(&relay);
+    let mut process = systemd.start();
+    let told = process.line_with("systemd keeps no more than");
+    assert!(told.contains(&format!("sockets={} most={MOST_KEPT}", MOST_KEPT + 1)), "{told}");
+    process.line_with("started");
+    process.signal(SIGTERM);
+    assert_eq!(systemd.end(process), Some(0));
+}
+
 /// A local check fails for what is wrong with the process, and for nothing else.
 #[test]
 fn a_local_check_is_about_this_process_alone() {
@@ -353,6 +410,9 @@ fn a_local_check_is_about_this_process_alone() {
     balancer.process.signal(SIGSTOP);
     let (code, why) = check(&["--patience", "300ms"]);
     assert!(code == Some(1) && why.contains("no answer within 300 ms"), "{code:?} {why}");
+    let monitored = Command::new(program()).args(["status", "--check", "--socket"]).arg(&socket).output().unwrap();
+    let said = String::from_utf8(monitored.stdout).unwrap();
+    assert!(monitored.status.code() == Some(3) && said.contains("no answer within 3 s"), "{said}");
     balancer.process.signal(SIGCONT);
     assert!(within(DEADLINE, || check(&["--for", "1ms"]).0 == Some(0)), "it is well again");
     // It is seen while the check runs.
@@ -364,5 +424,5 @@ fn a_local_check_is_about_this_process_alone() {
     balancer.process.signal(SIGKILL);
     assert_eq!(watching.join().unwrap().status.code(), Some(1));
     let (code, why) = check(&[]);
-    assert!(code == Some(1) && why.contains("admin.check"), "{code:?} {why}");
+    assert!(code == Some(1) && why.contains("admin.check: nobody listens there"), "{code:?} {why}");
 }

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::command::{About, Command, Style, help, weight};
 use super::haproxy::{dump, info, servers, stat};
+use super::journal::{Change, Kind};
 use super::picture::{Picture, Server};
 use super::{Request, View, Who, Wish, people, sip};
 use crate::sip::token::NameHash;
@@ -59,6 +60,10 @@ impl Answerer {
             Command::ClearCounters { all } => {
                 self.view.seconds().clear(all);
                 self.view.is_stale();
+                let which = if all { "all counters" } else { "maximum values" };
+                let (from, to) = (which.to_owned(), "cleared".to_owned());
+                let change = Change { kind: Kind::Admin, of: "", what: "counters", from, to };
+                self.view.journal().changed(&who, &change, format!("{which} cleared"));
                 Ok(String::new())
             }
             // As HAProxy's master says it.

@@ -19,6 +19,8 @@ use super::state_dir::owner;
 use super::view::node_name;
 use super::{Who, time_text, unix_now};
 
+const NAME: &str = "audit.jsonl";
+
 /// Lines that may wait for the disk: many minutes of people, seconds of a program that changes weights.
 const QUEUE: usize = 1024;
 
@@ -54,7 +56,7 @@ impl Audit {
     pub fn start(folder: &Path) -> Self {
         let (queue, lines) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let mut log = Log::new(folder.join("audit.jsonl"), LARGEST, Arc::clone(&lost));
+        let mut log = Log::new(folder.join(NAME), LARGEST, Arc::clone(&lost));
         let started = std::thread::Builder::new().name("audit".into()).spawn(move || log.write_all_of(&lines));
         if let Err(error) = started {
             tracing::warn!("there is no audit log: {error}");
@@ -64,16 +66,7 @@ impl Audit {
 
     /// Somebody changed something, or tried to; `said` is what became of it.
     pub fn note(&self, who: &Who, change: &Change<'_>, ok: bool, said: &str) {
-        let mut said = said.trim_end();
-        if said.len() > LONGEST_TEXT {
-            said = &said[..said.floor_char_boundary(LONGEST_TEXT)];
-        }
-        let Change { kind, of, what, from, to } = change;
-        let line = json!({
-            "at": time_text(unix_now()), "node": self.node, "kind": kind, "who": who.json(), "of": of, "what": what,
-            "from": from, "to": to, "ok": ok, "said": said,
-        });
-        if self.queue.try_send(Message::Line(line)).is_err() {
+        if self.queue.try_send(Message::Line(line(&self.node, who, change, ok, said))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -85,6 +78,28 @@ impl Audit {
             let _ = heard.recv_timeout(PATIENCE);
         }
     }
+}
+
+/// A line of somebody who changes files by a command, whether a Trunkline runs or not.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn add(folder: &Path, who: &Who, change: &Change<'_>, said: &str) -> io::Result<()> {
+    let line = line(&node_name(), who, change, true, said);
+    // In one write: the thread of a Trunkline that runs adds lines too.
+    Log::new(folder.join(NAME), LARGEST, Arc::default()).append(format!("{line}\n").as_bytes())
+}
+
+fn line(node: &str, who: &Who, change: &Change<'_>, ok: bool, said: &str) -> Value {
+    let mut said = said.trim_end();
+    if said.len() > LONGEST_TEXT {
+        said = &said[..said.floor_char_boundary(LONGEST_TEXT)];
+    }
+    let Change { kind, of, what, from, to } = change;
+    json!({
+        "at": time_text(unix_now()), "node": node, "kind": kind, "who": who.json(), "of": of, "what": what,
+        "from": from, "to": to, "ok": ok, "said": said,
+    })
 }
 
 /// The file, from the side of the thread that writes it.

@@ -247,7 +247,9 @@ fn put_back(to: &Path, mode: u32, bytes: &[u8], state_dir: &Path) -> io::Result<
     if let Some((uid, gid)) = owner.filter(|_| is_kept && folder != state_dir) {
         std::os::unix::fs::chown(folder, Some(uid), Some(gid))?;
     }
-    put_file(to, bytes, New { mode, owner })
+    put_file(to, bytes, New { mode, owner })?;
+    // What stood there lent its own.
+    fs::set_permissions(to, fs::Permissions::from_mode(mode))
 }
 
 fn make_folders(path: &Path, mode: u32) -> io::Result<()> {

@@ -1,10 +1,12 @@
 //! The other end of the runtime socket, for the command line.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -13,22 +15,46 @@ use super::follow::FOLLOWS;
 /// A reload waits for every worker; none takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What only shows something is answered in milliseconds.
+pub const PATIENCE_TO_LOOK: Duration = Duration::from_secs(3);
+
 /// Whoever looks every second does not wait longer for one look.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Connects; whatever is read or written then has as long.
+///
+/// # Errors
+/// Where nobody listens there, or takes no connection within this time: `WouldBlock`.
+pub fn connect(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It is the limit of connect(2) too: a process that hangs lets nobody in once its queue is full.
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.connect(&SockAddr::unix(socket)?)?;
+    Ok(OwnedFd::from(stream).into())
+}
 
 /// Says one command and returns its answer, without the empty line behind it.
 ///
 /// # Errors
 /// Where nobody answers, with what to do.
 pub fn ask(socket: &Path, command: &str) -> Result<String, String> {
+    ask_within(PATIENCE, socket, command)
+}
+
+/// The same for whoever has less patience.
+///
+/// # Errors
+/// Where nobody answers, with what to do.
+pub fn ask_within(patience: Duration, socket: &Path, command: &str) -> Result<String, String> {
     let at = socket.display();
-    let mut stream = UnixStream::connect(socket).map_err(|error| nobody(socket, &error))?;
+    let mut stream = connect(socket, patience).map_err(|error| nobody(socket, &error))?;
     let mut answer = String::new();
-    let asked = stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.write_all(format!("{command}\n").as_bytes()))
-        .and_then(|()| stream.read_to_string(&mut answer));
-    asked.map_err(|error| format!("{at}: no answer: {error}"))?;
+    let asked = stream.write_all(format!("{command}\n").as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+    asked.map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => format!("{at}: no answer within {} s: it hangs, or was stopped", patience.as_secs()),
+        _ => format!("{at}: no answer: {error}"),
+    })?;
     whole(socket, &answer)
 }
 

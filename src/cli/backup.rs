@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::door::finish;
+use super::kept::note;
 use super::{ConfigFile, words};
 use crate::admin::backup::Backup;
-use crate::config::key;
+use crate::config::{STATE_DIR, key};
 use crate::run::Source;
 
 /// `trunkline backup`
@@ -33,7 +34,12 @@ fn try_backup(file: &Path, to: &Path) -> Result<String, String> {
             written
         }),
     };
-    written.map_err(|error| format!("{name}: {error}"))?;
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            format!("{name}: it is there already, and no backup is written over: name another")
+        }
+        _ => format!("{name}: {error}"),
+    })?;
     Ok(format!(
         "{name}: {} files; it holds secrets: keep it as you keep the cluster key\n",
         backup.manifest.files.len()
@@ -54,18 +60,20 @@ fn try_restore(from: &Path, root: &Path, force: bool) -> Result<String, String> 
     };
     let backup = backup.map_err(said)?;
     let file = &backup.manifest.configuration;
-    let (config, _) = Source::of(file, backup.configuration().map_err(said)?).map_err(|error| words(&error))?;
+    let (config, source) = Source::of(file, backup.configuration().map_err(said)?).map_err(|error| words(&error))?;
     let key = std::path::absolute(&config.cluster_key_file).ok().and_then(|path| backup.content(&path));
     let key = key.and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| key::parse(text).ok());
     let key = key.ok_or_else(|| said("there is no good cluster key in it".to_owned()))?;
     let root = std::path::absolute(root).map_err(|error| said(error.to_string()))?;
     let files = backup.restore(&config, &root, force).map_err(said)?;
     let made = &backup.manifest;
+    let done = format!("{files} files of {} at {}, by trunkline {}", made.node, made.at, made.version);
+    if root == Path::new("/") {
+        let state_dir = config.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR));
+        note(state_dir, "files of a backup", [String::new(), format!("{:016x}", source.text)], &done);
+    }
     Ok(format!(
-        "{files} files of {} at {}, by trunkline {}; cluster key {:016x}\n{}\n",
-        made.node,
-        made.at,
-        made.version,
+        "{done}; cluster key {:016x}\n{}\n",
         key.fingerprint(),
         match root == Path::new("/") {
             true => format!("`trunkline check -c {}` looks at them, a start takes them", file.display()),

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::admin::client::ask;
+use crate::admin::client::{PATIENCE_TO_LOOK, ask, ask_within};
 use crate::config::{RUNTIME_SOCKET, runtime_socket};
 
 /// How often that is looked at which somebody waits for or watches.
@@ -53,6 +53,11 @@ impl Door {
     pub(super) fn ask(&self, command: &str) -> Result<String, String> {
         ask(&self.socket()?, command)
     }
+
+    /// What only shows something.
+    fn look(&self, command: &str) -> Result<String, String> {
+        ask_within(PATIENCE_TO_LOOK, &self.socket()?, command)
+    }
 }
 
 /// What came of a reload: what changed, or why it was refused.
@@ -76,7 +81,7 @@ pub fn reload(door: &Door) -> ExitCode {
 /// `trunkline status`: on stdout, for `grep` is a program too.
 pub fn status(door: &Door, json: bool) -> ExitCode {
     let command = if json { "status json" } else { "status" };
-    finish(door.ask(command).map(|text| {
+    finish(door.look(command).map(|text| {
         // Whoever closes the pipe has read enough.
         let _ = put(&text);
     }))
@@ -86,7 +91,7 @@ pub fn status(door: &Door, json: bool) -> ExitCode {
 pub fn check(door: &Door) -> ExitCode {
     /// Nobody knows how it is.
     const UNKNOWN: u8 = 3;
-    let verdict = door.ask("status json").and_then(|answer| {
+    let verdict = door.look("status json").and_then(|answer| {
         let status: serde_json::Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
         let word = |key: &str| status["verdict"][key].as_str().map(str::to_owned);
         word("level").zip(word("text")).ok_or_else(|| "the Trunkline that runs is older, and has no verdict".to_owned())
@@ -182,7 +187,7 @@ fn try_drain(server: &Server, wait: bool) -> Result<(), String> {
 fn set_state(server: &Server, state: &str) -> Result<(), String> {
     let name = &server.name;
     // What is written here ends up in a line of commands.
-    if name.contains([' ', ';', '\\', '\n']) {
+    if name.contains([' ', ';', '\\', '\n']) || !name.contains('/') {
         return Err(format!("\"{name}\" is no server's name: write BACKEND/SERVER"));
     }
     let answer = server.door.ask(&format!("sip {state} {name}"))?;

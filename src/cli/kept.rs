@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use similar::TextDiff;
 
+use nix::unistd::getuid;
+
 use super::door::{Door, ask_reload, finish, put};
 use super::{ConfigFile, words};
 use crate::admin::client::ask;
 use crate::admin::history::{Entry, History};
+use crate::admin::journal::{Change, Kind};
 use crate::admin::state_dir::{New, put_file};
-use crate::admin::time_text;
+use crate::admin::{Who, audit, time_text};
 use crate::config::{STATE_DIR, fingerprint, state_dir};
 use crate::run::{Source, StartError, read_keys, read_tls};
 
@@ -46,6 +49,22 @@ impl Folder {
     }
 }
 
+/// A change of a file by a command: the audit log has it too, where there is one.
+pub(super) fn note(state_dir: &Path, what: &str, [from, to]: [String; 2], said: &str) {
+    if !state_dir.is_dir() {
+        return;
+    }
+    let who = Who::Peer { uid: getuid().as_raw(), pid: std::process::id().cast_signed() };
+    if let Err(error) = audit::add(state_dir, &who, &Change { kind: Kind::Admin, of: "", what, from, to }, said) {
+        eprintln!("{}: the audit log has no line of this: {error}", state_dir.display());
+    }
+}
+
+/// As an audit line names a text.
+fn name_of(text: &[u8]) -> String {
+    format!("{:016x}", fingerprint(text))
+}
+
 impl Place {
     fn history(&self) -> History {
         History::of(&self.folder.path(&self.config))
@@ -56,7 +75,7 @@ impl Place {
 pub fn history(place: &Place, json: bool) -> ExitCode {
     let history = place.history();
     let listed = history.entries().map_err(|error| history.unreadable(&error)).and_then(|entries| {
-        let on_disk = fs::read(&place.config.file).map(|text| format!("{:016x}", fingerprint(text))).ok();
+        let on_disk = fs::read(&place.config.file).map(|text| name_of(&text)).ok();
         match json {
             true => serde_json::to_string_pretty(&entries).map(|text| text + "\n").map_err(|error| error.to_string()),
             false if entries.is_empty() => Err(format!("{}: nothing was accepted yet", history.folder().display())),
@@ -129,7 +148,10 @@ fn try_rollback(door: &Door, folder: &Folder, number: u64, no_reload: bool) -> R
     let write = |bytes: &[u8]| put_file(file, bytes, NEW).map_err(|error| format!("{name}: cannot write it: {error}"));
     if no_reload {
         write(text.as_bytes())?;
-        return Ok(format!("{name}: number {number}, to the byte; the next reload or start takes it\n"));
+        let done = format!("{name}: number {number}, to the byte; the next reload or start takes it\n");
+        let names = [before.map_or_else(String::new, |before| name_of(&before)), name_of(text.as_bytes())];
+        note(&folder.path(&door.config), "configuration file", names, &done);
+        return Ok(done);
     }
     let listens = socket.and_then(|socket| ask(&socket, "show version").map(|_| socket));
     let socket = listens

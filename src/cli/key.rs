@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::door::{finish, put};
-use super::kept::Folder;
+use super::kept::{Folder, note};
 use super::{CONFIG_FILE, ConfigFile};
 use crate::admin::state_dir::{New, owner, put_file};
 use crate::config::cluster_key_file;
@@ -90,10 +90,15 @@ impl Place {
     }
 
     /// Nobody but its owner may read it; as root a new one is given to whom the state folder belongs: the service reads it.
-    fn write(&self, path: &Path, key: &KeyFile) -> Result<(), String> {
-        let new = New { mode: 0o600, owner: owner(&self.folder.path(&self.config)) };
+    /// The audit log has it: `said`, and by its fingerprint which key was there before.
+    fn write(&self, path: &Path, key: &KeyFile, before: Option<u64>, said: &str) -> Result<(), String> {
+        let state_dir = self.folder.path(&self.config);
+        let new = New { mode: 0o600, owner: owner(&state_dir) };
         put_file(path, key.text().as_bytes(), new)
-            .map_err(|error| format!("{}: cannot write it: {error}", path.display()))
+            .map_err(|error| format!("{}: cannot write it: {error}", path.display()))?;
+        let names = [before, Some(key.fingerprint())];
+        note(&state_dir, "cluster key", names.map(|name| name.map_or_else(String::new, |n| format!("{n:016x}"))), said);
+        Ok(())
     }
 }
 
@@ -150,23 +155,29 @@ fn seals(key: &KeyFile) -> impl Iterator<Item = (u8, u64, &'static str)> {
 
 fn add(place: &Place) -> Result<String, String> {
     let (path, mut key) = place.read()?;
-    let id = key.add(random().map_err(|error| format!("no chance can be had for a secret: {error}"))?)?;
-    place.write(&path, &key)?;
-    let name = path.display();
+    let (before, secret) =
+        (key.fingerprint(), random().map_err(|error| format!("no chance can be had for a secret: {error}"))?);
+    let id = key.add(secret)?;
+    place.write(&path, &key, Some(before), &format!("seal {id} is accepted"))?;
+    let (name, of) = (path.display(), fingerprint(&secret));
     Ok(format!(
-        "{name}: seal {id} is there, to be accepted and not used yet. Now:\n\
+        "{name}: seal {id} ({of:016x}) is there, to be accepted and not used yet. Now:\n\
          1. `trunkline reload` here;\n\
          2. copy {name} to every other node: `trunkline cluster-key import FILE`, `trunkline reload` there;\n\
-         3. when all of them accept it: `trunkline cluster-key rotate --use` and `trunkline reload` on each\n"
+            no `rotate` there, which would make another seal {id};\n\
+         3. when `trunkline cluster-key show` has seal {id} as {of:016x} on all of them:\n\
+            `trunkline cluster-key rotate --use` and `trunkline reload` on each\n"
     ))
 }
 
 fn use_newest(place: &Place) -> Result<String, String> {
     let (path, mut key) = place.read()?;
+    let before = key.fingerprint();
     let id = key.use_newest()?;
-    place.write(&path, &key)?;
+    place.write(&path, &key, Some(before), &format!("seal {id} is used"))?;
+    let of = key.seals.last().map_or(0, |seal| fingerprint(&seal.secret));
     Ok(format!(
-        "{}: seal {id} is the one to use: `trunkline reload` here, and both on every other node.\n\
+        "{}: seal {id} ({of:016x}) is the one to use: `trunkline reload` here, and both on every other node.\n\
          Calls and registrations from before need the old one: when the last of them has ended or was renewed,\n\
          `trunkline cluster-key rotate --prune` removes it\n",
         path.display()
@@ -175,8 +186,9 @@ fn use_newest(place: &Place) -> Result<String, String> {
 
 fn prune(place: &Place) -> Result<String, String> {
     let (path, mut key) = place.read()?;
+    let before = key.fingerprint();
     let gone = key.prune()?.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
-    place.write(&path, &key)?;
+    place.write(&path, &key, Some(before), &format!("gone is seal {gone}"))?;
     Ok(format!("{}: gone is seal {gone}: `trunkline reload` here, and both on every other node\n", path.display()))
 }
 
@@ -195,6 +207,7 @@ fn import(place: &Place, from: &Path, force: bool) -> Result<String, String> {
         Err(error) => return Err(format!("{name}: {error}")),
     };
     let same_route = before.iter().flatten().all(|before| before.route == key.route);
+    let was = before.iter().flatten().map(KeyFile::fingerprint).next();
     match before {
         Some(Ok(before)) if before == key => return Ok(format!("{name}: it is this key already\n")),
         Some(before) if !force => key
@@ -202,7 +215,7 @@ fn import(place: &Place, from: &Path, force: bool) -> Result<String, String> {
             .map_err(|why| format!("{name}: {why}; nothing was changed; --force takes it all the same"))?,
         _ => {}
     }
-    place.write(&path, &key)?;
+    place.write(&path, &key, was, if force { "imported, by force" } else { "imported" })?;
     // A running Trunkline keeps the `route` that its calls hang on.
     let takes = if same_route { "`trunkline reload`" } else { "a restart" };
     Ok(format!("{name}: key {:016x}; {takes} takes it\n", key.fingerprint()))

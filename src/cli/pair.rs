@@ -1,13 +1,12 @@
 //! The two commands that keepalived runs on each node of a pair.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
 use super::door;
+use crate::admin::client::connect;
 use crate::admin::{local, roles};
 use crate::config::RUNTIME_SOCKET;
 use crate::load::values;
@@ -42,9 +41,14 @@ pub struct CheckLocal {
 pub struct RoleArguments {
     #[command(flatten)]
     running: Running,
-    /// What keepalived adds to its notify command: INSTANCE or GROUP, the name, the state, the priority.
-    #[arg(value_name = "KIND NAME STATE [PRIORITY]", num_args = 3..=4)]
-    told: Vec<String>,
+    /// INSTANCE or GROUP: these four keepalived adds to its notify command.
+    #[arg(requires = "name")]
+    kind: Option<String>,
+    #[arg(requires = "state")]
+    name: Option<String>,
+    /// MASTER, BACKUP, FAULT, STOP, or DELETED where it is no instance of this node any more.
+    state: Option<String>,
+    priority: Option<String>,
 }
 
 /// Silent where all is well: keepalived runs it each second.
@@ -67,31 +71,34 @@ fn watch(check: &CheckLocal) -> Result<(), String> {
 /// # Errors
 /// What is wrong with the process.
 fn ask(path: &Path, patience: Duration) -> Result<(), String> {
-    let asked = || {
-        let mut socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // It is the limit of connect(2) too: a process that hangs lets nobody in.
-        socket.set_write_timeout(Some(patience))?;
-        socket.set_read_timeout(Some(patience))?;
-        socket.connect(&SockAddr::unix(path)?)?;
-        let mut told = String::new();
-        socket.read_to_string(&mut told).map(|_| told)
-    };
-    match asked() {
+    let mut told = String::new();
+    let asked = connect(path, patience).and_then(|mut socket| socket.read_to_string(&mut told)).map(|_| told);
+    match asked {
         Ok(told) if told == local::WELL => Ok(()),
         Ok(told) if told.is_empty() => Err(format!("{}: it ended", path.display())),
         Ok(told) => Err(told.trim_end().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(format!("{}: no answer within {} ms", path.display(), patience.as_millis()))
-        }
-        Err(error) => Err(format!("{}: {error}", path.display())),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::WouldBlock => format!("{}: no answer within {} ms", path.display(), patience.as_millis()),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                format!(
+                    "{}: nobody listens there: Trunkline does not run, or has another runtime socket",
+                    path.display()
+                )
+            }
+            _ => format!("{}: {error}", path.display()),
+        }),
     }
 }
 
 /// Without arguments: what this node is, an instance a line.
 pub fn role(arguments: &RoleArguments) -> ExitCode {
     let folder = roles::folder(&arguments.running.socket);
-    let [_, instance, state, ..] = arguments.told.as_slice() else {
-        let lines = roles::read(&folder).into_iter().map(|role| format!("{} {}\n", role.instance, role.state.word()));
+    let (Some(instance), Some(state)) = (&arguments.name, &arguments.state) else {
+        let roles = roles::read(&folder);
+        if roles.is_empty() {
+            eprintln!("{}: nothing was told yet; keepalived's `notify` tells it", folder.display());
+        }
+        let lines = roles.into_iter().map(|role| format!("{} {}\n", role.instance, role.state.word()));
         // Whoever closes the pipe has read enough.
         let _ = door::put(&lines.collect::<String>());
         return ExitCode::SUCCESS;

@@ -108,7 +108,7 @@ impl Config {
         const OWN: usize = 4;
         let relays = || self.frontends.iter().filter_map(|frontend| Some((frontend, frontend.relay()?)));
         let sockets = |ports: Ports| if ports.count() == 1 { workers } else { ports.count() };
-        let ports = relays().flat_map(|(frontend, _)| &frontend.binds).map(|bind| sockets(bind.ports)).sum();
+        let ports: usize = relays().flat_map(|(frontend, _)| &frontend.binds).map(|bind| sockets(bind.ports)).sum();
         let flows = relays().map(|(_, relay)| relay.max_flows).sum();
         // `inside` may be two addresses more.
         let proxies = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
@@ -123,7 +123,8 @@ impl Config {
         let streams = self.frontends.iter().filter(|frontend| frontend.has_streams());
         let connections = streams.map(|frontend| frontend.connections.most as usize).sum();
         let visitors = self.http.as_ref().map_or(0, |http| http.listeners().len() * (1 + admin::CONNECTIONS));
-        OpenFiles { all: BASE + visitors + 8 * workers + servers + proxies + ports + flows, ports, flows, connections }
+        let all = BASE + visitors + 8 * workers + servers + proxies + ports + flows;
+        OpenFiles { all, ports, flows, listening: proxies + ports, connections }
     }
 }
 
@@ -134,6 +135,8 @@ pub struct OpenFiles {
     /// Of these for the ports of relays and for their flows.
     pub ports: usize,
     pub flows: usize,
+    /// Of these what a restart must not lose: the sockets of binds and the ports of relays.
+    pub listening: usize,
     /// Beside all these, for the connections of clients. Where the host has not so many, fewer are let in.
     pub connections: usize,
 }

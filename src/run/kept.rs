@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Kept {
     history: History,
     _folder: StateDir,
+    /// Who asked for the reload that is under way.
+    reloading: Option<Who>,
 }
 
 impl Balancer {
@@ -25,16 +27,27 @@ impl Balancer {
             tracing::warn!(folder = %history.folder().display(), "configurations are not kept: {error}");
         }
         self.journal.audit(Audit::start(folder.path()));
-        self.kept = Some(Kept { history, _folder: folder });
+        self.kept = Some(Kept { history, _folder: folder, reloading: None });
         let who = Who::Own("start");
         let version = concat!("trunkline ", env!("CARGO_PKG_VERSION"), " started");
         self.journal.began(&who, self.name_of_source(), version);
         self.keep(&who).await;
     }
 
-    /// Somebody ends it: the audit log says who.
-    pub fn ends(&self, who: &Who) {
+    /// Somebody ends it: the audit log says who, and whose reload was not done yet.
+    pub fn ends(&mut self, who: &Who) {
+        if let Some(asked) = self.kept.as_mut().and_then(|kept| kept.reloading.take()) {
+            let (name, ended) = (self.name_of_source(), "it ended before the reload was done\n".to_owned());
+            self.journal.reloaded(&asked, [name.clone(), name], &Err(ended));
+        }
         self.journal.ended(who, self.name_of_source());
+    }
+
+    /// Whose reload is under way.
+    pub(super) fn note_reload(&mut self, who: Option<&Who>) {
+        if let Some(kept) = &mut self.kept {
+            kept.reloading = who.cloned();
+        }
     }
 
     /// The name of the configuration in force; nothing where it came from no file.

@@ -25,7 +25,9 @@ impl Balancer {
     /// log has it too.
     pub(super) async fn reload(&mut self, who: &Who) -> Result<String, String> {
         let before = self.name_of_source();
+        self.note_reload(Some(who));
         let outcome = self.try_reload(who).await;
+        self.note_reload(None);
         if let Err(faults) = &outcome {
             tracing::error!(%who, "reload refused, nothing was changed");
             faults.lines().for_each(|line| tracing::error!("{line}"));

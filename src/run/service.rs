@@ -84,6 +84,24 @@ pub(super) fn keep(binds: &[Bind], sockets: &[Vec<Socket>], ports: &[Vec<Port>])
     }
 }
 
+/// Says where systemd keeps fewer sockets than there are: it says nothing itself.
+pub(super) fn tell_too_many(sockets: usize) {
+    /// Of the package's unit. From systemd 254 on it says how many it keeps.
+    const USUAL: usize = 4_096;
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let most = std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok()).unwrap_or(USUAL);
+    if sockets > most {
+        tracing::warn!(
+            sockets,
+            most,
+            "systemd keeps no more than `most` sockets: a restart loses what waits in the others, unless \
+             FileDescriptorStoreMax= in the unit is raised"
+        );
+    }
+}
+
 /// Lets systemd close what a reload closes: these binds, and the ports of relays that the next snapshot has not.
 pub(super) fn forget(binds: &[Bind], previous: &Snapshot, next: &Snapshot) {
     let ports = previous.relays.iter().flat_map(|relay| relay.ports.iter().map(|port| SocketAddr::new(relay.ip, port)));

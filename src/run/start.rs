@@ -173,6 +173,7 @@ fn seed<const N: usize>() -> Result<[u8; N], StartError> {
 /// What to do where the host does not allow so many.
 pub(super) fn allow_open_files(config: &Config, workers: usize) -> Result<usize, String> {
     let files = config.open_files(workers);
+    service::tell_too_many(files.listening);
     let room = host::allow_open_files(files.all, files.connections).map_err(|_| too_few_files(files))?;
     if room < files.connections {
         let OpenFiles { all, connections, .. } = files;

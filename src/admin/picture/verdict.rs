@@ -78,6 +78,7 @@ pub fn verdict(picture: &Picture) -> Verdict {
     let all = picture.servers().count();
     let taking = picture.servers().filter(|server| server.takes_new()).count();
     parts.push(match taking == all {
+        true if all == 1 => "the only server takes calls".to_owned(),
         true => format!("all {all} servers take calls"),
         false => format!("{taking} of {all} servers take calls"),
     });
