@@ -336,7 +336,7 @@ fn a_reload_that_waits_for_the_dns_holds_neither_the_watchdog_nor_the_end() {
     let process = systemd.start_ready();
     let silent = UdpSocket::bind(net.free(17)).unwrap();
     silent.set_read_timeout(Some(DEADLINE)).unwrap();
-    let dns = format!("[dns]\nnameservers = \"{}\"\ntimeout = \"1m\"\n", silent.local_addr().unwrap());
+    let dns = format!("[dns]\nnameservers = \"{}\"\ntimeout = \"30s\"\n", silent.local_addr().unwrap());
     let named = "[[backend.server]]\nname = \"named\"\nregion = \"lagos\"\naddress = \"udp://pbx.example.ng:5060\"\n";
     std::fs::write(
         systemd.folder.path().join("trunkline.toml"),
@@ -362,19 +362,18 @@ fn a_reload_that_waits_for_the_dns_holds_neither_the_watchdog_nor_the_end() {
 #[test]
 fn more_sockets_than_systemd_keeps_are_told() {
     let net = Net(106);
-    let [at, media] = [net.free(3), net.free(4)];
+    let ([at, media], last) = ([net.free(3), net.free(4)], 20_000 + MOST_KEPT);
     let relay = format!(
-        "[[frontend]]\nname = \"rtp\"\nmode = \"relay\"\nbind = \"udp://{}:{}-{}\"\nbackend = \"media\"\n\
-         [[backend]]\nname = \"media\"\ncheck = {{ type = \"none\" }}\n[[backend.server]]\nname = \"m\"\naddress = \"udp://{media}\"\n",
+        "[[frontend]]\nname = \"rtp\"\nmode = \"relay\"\nbind = \"udp://{}:20000-{last}\"\nbackend = \"media\"\n\
+         [[backend]]\nname = \"media\"\ncheck = {{ type = \"none\" }}\n[[backend.server]]\nname = \"m\"\naddress = \"udp://{}\"\nports = \"20000-{last}\"\n",
         at.ip(),
-        20_000,
-        20_000 + MOST_KEPT,
+        media.ip(),
     );
     let mut systemd = Systemd::new(&relay);
     let mut process = systemd.start();
     let told = process.line_with("systemd keeps no more than");
     assert!(told.contains(&format!("sockets={} most={MOST_KEPT}", MOST_KEPT + 1)), "{told}");
-    process.line_with("started");
+    wait_for("READY=1", || systemd.heard("READY=1"));
     process.signal(SIGTERM);
     assert_eq!(systemd.end(process), Some(0));
 }

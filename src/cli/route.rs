@@ -48,7 +48,7 @@ pub fn route(file: &Path, asked: &Asked) -> ExitCode {
 
 /// Whether a backend's calls or flows go where their source says: those of a relay, and of `stick = { on = "source" }`.
 fn goes_by_source(config: &Config, backend: usize) -> bool {
-    let relays = |frontend: &Frontend| frontend.relay().is_some() && frontend.backends().contains(&backend);
+    let relays = |frontend: &Frontend| !frontend.is_proxy() && frontend.backends().contains(&backend);
     let stick = config.backends[backend].stick.as_ref();
     stick.is_some_and(|stick| matches!(stick.on, StickOn::Source { .. })) || config.frontends.iter().any(relays)
 }

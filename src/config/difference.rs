@@ -76,7 +76,7 @@ pub fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
 /// What of a new configuration cannot be done before a restart, nor the rest of it without that: sockets of one mode are none
 /// of the other, and neither are the calls and flows that know a frontend by its name.
 pub fn refused(before: &Config, after: &Config) -> Vec<String> {
-    let mode = |frontend: &Frontend| if frontend.relay().is_some() { "relay" } else { "proxy" };
+    let mode = |frontend: &Frontend| frontend.mode.word();
     let mut lines = Vec::new();
     for is in &after.frontends {
         for was in &before.frontends {

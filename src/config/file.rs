@@ -17,7 +17,9 @@ use super::read::{At, Section};
 use super::streams::{self, Connections, Timeout};
 use super::tls::{self, BackendTls, FrontendTls};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
-use super::{Bind, Breaker, Check, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay};
+use super::{
+    Bind, Breaker, Check, CheckKind, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay,
+};
 use crate::balance::Algorithm;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
@@ -131,6 +133,8 @@ pub struct BackendSection {
     pub pin: Pin,
     pub stick: Option<Stick>,
     pub check: Option<Check>,
+    /// Nobody wrote what the check asks.
+    pub check_unsaid: bool,
     pub suspect: Suspect,
     pub breaker: Option<Breaker>,
     pub when_all_down: WhenAllDown,
@@ -225,12 +229,13 @@ fn unquoted(text: &str, at: usize) -> Option<&str> {
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
     let name = section.required("name", "\"sip\"");
     let limits_section = section.section("limits", "[frontend.limits]");
-    let mode = relay::mode(&section, limits_section.as_ref());
-    let is_relay = mode != Mode::Proxy;
     let binds = section.list("bind");
-    let connections = match is_relay {
-        true => Connections::default(),
-        false => streams::frontend(&section, limits_section.as_ref(), &binds),
+    let mode = relay::mode(&section, limits_section.as_ref(), &binds);
+    let is_relay = mode != Mode::Proxy;
+    let connections = match mode {
+        Mode::Relay(_) => Connections::default(),
+        Mode::RelayStreams => streams::relay(limits_section.as_ref()),
+        Mode::Proxy => streams::frontend(&section, limits_section.as_ref(), &binds),
     };
     let routes = section.sections("route", "[[frontend.route]]").into_iter();
     let read = FrontendSection {
@@ -320,6 +325,7 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
     let servers: Vec<_> = section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect();
     let unread_server = section.count("server") > servers.len();
     let checks = section.section("check", "[backend.check]");
+    let check_unsaid = checks.as_ref().is_none_or(|check| check.place("type").is_none());
     let has_parts = servers.iter().any(|server| server.ports.is_some());
     let read = BackendSection {
         at: section.at(),
@@ -327,6 +333,7 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         pin: pin(section.section("pin", "[backend.pin]")),
         stick: section.section("stick", "[backend.stick]").and_then(stick),
         check: if has_parts { relay::no_check(checks) } else { check(checks) },
+        check_unsaid,
         suspect: suspect(section.section("suspect", "[backend.suspect]")),
         breaker: section.section("breaker", "[backend.breaker]").map(breaker),
         when_all_down: section.word(
@@ -403,6 +410,7 @@ pub fn is_header_name(name: &str) -> bool {
 /// Checks are on unless they are turned off: a balancer that does not know who is alive loses calls.
 fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     let default = Check {
+        kind: CheckKind::Options,
         interval: Duration::from_secs(10),
         timeout: Duration::from_secs(5),
         fast_interval: Duration::from_secs(1),
@@ -414,9 +422,22 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
         resting_codes: vec![503],
     };
     let Some(section) = section else { return Some(default) };
-    let on = section.word("type", true, &[("options", true), ("none", false)]);
+    let kinds = [("options", Some(CheckKind::Options)), ("tcp", Some(CheckKind::Tcp)), ("none", None)];
+    let kind = section.word("type", Some(CheckKind::Options), &kinds);
+    if kind == Some(CheckKind::Tcp) {
+        for key in ["max_forwards", "down_codes", "resting_codes"] {
+            if let Some(at) = section.place(key) {
+                section.fault(
+                    at,
+                    format!("`{key}` is about OPTIONS, and this check only connects"),
+                    "remove it, or `type`",
+                );
+            }
+        }
+    }
     let interval = section.or("interval", default.interval);
     let check = Check {
+        kind: kind.unwrap_or(CheckKind::Options),
         interval,
         timeout: section.or("timeout", default.timeout),
         fast_interval: section.or("fast_interval", default.fast_interval.min(interval)),
@@ -444,7 +465,7 @@ fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
         section.fault(section.at(), "a check's timeout cannot be nothing", "write `timeout = \"5s\"`");
     }
     section.finish(&[]);
-    on.then_some(check)
+    kind.is_some().then_some(check)
 }
 
 /// Statuses that are written; the default where none is.

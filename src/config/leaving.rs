@@ -20,8 +20,8 @@ pub fn with_leaving(wanted: &Config, before: &Config, stays: &Stays<'_>) -> Conf
             }
         }
     }
-    // A relay has nothing in flight that would end: its sockets go at once, its flows with them.
-    for frontend in before.frontends.iter().filter(|frontend| frontend.relay().is_none()) {
+    // A relay has nothing in flight that would end: its sockets go at once, its flows with them. Connections outlive theirs.
+    for frontend in before.frontends.iter().filter(|frontend| frontend.is_proxy()) {
         let stays = |bind: &&Bind| !has_bind(wanted, bind) && (stays.bind)(bind);
         let binds: Vec<_> = frontend.binds.iter().filter(stays).copied().collect();
         if binds.is_empty() {

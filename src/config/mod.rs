@@ -111,8 +111,8 @@ impl Config {
         let ports: usize = relays().flat_map(|(frontend, _)| &frontend.binds).map(|bind| sockets(bind.ports)).sum();
         let flows = relays().map(|(_, relay)| relay.max_flows).sum();
         // `inside` may be two addresses more.
-        let proxies = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
-        let proxies: usize = proxies.map(|frontend| (frontend.binds.len() + 2) * workers).sum();
+        let others = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
+        let proxies: usize = others.map(|frontend| (frontend.binds.len() + 2) * workers).sum();
         // A socket for each check, and where it is no UDP each worker's connection.
         let each = |transport| if transport == Transport::Udp { 1 } else { 1 + workers + OWN };
         let most = |backend: &Backend| {
@@ -120,8 +120,9 @@ impl Config {
             servers + backend.names.iter().map(|name| names::MOST_ADDRESSES * each(name.query.transport)).sum::<usize>()
         };
         let servers = self.backends.iter().map(most).sum::<usize>();
-        let streams = self.frontends.iter().filter(|frontend| frontend.has_streams());
-        let connections = streams.map(|frontend| frontend.connections.most as usize).sum();
+        // As many as clients may have.
+        let each = |frontend: &Frontend| frontend.connections.most as usize * frontend.files_of_connection();
+        let connections = self.frontends.iter().filter(|frontend| frontend.has_streams()).map(each).sum();
         let visitors = self.http.as_ref().map_or(0, |http| http.listeners().len() * (1 + admin::CONNECTIONS));
         let all = BASE + visitors + 8 * workers + servers + proxies + ports + flows;
         OpenFiles { all, ports, flows, listening: proxies + ports, connections }
@@ -225,12 +226,27 @@ impl Frontend {
         self.binds.iter().any(|bind| bind.transport == Transport::Tls)
     }
 
-    /// What `relay` needs to know; `None` in mode `proxy`.
+    /// Whether it reads messages.
+    pub fn is_proxy(&self) -> bool {
+        self.mode == Mode::Proxy
+    }
+
+    /// The bounds of its flows; `None` where it has none: of a proxy, and of a relay of connections.
     pub fn relay(&self) -> Option<&Relay> {
         match &self.mode {
             Mode::Relay(relay) => Some(relay),
-            Mode::Proxy => None,
+            Mode::Proxy | Mode::RelayStreams => None,
         }
+    }
+
+    /// Whether it passes connections on, unread.
+    pub fn relays_streams(&self) -> bool {
+        self.mode == Mode::RelayStreams
+    }
+
+    /// How many open files a client's connection needs.
+    pub fn files_of_connection(&self) -> usize {
+        if self.relays_streams() { RELAYED_FILES } else { 1 }
     }
 
     /// The positions of the backends that it may choose: the default and those of its routes, each once.
@@ -239,6 +255,9 @@ impl Frontend {
     }
 }
 
+/// A relayed connection is one from a client and one to a server.
+pub const RELAYED_FILES: usize = 2;
+
 /// What a frontend does with what comes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -246,6 +265,18 @@ pub enum Mode {
     Proxy,
     /// Datagrams go through unread and unchanged, each client's by a flow of its own.
     Relay(Relay),
+    /// Connections go through unread, each client's by one of its own to a server.
+    RelayStreams,
+}
+
+impl Mode {
+    /// As it is written.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Relay(_) | Self::RelayStreams => "relay",
+        }
+    }
 }
 
 /// The bounds of a relay's flows.
@@ -437,9 +468,19 @@ pub enum StickOn {
     Header(String),
 }
 
+/// What a check asks a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// OPTIONS, as somebody who speaks SIP.
+    Options,
+    /// Whether it lets a connection in; with TLS where its address is tls://.
+    Tcp,
+}
+
 /// How a server's health is asked for: OPTIONS in the server's own transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
+    pub kind: CheckKind,
     pub interval: Duration,
     pub timeout: Duration,
     pub fast_interval: Duration,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fault::Faults;
 use super::file::FrontendSection;
 use super::names::Named;
-use super::read::Section;
+use super::read::{At, Section};
 use super::{Backend, Bind, Check, Frontend, Mode, Ports, Relay, Server, StickOn};
 use crate::sip::Transport;
 
@@ -23,13 +23,30 @@ const PORTS: usize = 32_768;
 
 /// Keys of `[[frontend]]` that change messages, or need them read.
 const FRONTEND_KEYS: &[&str] =
-    &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header", "tls"];
-const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message", "max_connections", "max_connections_per_source"];
+    &["advertise", "aliases", "record_route", "path", "force_rport", "send_to", "source_header"];
+const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
+/// Keys that are about connections, and those that are about flows: in each section, and what to do about it.
+const OF_CONNECTIONS: (&[&str], &[&str]) = (&["tls"], &["max_connections", "max_connections_per_source"]);
+const OF_FLOWS: (&[&str], &[&str]) = (&["idle"], &["max_flows"]);
 pub const ROUTE_KEYS: &[&str] = &["methods", "hosts"];
 
-/// The mode of a frontend, with what only `relay` knows. Refuses the keys of the other mode.
-pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>) -> Mode {
+/// The mode of a frontend with these binds, with what only `relay` knows. Refuses the keys of the other mode.
+pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, binds: &[At<Bind>]) -> Mode {
     let is_relay = section.word("mode", false, &[("proxy", false), ("relay", true)]);
+    let of_streams = binds.first().is_some_and(|bind| bind.value.transport != Transport::Udp);
+    if is_relay {
+        refuse(section, FRONTEND_KEYS);
+        limits.inspect(|limits| refuse(limits, LIMITS_KEYS));
+        let (of_others, kind, instead) = match of_streams {
+            true => (OF_FLOWS, "datagrams", "`timeout` of the backend says how long a connection may be silent"),
+            false => (OF_CONNECTIONS, "connections", "remove it, or write a tcp:// or tls:// address in `bind`"),
+        };
+        refuse_other(section, of_others.0, kind, instead);
+        limits.inspect(|limits| refuse_other(limits, of_others.1, kind, instead));
+        if of_streams {
+            return Mode::RelayStreams;
+        }
+    }
     let max_flows = limits.map(|limits| max_flows(limits));
     if !is_relay {
         if let Some((limits, at)) = limits.and_then(|limits| Some((limits, limits.place("max_flows")?))) {
@@ -39,8 +56,6 @@ pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>) -> Mode
         return Mode::Proxy;
     }
     let idle = section.optional::<Duration>("idle");
-    refuse(section, FRONTEND_KEYS);
-    limits.inspect(|limits| refuse(limits, LIMITS_KEYS));
     if let Some(idle) = idle.as_ref().filter(|idle| !IDLE.contains(&idle.value)) {
         section.fault(idle.at, "`idle` is no time that a flow can be kept for", "write one from \"1s\" to \"24h\"");
     }
@@ -60,6 +75,15 @@ pub fn refuse(section: &Section<'_, '_>, keys: &[&str]) {
         if let Some(at) = section.place(key) {
             let what = format!("`{key}` means nothing in mode \"relay\", which reads no message and changes none");
             section.fault(at, what, "remove it, or write `mode = \"proxy\"`");
+        }
+    }
+}
+
+/// The same for keys that are about another kind of relay.
+fn refuse_other(section: &Section<'_, '_>, keys: &[&str], kind: &str, instead: &str) {
+    for key in keys {
+        if let Some(at) = section.place(key) {
+            section.fault(at, format!("`{key}` is about {kind}, and this relay has none"), instead);
         }
     }
 }
@@ -116,6 +140,17 @@ pub fn judge(section: &FrontendSection, frontend: &Frontend, written: Written<'_
         let (backend, places) = (&backends[at], &places[at]);
         let has_parts = backend.servers.iter().any(|server| server.ports.is_some());
         match (frontend.relay().is_some(), has_parts) {
+            (false, true) if frontend.relays_streams() => faults.push(
+                section.at,
+                format!(
+                    "frontend \"{}\" relays connections, and servers of \"{}\" have `ports`",
+                    frontend.name, backend.name
+                ),
+                "give each server an address and a port",
+            ),
+            (false, false) if frontend.relays_streams() => {
+                section.binds.iter().for_each(|bind| judge_loop(bind.at, bind.value, backend, faults));
+            }
             // What could not be read may be what is missing.
             _ if section.unread_bind || unread[at] => {}
             (true, true) => judge_parts(section, frontend, backend, places, faults),
@@ -127,38 +162,51 @@ pub fn judge(section: &FrontendSection, frontend: &Frontend, written: Written<'_
             ),
             (false, false) => {}
         }
-        if let Some(breaker) = backend.breaker.as_ref().filter(|_| frontend.relay().is_some()) {
+        if let Some(breaker) = backend.breaker.as_ref().filter(|_| !frontend.is_proxy()) {
             let (name, failures) = (&backend.name, breaker.failures);
             let what = format!("a relay sees no answers, and the breaker of \"{name}\" waits for {failures} that fail");
             faults.push(section.at, what, "take `breaker` away, or give the relay a backend of its own");
         }
         let reads = backend.stick.as_ref().filter(|stick| !matches!(stick.on, StickOn::Source { .. }));
-        if frontend.relay().is_some() && reads.is_some() {
+        if !frontend.is_proxy() && reads.is_some() {
             let what = format!("a relay reads no message, and backend \"{}\" sticks by what is in it", backend.name);
             faults.push(section.at, what, "write `stick = { on = \"source\" }` in the backend, or nothing");
         }
     }
-    if frontend.relay().is_some() {
+    if !frontend.is_proxy() {
         judge_transports(section, frontend, backends, faults);
-    } else {
+    }
+    if frontend.relay().is_none() {
         for bind in section.binds.iter().filter(|bind| bind.value.ports.count() > 1) {
-            faults.push(bind.at, "a range of ports is for mode \"relay\"", "write one port, or `mode = \"relay\"`");
+            faults.push(
+                bind.at,
+                "a range of ports is for mode \"relay\" of udp://",
+                "write one port, or `mode = \"relay\"`",
+            );
         }
     }
 }
 
-/// A relay passes datagrams on.
+/// A relay passes datagrams on, or connections, and turns neither into the other.
 fn judge_transports(section: &FrontendSection, frontend: &Frontend, backends: &[Backend], faults: &mut Faults) {
-    for bind in section.binds.iter().filter(|bind| bind.value.transport != Transport::Udp) {
-        let what = format!("a relay has no {}:// yet", bind.value.transport.name());
-        faults.push(bind.at, what, "write udp://, or `mode = \"proxy\"`");
+    let of_streams = frontend.relays_streams();
+    let is_other = |transport: Transport| (transport != Transport::Udp) != of_streams;
+    let (kind, ours) = if of_streams { ("connections", "tcp:// or tls://") } else { ("datagrams", "udp://") };
+    for bind in section.binds.iter().filter(|bind| is_other(bind.value.transport)) {
+        let what =
+            format!("this relay is of {kind}, by its first bind, and this one is {}://", bind.value.transport.name());
+        faults.push(bind.at, what, "give it a frontend of its own");
     }
     for backend in frontend.backends().into_iter().filter_map(|at| backends.get(at)) {
         let servers = backend.servers.iter().map(|server| (&server.name, server.transport));
         let mut all = servers.chain(backend.names.iter().map(|named| (&named.name, named.query.transport)));
-        if let Some((name, transport)) = all.find(|(_, transport)| *transport != Transport::Udp) {
-            let what = format!("a relay has no {}:// yet, and server \"{name}\" is", transport.name());
-            faults.push(section.at, what, "give the relay a backend whose servers are udp://");
+        if let Some((name, transport)) = all.find(|(_, transport)| is_other(*transport)) {
+            let what = format!(
+                "frontend \"{}\" relays {kind}, and server \"{name}\" is {}://",
+                frontend.name,
+                transport.name()
+            );
+            faults.push(section.at, what, format!("give the relay a backend whose servers are {ours}"));
         }
     }
 }
@@ -219,7 +267,7 @@ fn judge_loop(at: usize, bind: Bind, backend: &Backend, faults: &mut Faults) {
 
 /// How many ports all relays bind.
 pub fn judge_count(frontends: &[FrontendSection], faults: &mut Faults) {
-    let relays = frontends.iter().filter(|frontend| frontend.mode != Mode::Proxy);
+    let relays = frontends.iter().filter(|frontend| matches!(frontend.mode, Mode::Relay(_)));
     let mut bound = 0;
     for bind in relays.flat_map(|frontend| &frontend.binds) {
         let before = bound;

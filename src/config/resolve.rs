@@ -13,7 +13,8 @@ use super::read::At;
 use super::relay::Written;
 use super::value::{ServerAddress, Source, is_one_host};
 use super::{
-    Addresses, Backend, Bind, Config, Frontend, Limits, PerSource, Region, Route, Server, admin, relay, streams, tls,
+    Addresses, Backend, Bind, CheckKind, Config, Frontend, Limits, PerSource, Region, Route, Server, admin, relay,
+    streams, tls,
 };
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -62,7 +63,8 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
         faults.push(server.address.at, what, "write addresses, or one name for many servers");
     }
-    let backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
+    let unsaid: Vec<_> = file.backends.iter().map(|backend| backend.check_unsaid).collect();
+    let mut backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
         [("frontend", "[[frontend]]", file.frontends.is_empty()), ("backend", "[[backend]]", backends.is_empty())]
@@ -91,6 +93,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let sections = file.frontends.into_iter();
     let frontends: Vec<_> = sections.map(|section| frontend(section, &backend_names, written, faults)).collect();
     not_ourselves(&frontends, written, faults);
+    connect_only(&mut backends, &unsaid, &frontends, faults);
     file.http.iter().for_each(|http| admin::distinct(http, &frontends, faults));
     Config {
         workers: file.workers,
@@ -102,6 +105,24 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         dns: file.dns,
         frontends,
         backends,
+    }
+}
+
+/// A check that nobody wrote, of servers whom nobody but relays of connections knows, only connects: what they speak is
+/// nobody's business here. `unsaid`: of which backends nobody wrote what a check asks.
+fn connect_only(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend], faults: &mut Faults) {
+    for (at, backend) in backends.iter_mut().enumerate() {
+        let mut users = frontends.iter().filter(|frontend| frontend.backends().contains(&at)).peekable();
+        let relayed = users.peek().is_some() && users.all(Frontend::relays_streams);
+        let Some(check) = &mut backend.check else { continue };
+        if relayed && unsaid[at] {
+            check.kind = CheckKind::Tcp;
+        }
+        let udp = backend.servers.iter().find(|server| server.transport == Transport::Udp);
+        if let (CheckKind::Tcp, Some(server)) = (check.kind, udp) {
+            let what = format!("the check of \"{}\" connects, and server \"{}\" is udp://", backend.name, server.name);
+            faults.push(0, what, "write `check = { type = \"options\" }`");
+        }
     }
 }
 
@@ -282,7 +303,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
         name: section.name.value.clone(),
     };
     relay::judge(&section, &frontend, written, faults);
-    if frontend.relay().is_none() && !section.unread_bind {
+    if frontend.is_proxy() && !section.unread_bind {
         reachable(&frontend, section.at, written.backends, faults);
     }
     for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
@@ -322,7 +343,7 @@ fn reachable(frontend: &Frontend, at: usize, backends: &[Backend], faults: &mut 
 fn not_ourselves(frontends: &[Frontend], written: Written<'_>, faults: &mut Faults) {
     for (backend, places) in written.backends.iter().zip(written.places) {
         for (server, at) in backend.servers.iter().zip(places).filter(|(server, _)| server.ports.is_none()) {
-            let mut proxies = frontends.iter().filter(|frontend| frontend.relay().is_none());
+            let mut proxies = frontends.iter().filter(|frontend| frontend.is_proxy());
             if let Some(frontend) = proxies.find(|frontend| is_at(frontend, server)) {
                 let (what, name) = (format!("{}/{}", backend.name, server.name), &frontend.name);
                 let what = format!("server {what} is this balancer itself: its address is one of frontend \"{name}\"");

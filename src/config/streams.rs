@@ -21,7 +21,10 @@ const IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_
 
 const DEFAULT_CONNECT: Duration = Duration::from_secs(5);
 const CONNECT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const DEFAULT_CLIENT: Duration = Duration::from_secs(2 * 60);
 const DEFAULT_SERVER: Duration = Duration::from_secs(5 * 60);
+/// A protocol that passes unread may be quick.
+const SILENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=*IDLE.end();
 
 /// The bounds of a frontend's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +49,13 @@ pub struct Timeout {
     pub connect: Duration,
     /// One that nothing was heard of for this long is closed; the next request opens another.
     pub server: Duration,
+    /// Of a relay: its connections are closed when neither side sends for the shorter of both.
+    pub client: Duration,
 }
 
 impl Default for Timeout {
     fn default() -> Self {
-        Self { connect: DEFAULT_CONNECT, server: DEFAULT_SERVER }
+        Self { connect: DEFAULT_CONNECT, server: DEFAULT_SERVER, client: DEFAULT_CLIENT }
     }
 }
 
@@ -63,11 +68,16 @@ fn time(section: &Section<'_, '_>, key: &'static str, default: Duration, range: 
     time.value
 }
 
-/// The keys of a frontend in mode `proxy` that are about connections.
-pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, binds: &[At<Bind>]) -> Connections {
+/// How many connections a relay may have; how long they may be silent is its backend's.
+pub fn relay(limits: Option<&Section<'_, '_>>) -> Connections {
     let number = |key, default| limits.map_or(default, |limits| limits.number(key, default, MAX_CONNECTIONS));
     let most = number("max_connections", DEFAULT_MAX_CONNECTIONS);
     let most_of_source = number("max_connections_per_source", DEFAULT_MAX_OF_SOURCE) as u32;
+    Connections { most, most_of_source, ..Connections::default() }
+}
+
+/// The keys of a frontend in mode `proxy` that are about connections.
+pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, binds: &[At<Bind>]) -> Connections {
     let idle = time(section, "idle", DEFAULT_IDLE, IDLE);
     // One that could not be read might be the one.
     if section.count("bind") == binds.len() && binds.iter().all(|bind| bind.value.transport == Transport::Udp) {
@@ -80,17 +90,18 @@ pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, bin
             }
         }
     }
-    Connections { most, most_of_source, idle }
+    Connections { idle, ..relay(limits) }
 }
 
 /// Reads `timeout` of a backend.
 pub fn timeout(section: Section<'_, '_>) -> At<Timeout> {
     let read = Timeout {
         connect: time(&section, "connect", DEFAULT_CONNECT, CONNECT),
-        server: time(&section, "server", DEFAULT_SERVER, IDLE),
+        server: time(&section, "server", DEFAULT_SERVER, SILENCE),
+        client: time(&section, "client", DEFAULT_CLIENT, SILENCE),
     };
     let at = section.at();
-    section.finish(&["client"]);
+    section.finish(&[]);
     At { value: read, at }
 }
 

@@ -174,8 +174,8 @@ pub fn backend(section: Section<'_, '_>) -> At<BackendTls> {
 
 /// A tls:// bind needs certificates, and certificates need a tls:// bind.
 pub fn judge_frontend(section: &FrontendSection, faults: &mut Faults) {
-    // What a relay may have is judged there.
-    if section.mode != Mode::Proxy {
+    // What a relay of datagrams may have is judged there.
+    if matches!(section.mode, Mode::Relay(_)) {
         return;
     }
     let name = &section.name.value;
@@ -350,9 +350,9 @@ address = "udp://10.0.10.12:5060"
             "no certificate can be for \"pbx-.example.ng\"",
             "`tls_name`",
         ],
-        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "`tls` means nothing in mode \"relay\"", "remove it"],
-        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "a relay has no tls:// yet\n", "write udp://"],
-        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "a relay has no tls:// yet, and server \"by", "udp://"],
+        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "`tls` is about connections", "write a tcp:// or tls://"],
+        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "this relay is of datagrams, by its first bind", "its own"],
+        ["\"sips\"\n", "\"sips\"\nmode = \"relay\"\n", "relays datagrams, and server \"by", "udp://"],
     ];
 
     #[test]

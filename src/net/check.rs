@@ -17,7 +17,7 @@ use super::host;
 use super::stream::serve as stream;
 use super::tls::Tls;
 use super::udp::clock;
-use crate::config::Check;
+use crate::config::{Check, CheckKind};
 use crate::sip::framing::{Frame, Framing};
 use crate::sip::header::number;
 use crate::sip::name::Name;
@@ -248,9 +248,13 @@ async fn ask_by_connection(target: &Target, tls: &Tls, nonce: u64) -> io::Result
     let opened = stream::open(SocketAddr::new(source(target), 0), target.address, None);
     let tcp = timeout(target.connect, opened).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let probe = target.probe(tcp.local_addr()?, nonce);
-    let Some((name, backend)) = &target.tls else { return exchange(tcp, &probe).await };
+    let asks = target.check.kind == CheckKind::Options;
+    let Some((name, backend)) = &target.tls else {
+        return if asks { exchange(tcp, &probe).await } else { Ok(Outcome::Connected) };
+    };
     let config = tls.client_config(backend).ok_or(io::ErrorKind::InvalidData)?;
-    exchange(TlsConnector::from(config).connect(name.clone(), tcp).await?, &probe).await
+    let secured = TlsConnector::from(config).connect(name.clone(), tcp).await?;
+    if asks { exchange(secured, &probe).await } else { Ok(Outcome::Connected) }
 }
 
 async fn exchange(mut io: impl AsyncRead + AsyncWrite + Unpin, probe: &Probe) -> io::Result<Outcome> {

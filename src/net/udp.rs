@@ -306,7 +306,8 @@ impl Engine {
         self.carry_out(verdict, Origin { again: true, ..*origin }, snapshot);
     }
 
-    fn wake(&mut self) {
+    /// Whoever keeps the health hears of signs that were left.
+    pub(super) fn wake(&mut self) {
         if std::mem::take(&mut self.tools.memory.sign_left) {
             self.woken.notify_one();
         }

@@ -1,4 +1,5 @@
-//! Mode `relay`: datagrams go through unread and unchanged. A client's flow is its address and the address of ours that
+//! Mode `relay`: datagrams and connections go through unread and unchanged. A connection has one server for as long as it
+//! lives. A client's flow of datagrams is its address and the address of ours that
 //! it talks to; each has a server and, towards it, a socket of its own, so what comes back by that socket is for that
 //! client. A stranger who sends to the same port has a flow of his own: there is nothing that he could take over.
 
@@ -11,7 +12,7 @@ use crate::sip::Flow;
 use crate::sip::token::NameHash;
 use crate::state::binds::RelayBind;
 use crate::state::flows::Entry;
-use crate::state::snapshot::{Backend, Frontend};
+use crate::state::snapshot::{Backend, Frontend, Server};
 use crate::state::stick_table::{Marks, StickTable};
 use crate::state::{Reason, Snapshot, Time};
 
@@ -125,7 +126,7 @@ fn move_flow(
     snapshot: &Snapshot,
     memory: &mut Memory,
 ) -> Result<Verdict, Reason> {
-    let server = choose(flow, frontend, now, snapshot)?;
+    let server = choose(flow, frontend, |_| true, now, snapshot)?;
     if let Some(entry) = memory.flows.get_mut(at) {
         let before = std::mem::replace(&mut entry.server, snapshot.servers[server].id);
         entry.answered = false;
@@ -151,13 +152,10 @@ fn open(
     if frontend.deny.contains(ip) {
         return Err(Reason::Denied);
     }
-    if let Some(pace) = frontend.pace
-        && !frontend.trusted.contains(ip)
-        && !memory.shared.sources.admit(frontend.rate_key(snapshot.keys.source(ip)), now, pace)
-    {
+    if !is_in_time(flow, frontend, now, snapshot, memory) {
         return Err(Reason::RateLimited);
     }
-    let server = choose(flow, frontend, now, snapshot)?;
+    let server = choose(flow, frontend, |_| true, now, snapshot)?;
     let to = &snapshot.servers[server];
     if to.address.ip() == ip && to.ports.map_or(to.address.port(), |_| flow.local.port()) == flow.remote.port() {
         // It would answer itself for ever.
@@ -169,6 +167,13 @@ fn open(
     frontend.live.of(memory.worker).flows_opened.add(1);
     to.live.counters.of(memory.worker).flows_opened.add(1);
     Ok(Verdict::Open { flow: at, server })
+}
+
+/// Whether its source may open one more flow, or connection, already.
+pub fn is_in_time(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) -> bool {
+    let ip = flow.remote.ip();
+    let source = || frontend.rate_key(snapshot.keys.source(ip));
+    frontend.pace.is_none_or(|pace| frontend.trusted.contains(ip) || memory.shared.sources.admit(source(), now, pace))
 }
 
 /// Room for one more flow of a frontend, of all workers together. Two workers that look at once may both take the last.
@@ -193,8 +198,50 @@ fn count_closed(server: NameHash, snapshot: &Snapshot, memory: &Memory) {
     }
 }
 
-/// The server whose port it is; else the one that the source sticks to; else the balance's, by source.
-fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> Result<usize, Reason> {
+/// The server for a client's new connection, none of those that were `tried` for it.
+///
+/// # Errors
+/// [`Reason::ServersFull`] where those that are left have their limit, [`Reason::NoServer`] where nobody is left.
+pub fn server_for(
+    flow: &Flow,
+    frontend: &Frontend,
+    tried: &[NameHash],
+    now: Time,
+    snapshot: &Snapshot,
+) -> Result<usize, Reason> {
+    let is_left = |at: usize| !tried.contains(&snapshot.servers[at].id);
+    let has_room = |at: usize| {
+        let Server { max_calls, rate_interval, live, .. } = &snapshot.servers[at];
+        (*max_calls == 0 || live.open() < u64::from(*max_calls))
+            && (*rate_interval == 0 || live.admit(now, *rate_interval))
+    };
+    choose(flow, frontend, |at| is_left(at) && has_room(at), now, snapshot).map_err(|reason| {
+        let backend = backend(frontend, flow.remote.ip(), snapshot);
+        let is_full = |id| snapshot.server(NameHash(id)).is_some_and(is_left);
+        match backend.settled().find(0, None, true, is_full) {
+            Some(_) => Reason::ServersFull,
+            None => reason,
+        }
+    })
+}
+
+/// A connection to a server came about: its source sticks to it.
+pub fn opened(flow: &Flow, frontend: &Frontend, server: NameHash, now: Time, snapshot: &Snapshot) {
+    let ip = flow.remote.ip();
+    let backend = backend(frontend, ip, snapshot);
+    if let Some((table, stick)) = backend.stick() {
+        let _ = table.confirm(source_key(ip, backend, snapshot), server, Marks::NONE, now, stick.expire);
+    }
+}
+
+/// The server whose port it is; else the one that the source sticks to; else the balance's, by source: one that `takes` it.
+fn choose(
+    flow: &Flow,
+    frontend: &Frontend,
+    takes: impl Fn(usize) -> bool,
+    now: Time,
+    snapshot: &Snapshot,
+) -> Result<usize, Reason> {
     let ip = flow.remote.ip();
     let backend = backend(frontend, ip, snapshot);
     let takes_new = |at: &usize| snapshot.servers[*at].state.takes_new();
@@ -204,12 +251,12 @@ fn choose(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot) -> R
     let key = source_key(ip, backend, snapshot);
     let stick = backend.stick();
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
-    let server = match stuck.filter(takes_new) {
+    let server = match stuck.filter(|at| takes_new(at) && takes(*at)) {
         Some(server) => server,
         // Trial calls of a breaker are none of a relay's: it would not learn how they end.
         None => backend
             .settled()
-            .find(key, backend.preferred_region(ip), false, |_| true)
+            .find(key, backend.preferred_region(ip), true, |id| snapshot.server(NameHash(id)).is_some_and(&takes))
             .and_then(|id| snapshot.server(NameHash(id)))
             .ok_or(Reason::NoServer)?,
     };

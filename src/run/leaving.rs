@@ -50,7 +50,7 @@ impl Leaving {
                 self.servers.entry(server.id).or_insert(now);
             }
         }
-        let proxies = before.frontends.iter().filter(|frontend| frontend.relay().is_none());
+        let proxies = before.frontends.iter().filter(|frontend| frontend.is_proxy());
         for bind in proxies.flat_map(|frontend| &frontend.binds) {
             if !has_bind(wanted, bind) {
                 self.binds.entry(*bind).or_insert(now);

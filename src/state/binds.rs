@@ -104,15 +104,16 @@ impl Plan {
     /// saw of each frontend: that stays for as long as one of its binds has the port.
     pub fn new(config: &Config, host: &Host, before: &[Bind], seen: &Seen) -> Self {
         let mut plan = Self { binds: Vec::new(), relays: relays(config), egresses: Vec::new(), egress_of: Vec::new() };
-        let proxies = || config.frontends.iter().enumerate().filter(|(_, frontend)| frontend.relay().is_none());
-        for (position, frontend) in proxies() {
+        let each = || config.frontends.iter().enumerate();
+        // A relay of datagrams has sockets of its own kind, and one of connections opens them from whatever port is free.
+        for (position, frontend) in each().filter(|(_, frontend)| frontend.relay().is_none()) {
             for bind in &frontend.binds {
                 plan.bind(host, position, frontend, (bind.transport, bind.address));
             }
         }
         plan.egresses.resize(config.frontends.len(), Vec::new());
         plan.egress_of.resize(config.frontends.len(), Vec::new());
-        for (position, frontend) in proxies() {
+        for (position, frontend) in each().filter(|(_, frontend)| frontend.is_proxy()) {
             for inside in [frontend.inside.v4, frontend.inside.v6].into_iter().flatten() {
                 for transport in transports(config, frontend) {
                     let port = port_for(config, frontend, seen, (transport, inside));
@@ -224,7 +225,7 @@ fn port_for(config: &Config, frontend: &Frontend, seen: &Seen, (transport, ip): 
         return local.port();
     }
     let like = |bind: &&Bind| bind.address.is_ipv4() == ip.is_ipv4();
-    let others = || config.frontends.iter().filter(|frontend| frontend.relay().is_none());
+    let others = || config.frontends.iter().filter(|frontend| frontend.is_proxy());
     let first = || others().flat_map(|frontend| &frontend.binds).find(speaks);
     let secure = |transport| transport == Transport::Tls;
     let sibling = || frontend.binds.iter().find(|bind| secure(bind.transport) == secure(transport));

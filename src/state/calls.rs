@@ -95,6 +95,13 @@ impl Snapshot {
         self.tell_balance(server);
     }
 
+    /// A relay's connection to a server began, or ended.
+    pub fn told_of_flow(&self, id: NameHash) {
+        if let Some(server) = self.server(id).filter(|at| self.servers[*at].tells_load) {
+            self.tell_balance(server);
+        }
+    }
+
     /// Tells the balance how busy a server is.
     fn tell_balance(&self, server: usize) {
         let server = &self.servers[server];
@@ -133,7 +140,7 @@ pub(super) fn load(server: &Server, backend: &Backend) -> Option<u32> {
     }
     let load = match backend.config.balance {
         Algorithm::LeastTransactions => server.live.transactions.get() / TRANSACTION,
-        _ => calls,
+        _ => calls + server.live.flows() as i64,
     };
     Some(load.clamp(0, i64::from(u32::MAX)) as u32)
 }

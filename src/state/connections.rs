@@ -63,14 +63,14 @@ impl Connections {
         self.peers.insert((connection.transport, connection.remote), id);
     }
 
-    /// A client's connection takes an open file.
-    pub fn take_room(&self) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
+    /// A client's connection takes so many open files.
+    pub fn take_room(&self, files: usize) {
+        self.taken.fetch_add(files, Ordering::Relaxed);
     }
 
-    /// It is gone, its file too.
-    pub fn give_room_back(&self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+    /// It is gone, its files too.
+    pub fn give_room_back(&self, files: usize) {
+        self.taken.fetch_sub(files, Ordering::Relaxed);
     }
 
     /// A connection is closing: it is no way any more.
@@ -146,6 +146,11 @@ ends! {
     /// From a network in `deny`, from an address that nothing can be sent to, or from no server where only servers are
     /// spoken to.
     Denied = "denied";
+    /// More often than `per_source_rate`.
+    RateLimited = "rate_limited";
+    /// There was no server for it, or all had their limit for too long.
+    NoServer = "no_server";
+    ServersFull = "servers_full";
     /// More than `max_connections` or than there are open files for, or more than `max_connections_per_source`.
     TooMany = "too_many";
     TooManyOfSource = "too_many_of_source";
@@ -204,10 +209,10 @@ mod tests {
         connections.set_room(1);
         connections.insert(id, connection);
         assert!(connections.has_room() && connections.get(id) == Some(connection));
-        connections.take_room();
+        connections.take_room(1);
         connections.close(id);
         assert!(!connections.has_room() && connections.get(id).is_none());
-        connections.give_room_back();
+        connections.give_room_back(1);
         assert!(connections.has_room());
     }
 }

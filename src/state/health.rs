@@ -57,6 +57,8 @@ impl Silence {
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// It let us in, and nothing more was asked.
+    Connected,
     /// A final answer, with the Retry-After that it carried.
     Answered { status: u16, retry_after: Option<Duration> },
     /// Nothing within the timeout.
@@ -78,6 +80,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Check(Outcome::Answered { status, .. }) => write!(f, "check answered {status}"),
+            Self::Check(Outcome::Connected) => write!(f, "check connected"),
             Self::Check(Outcome::Silent) => write!(f, "check was not answered in time"),
             Self::Check(Outcome::Untrusted) => write!(f, "check could not shake hands (TLS)"),
             Self::Check(Outcome::Unreachable) => write!(f, "check found nobody there"),
@@ -233,7 +236,7 @@ fn meaning(outcome: Outcome, check: &Check) -> Meaning {
             Meaning::Resting(retry_after)
         }
         Outcome::Answered { status, .. } if check.down_codes.contains(&status) => Meaning::Failed(Health::Down),
-        Outcome::Answered { .. } => Meaning::Alive,
+        Outcome::Connected | Outcome::Answered { .. } => Meaning::Alive,
         Outcome::Silent | Outcome::Unreachable | Outcome::Untrusted => Meaning::Failed(Health::Dead),
     }
 }
@@ -244,6 +247,7 @@ mod tests {
 
     fn check() -> Check {
         Check {
+            kind: crate::config::CheckKind::Options,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
             fast_interval: Duration::from_secs(1),

@@ -342,6 +342,7 @@ fn check(row: &mut Row, of: &Server) {
             ("L7OKC", "Layer7 check conditionally passed")
         }
         (Outcome::Answered { .. }, true) => ("L7OK", "Layer7 check passed"),
+        (Outcome::Connected, _) => ("L4OK", "Layer4 check passed"),
         (Outcome::Silent, _) => ("L7TOUT", "Layer7 timeout"),
         (Outcome::Unreachable, _) => ("L4CON", "Layer4 connection problem"),
         (Outcome::Untrusted, _) => ("L6RSP", "Layer6 invalid response"),
@@ -357,6 +358,7 @@ fn check(row: &mut Row, of: &Server) {
 pub fn words_of(outcome: Outcome) -> String {
     match outcome {
         Outcome::Answered { status, .. } => format!("OPTIONS answered {status}"),
+        Outcome::Connected => "connected".to_owned(),
         Outcome::Silent => "no answer in time".to_owned(),
         Outcome::Unreachable => "nobody there".to_owned(),
         Outcome::Untrusted => "no TLS handshake".to_owned(),

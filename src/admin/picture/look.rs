@@ -13,7 +13,7 @@ use crate::admin::follow::Following;
 use crate::admin::journal::Journal;
 use crate::admin::roles::Role;
 use crate::admin::{unix_now, view::Place};
-use crate::config::{self, Mode, StickOn, WhenAllDown};
+use crate::config::{self, StickOn, WhenAllDown};
 use crate::state::connections::End;
 use crate::state::counters::{Counter, FrontendCounters, PerWorker, WorkerCounters};
 use crate::state::records::Records;
@@ -112,16 +112,13 @@ impl Scene<'_> {
 
     fn frontend(&self, of: &snapshot::Frontend, iid: usize) -> Frontend {
         let config = &of.config;
-        let (mode, most_flows) = match &config.mode {
-            Mode::Proxy => ("proxy", 0),
-            Mode::Relay(relay) => ("relay", relay.max_flows as u64),
-        };
+        let most_flows = config.relay().map_or(0, |relay| relay.max_flows as u64);
         let flows = || sum(&of.live, |of| &of.flows_opened).saturating_sub(sum(&of.live, |of| &of.flows_closed));
         Frontend {
             id: config.id,
             iid,
             name: config.name.clone(),
-            mode,
+            mode: config.mode.word(),
             binds: config.binds.iter().map(ToString::to_string).collect(),
             open: of.open_connections() + flows(),
             most_open: most_flows + if config.has_streams() { config.connections.most } else { 0 },
@@ -145,7 +142,7 @@ impl Scene<'_> {
         servers.iter().for_each(|server| tally += &server.tally);
         let uptime = records.backend(&config.name);
         let uses = |frontend: &&snapshot::Frontend| frontend.config.backends().iter().any(|at| self.is(*at, config));
-        let is_relay = self.snapshot.frontends.iter().find(uses).is_some_and(|f| f.config.relay().is_some());
+        let is_relay = self.snapshot.frontends.iter().find(uses).is_some_and(|f| !f.config.is_proxy());
         let named = |named: &config::Named| Nameless {
             name: named.name.clone(),
             region: config.regions.get(named.region).map_or_else(String::new, |region| region.name.clone()),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 /// What the connections of one worker may hold together of one kind, in bytes. Beyond it nothing more is taken than the share
 /// that each has: those who are slow take nothing from those who are not.
 const MOST_BUFFERED: usize = 128 << 20;
-const SHARE: usize = 16 << 10;
+pub(super) const SHARE: usize = 16 << 10;
 
 /// Memory of buffers that became empty is kept for those that fill: what a few messages need, and what a connection to a
 /// server gathers in a turn. By capacity, and so many of each. Nearly every message fills a buffer; to ask the allocator each
@@ -73,6 +73,11 @@ impl Buffer {
         }
         self.bytes.extend_from_slice(bytes);
         true
+    }
+
+    /// Whether the worker has room for so many bytes more.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.held.0.bytes.get() + len <= MOST_BUFFERED
     }
 
     /// Takes so many bytes off the front.

@@ -7,11 +7,12 @@
 //! message that is not whole stays behind. To servers each worker has one connection, shared by all clients. What belongs on
 //! another worker's connection goes to that worker, which alone writes to it.
 //!
-//! [`serve`] holds the tasks, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by
+//! [`serve`] holds the tasks, `relay` those of mode `relay`, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by
 //! them, `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks.
 
 mod buffer;
 mod outgoing;
+mod relay;
 pub mod serve;
 pub mod table;
 pub mod unanswered;

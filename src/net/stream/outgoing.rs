@@ -16,7 +16,6 @@ use crate::net::udp::{Engine, Leaving, Origin, clock, slot};
 use crate::proxy::{self, Hop, Passage, Peer, Received, Verdict};
 use crate::sip::token::NameHash;
 use crate::sip::{ConnectionId, Flow, Method, Transport};
-use crate::state::binds::Bind;
 use crate::state::connections::End;
 use crate::state::server::Sign;
 use crate::state::snapshot::Server;
@@ -210,7 +209,7 @@ impl Engine {
         let flow = Flow { transport, local, remote, connection: Some(id) };
         let place = (usize::from(bind.lane), frontend.config.id);
         let server = server.map(|server| &snapshot.servers[server]);
-        let opening = self.opening(transport, server, bind, snapshot);
+        let opening = self.opening(transport, server, bind.dscp, snapshot);
         let opened = server.map_or(Opened::ToPeer, |server| Opened::ToServer(server.id));
         let queued = if server.is_some() { &self.streams.of_servers } else { &self.streams.queued };
         let connection = Rc::new(Connection::new(flow, id, place, opened, queued.clone(), clock()));
@@ -227,14 +226,20 @@ impl Engine {
     }
 
     /// How a connection is opened, to a server or to somebody else.
-    fn opening(&self, transport: Transport, server: Option<&Server>, bind: &Bind, snapshot: &Snapshot) -> Opening {
+    pub(super) fn opening(
+        &self,
+        transport: Transport,
+        server: Option<&Server>,
+        dscp: Option<u8>,
+        snapshot: &Snapshot,
+    ) -> Opening {
         let backend = server.map(|server| &snapshot.backends[usize::from(server.backend)].config);
         let tls = server.zip(backend).filter(|_| transport == Transport::Tls).and_then(|(server, backend)| {
             let written = backend.servers.iter().find(|written| written.id == server.id)?;
             Some((self.streams.tls.client_config(&backend.name)?, server_name(written)?))
         });
         let within = backend.map_or(Timeout::default().connect, |backend| backend.timeout.connect);
-        Opening { dscp: bind.dscp, within, tls }
+        Opening { dscp, within, tls }
     }
 
     /// Forgets a connection that has ended, and sees to what was asked over it.
@@ -247,7 +252,7 @@ impl Engine {
         shared.connections.close(connection.id);
         let of_client = connection.opened == Opened::ByClient;
         if of_client {
-            shared.connections.give_room_back();
+            shared.connections.give_room_back(1);
         }
         if let Some(frontend) = snapshot.frontend(connection.frontend) {
             let live = &snapshot.frontends[frontend].live;

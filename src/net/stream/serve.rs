@@ -20,14 +20,15 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use super::table::Input;
-use super::{Connection, LONGEST_HANDSHAKE, State};
+use super::{Connection, LONGEST_HANDSHAKE, State, relay};
 use crate::net::udp::{Engine, clock};
 use crate::net::{host, socket};
 use crate::sip::Transport;
+use crate::sip::token::NameHash;
 use crate::state::connections::End;
 
 /// Reads from one connection before the others have their turn.
-const READS_IN_A_ROW: usize = 4;
+pub(super) const READS_IN_A_ROW: usize = 4;
 
 /// How long nobody is let in where the process has no descriptor left: else it would try without rest.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,6 +51,10 @@ pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> 
             }
         };
         let Ok(local) = stream.local_addr() else { continue };
+        if engine.borrow_mut().relays(lane) {
+            relay::welcome(stream, lane, &engine);
+            continue;
+        }
         let connection = engine.borrow_mut().accept(lane, local, remote);
         if let Some(connection) = connection {
             let served = Served { connection, engine: Rc::clone(&engine), end: End::Panicked };
@@ -63,21 +68,28 @@ async fn welcome(stream: TcpStream, mut served: Served) {
     if served.connection.flow.transport != Transport::Tls {
         return serve(stream, served).await;
     }
-    match timeout(LONGEST_HANDSHAKE, shake_hands(stream, &served)).await {
-        Ok(Ok(stream)) => {
+    match shake_hands(stream, served.connection.frontend, &served.engine).await {
+        Ok(stream) => {
             served.connection.begun.set(Some(clock()));
             serve(stream, served).await;
         }
-        Ok(Err(end)) => served.end = end,
-        Err(_) => served.end = End::SlowHandshake,
+        Err(end) => served.end = end,
     }
 }
 
-/// Until its first message is there it is a connection among others, and takes no place among the handshakes.
-async fn shake_hands(stream: TcpStream, served: &Served) -> Result<TlsStream<TcpStream>, End> {
-    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|_| End::BadHandshake)?;
-    let (config, _under_way) = served.engine.borrow().begin_handshake(&served.connection)?;
-    begun.into_stream(config).await.map_err(|_| End::BadHandshake)
+/// Shakes hands with a client. Until its first message is there it is a connection among others, and takes no place among the
+/// handshakes.
+pub(super) async fn shake_hands(
+    stream: TcpStream,
+    frontend: NameHash,
+    engine: &Rc<RefCell<Engine>>,
+) -> Result<TlsStream<TcpStream>, End> {
+    let shaken = async {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|_| End::BadHandshake)?;
+        let (config, _under_way) = engine.borrow().begin_handshake(frontend)?;
+        begun.into_stream(config).await.map_err(|_| End::BadHandshake)
+    };
+    timeout(LONGEST_HANDSHAKE, shaken).await.map_err(|_| End::SlowHandshake)?
 }
 
 /// How a connection is opened.

@@ -30,7 +30,7 @@ use crate::state::snapshot::{Frontend, Server};
 use crate::state::{Reason, Snapshot, Time};
 
 /// What is read from a connection at once, and room for it behind what has begun.
-const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 const SCRATCH: usize = MAX_MESSAGE + READ;
 
 /// The largest message of a server that is read to its end and dropped. Behind what claims to be larger still, nothing is
@@ -51,7 +51,7 @@ pub struct Streams {
     pub(super) refused: Map<NameHash, Time>,
     /// Every worker's letter box, by worker.
     pub(super) workers: Vec<mpsc::Sender<Parcel>>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     /// Slots of the arena that hold messages of this batch.
     used: usize,
     /// What the buffers of all connections hold.
@@ -111,23 +111,8 @@ impl Engine {
         let id = self.tools.memory.ids.take();
         let flow = Flow { transport: bind.transport, local, remote, connection: Some(id) };
         let frontend = &snapshot.frontends[bind.frontend as usize];
-        let memory = &self.tools.memory;
-        let counters = frontend.live.of(memory.worker);
         let is_server = snapshot.server_at(&remote, true).is_some();
-        let (registry, limits) = (&memory.shared.connections, &frontend.config.connections);
-        let full = || frontend.open_connections() >= limits.most || !registry.has_room();
-        let refused = match proxy::admit_source(&flow, is_server, frontend, &snapshot) {
-            Err(_) => Some(End::Denied),
-            Ok(()) if !is_server && !frontend.config.has_streams() => Some(End::Denied),
-            Ok(()) if !is_server && full() => Some(End::TooMany),
-            Ok(()) if !registry.admit(frontend.config.id, remote, limits.most_of_source) => Some(End::TooManyOfSource),
-            Ok(()) => None,
-        };
-        if let Some(end) = refused {
-            counters.connection_ends.of(end).add(1);
-            return None;
-        }
-        counters.connections.add(u64::from(!is_server));
+        self.admit(&flow, is_server, frontend, &snapshot)?;
         let connection = Rc::new(Connection::new(
             flow,
             id,
@@ -136,12 +121,35 @@ impl Engine {
             if is_server { &self.streams.of_servers } else { &self.streams.queued }.clone(),
             clock(),
         ));
-        registry.insert(id, connection.known());
-        if !is_server {
-            registry.take_room();
-        }
+        self.tools.memory.shared.connections.insert(id, connection.known());
         self.streams.open.insert(id, Rc::clone(&connection));
         Some(connection)
+    }
+
+    /// Counts a connection that is let in, or why it is not.
+    pub(super) fn admit(&self, flow: &Flow, is_server: bool, frontend: &Frontend, snapshot: &Snapshot) -> Option<()> {
+        let memory = &self.tools.memory;
+        let counters = frontend.live.of(memory.worker);
+        let (registry, limits) = (&memory.shared.connections, &frontend.config.connections);
+        let full = || frontend.open_connections() >= limits.most || !registry.has_room();
+        let refused = match proxy::admit_source(flow, is_server, frontend, snapshot) {
+            Err(_) => Some(End::Denied),
+            Ok(()) if !is_server && !frontend.config.has_streams() => Some(End::Denied),
+            Ok(()) if !is_server && full() => Some(End::TooMany),
+            Ok(()) if !registry.admit(frontend.config.id, flow.remote, limits.most_of_source) => {
+                Some(End::TooManyOfSource)
+            }
+            Ok(()) => None,
+        };
+        if let Some(end) = refused {
+            counters.connection_ends.of(end).add(1);
+            return None;
+        }
+        if !is_server {
+            counters.connections.add(1);
+            registry.take_room(frontend.config.files_of_connection());
+        }
+        Some(())
     }
 
     /// What a new connection reads into.
@@ -150,12 +158,12 @@ impl Engine {
         Input { framing: Framing::default(), begun: Buffer::new(held.clone()), skip: 0, parted: false }
     }
 
-    /// What a client's handshake needs; it is under way until what is beside it is dropped.
+    /// What a handshake with a client of this frontend needs; it is under way until what is beside it is dropped.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn begin_handshake(&self, connection: &Connection) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
-        let config = self.streams.tls.server_config(connection.frontend).ok_or(End::BadHandshake)?;
+    pub fn begin_handshake(&self, frontend: NameHash) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
+        let config = self.streams.tls.server_config(frontend).ok_or(End::BadHandshake)?;
         match Rc::strong_count(&self.streams.handshakes) > MOST_HANDSHAKES {
             true => Err(End::TooManyHandshakes),
             false => Ok((config, Rc::clone(&self.streams.handshakes))),
