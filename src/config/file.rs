@@ -21,6 +21,7 @@ use super::{
     Bind, Breaker, Check, CheckKind, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay,
 };
 use crate::balance::Algorithm;
+use crate::sip::proxy_protocol::Version;
 
 /// More workers than any machine that balances SIP has cores; each costs sockets and buffers.
 const WORKERS: RangeInclusive<u64> = 0..=256;
@@ -104,6 +105,7 @@ pub struct FrontendSection {
     pub limits: LimitsSection,
     pub connections: Connections,
     pub tls: Option<At<FrontendTls>>,
+    pub accept_proxy: Vec<IpNet>,
 }
 
 #[derive(Debug)]
@@ -143,6 +145,7 @@ pub struct BackendSection {
     pub pass_503: bool,
     pub tls: Option<At<BackendTls>>,
     pub timeout: Option<At<Timeout>>,
+    pub send_proxy: Option<At<Version>>,
     pub regions: Vec<RegionSection>,
     pub servers: Vec<ServerSection>,
     /// One of them could not be read, which was told.
@@ -265,6 +268,7 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
         limits: limits_section.map_or_else(LimitsSection::new, limits),
         connections,
         tls: section.section("tls", "[frontend.tls]").map(tls::frontend),
+        accept_proxy: section.values("accept_proxy"),
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
     };
     section.finish(&[]);
@@ -346,6 +350,7 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
         pass_503: section.or("pass_503", false),
         tls: section.section("tls", "[backend.tls]").map(tls::backend),
         timeout: section.section("timeout", "timeout").map(streams::timeout),
+        send_proxy: streams::send_proxy(&section),
         regions: section.sections("region", "[[backend.region]]").into_iter().filter_map(region).collect(),
         servers,
         unread_server,

@@ -32,6 +32,7 @@ use ipnet::IpNet;
 
 use crate::balance::Algorithm;
 use crate::sip::Transport;
+use crate::sip::proxy_protocol::Version;
 use crate::sip::token::NameHash;
 use admin::Http;
 use follow::Follow;
@@ -208,6 +209,8 @@ pub struct Frontend {
     pub connections: Connections,
     /// Where a bind is tls://.
     pub tls: Option<FrontendTls>,
+    /// Networks whose connections begin with a header of the PROXY protocol, which is believed.
+    pub accept_proxy: Vec<IpNet>,
 }
 
 impl Frontend {
@@ -424,6 +427,8 @@ pub struct Backend {
     /// Towards those servers that are tls://.
     pub tls: BackendTls,
     pub timeout: Timeout,
+    /// Which header of the PROXY protocol a relay's connections to its servers begin with.
+    pub send_proxy: Option<Version>,
     pub regions: Vec<Region>,
     /// Those with an address; after [`names::expand`] also those that the DNS has for [`Backend::names`].
     pub servers: Vec<Server>,

@@ -63,6 +63,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
         faults.push(server.address.at, what, "write addresses, or one name for many servers");
     }
+    let headers: Vec<_> = file.backends.iter().map(|backend| backend.send_proxy.as_ref().map(|sent| sent.at)).collect();
     let unsaid: Vec<_> = file.backends.iter().map(|backend| backend.check_unsaid).collect();
     let mut backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
@@ -87,13 +88,14 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
     if let Some(path) = file.state_dir.as_ref().filter(|path| !path.value.starts_with('/')) {
         faults.push(path.at, format!("`state_dir` cannot be \"{}\"", path.value), "write a path from / on");
     }
-    distinct_sources(&backends, &server_places.concat(), faults);
     relay::judge_count(&file.frontends, faults);
     let written = Written { backends: &backends, places: &server_places, unread: &unread };
     let sections = file.frontends.into_iter();
     let frontends: Vec<_> = sections.map(|section| frontend(section, &backend_names, written, faults)).collect();
     not_ourselves(&frontends, written, faults);
-    connect_only(&mut backends, &unsaid, &frontends, faults);
+    settle_relayed(&mut backends, &unsaid, &frontends, faults);
+    distinct_sources(&backends, &server_places.concat(), faults);
+    one_client_each(&backends, &headers, &frontends, faults);
     file.http.iter().for_each(|http| admin::distinct(http, &frontends, faults));
     Config {
         workers: file.workers,
@@ -108,12 +110,16 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
     }
 }
 
-/// A check that nobody wrote, of servers whom nobody but relays of connections knows, only connects: what they speak is
-/// nobody's business here. `unsaid`: of which backends nobody wrote what a check asks.
-fn connect_only(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend], faults: &mut Faults) {
+/// Servers whom nobody but relays of connections knows send no requests, so several may have one address; and a check of theirs
+/// that nobody wrote only connects: what they speak is nobody's business here. `unsaid`: of which backends nobody wrote what a check
+/// asks.
+fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend], faults: &mut Faults) {
     for (at, backend) in backends.iter_mut().enumerate() {
         let mut users = frontends.iter().filter(|frontend| frontend.backends().contains(&at)).peekable();
         let relayed = users.peek().is_some() && users.all(Frontend::relays_streams);
+        if relayed {
+            backend.servers.iter_mut().for_each(|server| server.sources.retain(|source| source.written));
+        }
         let Some(check) = &mut backend.check else { continue };
         if relayed && unsaid[at] {
             check.kind = CheckKind::Tcp;
@@ -122,6 +128,20 @@ fn connect_only(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend
         if let (CheckKind::Tcp, Some(server)) = (check.kind, udp) {
             let what = format!("the check of \"{}\" connects, and server \"{}\" is udp://", backend.name, server.name);
             faults.push(0, what, "write `check = { type = \"options\" }`");
+        }
+    }
+}
+
+/// A header of the PROXY protocol names one client: of connections that all clients share it could name none.
+fn one_client_each(backends: &[Backend], headers: &[Option<usize>], frontends: &[Frontend], faults: &mut Faults) {
+    for ((at, backend), header) in backends.iter().enumerate().zip(headers) {
+        let mut others = frontends.iter().filter(|of| !of.relays_streams() && of.backends().contains(&at));
+        if let (Some(place), Some(frontend)) = (header, others.next()) {
+            let what = format!(
+                "`send_proxy` of \"{}\", and frontend \"{}\" is no relay of connections",
+                backend.name, frontend.name
+            );
+            faults.push(*place, what, "a proxy tells servers by `source_header`; give the relay a backend of its own");
         }
     }
 }
@@ -300,6 +320,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
         limits: limits(&section.limits),
         connections: section.connections.clone(),
         tls: section.tls.as_ref().map(|tls| tls.value.clone()),
+        accept_proxy: section.accept_proxy.clone(),
         name: section.name.value.clone(),
     };
     relay::judge(&section, &frontend, written, faults);
@@ -437,6 +458,7 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         pass_503: section.pass_503,
         tls: section.tls.map_or_else(Default::default, |tls| tls.value),
         timeout: section.timeout.map_or_else(Default::default, |timeout| timeout.value),
+        send_proxy: section.send_proxy.map(|version| version.value),
         regions,
         servers,
         names: named,

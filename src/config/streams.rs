@@ -8,6 +8,7 @@ use super::names::Named;
 use super::read::{At, Section};
 use super::{Bind, Server};
 use crate::sip::Transport;
+use crate::sip::proxy_protocol::Version;
 
 /// Each is an open file and some kilobytes.
 const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
@@ -81,9 +82,12 @@ pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, bin
     let idle = time(section, "idle", DEFAULT_IDLE, IDLE);
     // One that could not be read might be the one.
     if section.count("bind") == binds.len() && binds.iter().all(|bind| bind.value.transport == Transport::Udp) {
-        for (section, key) in
-            [(Some(section), "idle"), (limits, "max_connections"), (limits, "max_connections_per_source")]
-        {
+        for (section, key) in [
+            (Some(section), "idle"),
+            (Some(section), "accept_proxy"),
+            (limits, "max_connections"),
+            (limits, "max_connections_per_source"),
+        ] {
             if let Some((section, at)) = section.and_then(|section| Some((section, section.place(key)?))) {
                 let what = format!("`{key}` is about connections, and every bind of this frontend is udp://");
                 section.fault(at, what, "remove it, or add a tcp:// or tls:// address to `bind`");
@@ -91,6 +95,13 @@ pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, bin
         }
     }
     Connections { idle, ..relay(limits) }
+}
+
+/// Reads `send_proxy` of a backend.
+pub fn send_proxy(section: &Section<'_, '_>) -> Option<At<Version>> {
+    let versions = [("off", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))];
+    let version = section.word("send_proxy", None, &versions);
+    version.map(|value| At { value, at: section.place("send_proxy").unwrap_or(section.at()) })
 }
 
 /// Reads `timeout` of a backend.

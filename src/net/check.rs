@@ -21,6 +21,7 @@ use crate::config::{Check, CheckKind};
 use crate::sip::framing::{Frame, Framing};
 use crate::sip::header::number;
 use crate::sip::name::Name;
+use crate::sip::proxy_protocol::{self, Version};
 use crate::sip::reply::Probe;
 use crate::sip::token::NameHash;
 use crate::sip::{MAX_MESSAGE, Message, Transport};
@@ -47,6 +48,8 @@ pub struct Target {
     pub tls: Option<(ServerName<'static>, String)>,
     /// How long a connection may take.
     pub connect: Duration,
+    /// Which header of the PROXY protocol it expects.
+    pub send_proxy: Option<Version>,
     /// What servers see of us; used where it is on this node.
     pub inside: Option<IpAddr>,
     pub check: Check,
@@ -246,7 +249,10 @@ fn outcome(probe: &Probe, message: &[u8]) -> Option<Outcome> {
 /// The same by a connection that is opened for it: a server that lets nobody in any more is found out, too.
 async fn ask_by_connection(target: &Target, tls: &Tls, nonce: u64) -> io::Result<Outcome> {
     let opened = stream::open(SocketAddr::new(source(target), 0), target.address, None);
-    let tcp = timeout(target.connect, opened).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let mut tcp = timeout(target.connect, opened).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    if let Some(version) = target.send_proxy {
+        tcp.write_all(&proxy_protocol::write(version, None)).await?;
+    }
     let probe = target.probe(tcp.local_addr()?, nonce);
     let asks = target.check.kind == CheckKind::Options;
     let Some((name, backend)) = &target.tls else {

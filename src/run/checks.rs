@@ -72,6 +72,7 @@ impl Checks {
                     address: server.address,
                     tls: server_name(server).map(|name| (name, backend.name.clone())),
                     connect: backend.timeout.connect,
+                    send_proxy: backend.send_proxy,
                     inside: inside_for(config, at, server.address.ip()),
                     check: check.clone(),
                     seed: self.seed ^ u64::from(server.id.0) << 17,

@@ -7,7 +7,7 @@
 //! Reading order: [`datagram`] (is it SIP at all), [`name`] and [`lines`] (which headers are where), [`Message::parse`],
 //! [`framing`] (where a stream's messages end), [`via`] and [`uri`] (the two grammars inside), [`token`] and [`side`]
 //! (what we write into messages to find our way back), [`edit`] (changing the head in place), [`reply`] (messages made
-//! from nothing).
+//! from nothing). [`proxy_protocol`] is no SIP: it is what may stand before the first message of a connection.
 
 mod base32;
 pub mod datagram;
@@ -18,6 +18,7 @@ pub mod lines;
 pub mod message;
 pub mod name;
 pub mod parser;
+pub mod proxy_protocol;
 pub mod reply;
 pub mod side;
 mod siphash;

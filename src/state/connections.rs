@@ -160,6 +160,10 @@ ends! {
     BadHandshake = "bad_handshake";
     /// The buffers of the worker's connections were full.
     NoRoom = "no_room";
+    /// From a network in `accept_proxy`, and without a whole header of the PROXY protocol in time; and with one from another
+    /// network.
+    NoProxyHeader = "no_proxy_header";
+    ForgedProxyHeader = "forged_proxy_header";
     /// What it sent is not SIP, or its end cannot be told.
     NotSip = "not_sip";
     NotFramed = "not_framed";

@@ -53,6 +53,8 @@ pub struct Frontend {
     pub live: Arc<PerWorker<FrontendCounters>>,
     pub deny: Networks,
     pub trusted: Networks,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub accept_proxy: Networks,
     /// How often a source may open something, where that is limited.
     pub pace: Option<Pace>,
     pub send_to: Networks,
@@ -416,6 +418,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             live,
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
+            accept_proxy: Networks::new(&frontend.accept_proxy),
             pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),

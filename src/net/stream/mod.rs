@@ -7,10 +7,11 @@
 //! message that is not whole stays behind. To servers each worker has one connection, shared by all clients. What belongs on
 //! another worker's connection goes to that worker, which alone writes to it.
 //!
-//! [`serve`] holds the tasks, `relay` those of mode `relay`, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by
+//! [`serve`] holds the tasks, `relay` those of mode `relay`, `header` what stands before all that, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by
 //! them, `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks.
 
 mod buffer;
+mod header;
 mod outgoing;
 mod relay;
 pub mod serve;
@@ -46,6 +47,9 @@ const LONGEST_MESSAGE: Duration = Duration::from_secs(30);
 /// millisecond of the processor and some 50 kilobytes.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 const MOST_HANDSHAKES: usize = 1000;
+
+/// How long who speaks for somebody else may take to say for whom.
+const LONGEST_HEADER: Duration = Duration::from_secs(5);
 
 /// How long the other end may take to close its side after we have closed ours. What it still sends is read and thrown away:
 /// else our last answer might never reach it (RFC 9293 §3.6.1).

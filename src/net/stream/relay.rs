@@ -12,19 +12,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::buffer::{Buffer, SHARE};
-use super::serve::{Opening, READS_IN_A_ROW, open, shake_hands};
+use super::serve::{Ends, Opening, READS_IN_A_ROW, open, shake_hands};
 use super::table::READ;
 use crate::config::RELAYED_FILES;
 use crate::net::host;
 use crate::net::udp::{Engine, clock};
 use crate::proxy;
+use crate::sip::proxy_protocol::{self, Proxied};
 use crate::sip::token::NameHash;
 use crate::sip::{Flow, Transport};
 use crate::state::connections::End;
@@ -40,8 +41,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Takes a client's connection in, or closes it.
-pub fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>) {
-    if let Some(relayed) = Relayed::new(&stream, lane, engine) {
+pub(super) fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>, ends: Ends) {
+    if let Some(relayed) = Relayed::new(lane, engine, ends) {
         tokio::task::spawn_local(relayed.serve(stream));
     }
 }
@@ -61,6 +62,10 @@ struct Relayed {
     shared: Arc<Shared>,
     worker: usize,
     flow: Flow,
+    /// What servers are told of it, where they are.
+    proxied: Proxied,
+    /// It may not begin with a header of the PROXY protocol: a server could take it for ours.
+    suspected: bool,
     frontend: NameHash,
     live: Arc<PerWorker<FrontendCounters>>,
     /// Counted there as a flow.
@@ -75,8 +80,7 @@ enum ToServer {
 }
 
 impl Relayed {
-    fn new(stream: &TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>) -> Option<Self> {
-        let (local, remote) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+    fn new(lane: usize, engine: &Rc<RefCell<Engine>>, Ends { local, remote, proxied }: Ends) -> Option<Self> {
         let mut used = engine.borrow_mut();
         let snapshot = Arc::clone(used.snapshot.load());
         let bind = &snapshot.binds[snapshot.bind_of_lane(lane)?];
@@ -89,14 +93,15 @@ impl Relayed {
         used.admit(&flow, false, frontend, &snapshot)?;
         let (shared, worker) = (Arc::clone(&used.tools.memory.shared), used.tools.memory.worker);
         drop(used);
-        let (engine, live) = (Rc::clone(engine), Arc::clone(&frontend.live));
         Some(Self {
-            engine,
+            engine: Rc::clone(engine),
             shared,
             worker,
             flow,
+            suspected: proxied.is_none() && !frontend.config.accept_proxy.is_empty(),
+            proxied: proxied.unwrap_or(Proxied { source: remote, destination: local }),
             frontend: frontend.config.id,
-            live,
+            live: Arc::clone(&frontend.live),
             server: None,
             end: End::Panicked,
         })
@@ -184,6 +189,7 @@ impl Relayed {
             transport: server.transport,
             opening: engine.opening(server.transport, Some(server), frontend.config.dscp, &snapshot),
             idle: config.timeout.client.min(config.timeout.server),
+            header: config.send_proxy.map(|version| proxy_protocol::write(version, Some(self.proxied))),
         };
         server.live.counters.of(self.worker).flows_opened.add(1);
         snapshot.told_of_flow(server.id);
@@ -228,6 +234,7 @@ impl Relayed {
     ) -> End {
         let held = self.engine.borrow().streams.queued.clone();
         let (mut there, mut back) = (Way::new(Buffer::new(held.clone())), Way::new(Buffer::new(held)));
+        there.judged = !self.suspected;
         let (mut last, mut broken) = (clock(), [false; 2]);
         let mut silence = Box::pin(sleep(idle));
         let end = poll_fn(|cx| {
@@ -240,6 +247,9 @@ impl Relayed {
             if before != (there.moved, back.moved) {
                 last = clock();
                 self.count(there.moved - before.0, back.moved - before.1);
+            }
+            if there.forged {
+                return Poll::Ready(End::ForgedProxyHeader);
             }
             if there.over && back.over {
                 return Poll::Ready(if broken == [false; 2] { End::Closed } else { End::Broken });
@@ -303,13 +313,19 @@ struct Chosen {
     transport: Transport,
     opening: Opening,
     idle: Duration,
+    /// What the connection begins with.
+    header: Option<Vec<u8>>,
 }
 
 impl Chosen {
     async fn open(&self) -> io::Result<ToServer> {
         let Opening { dscp, within, tls } = &self.opening;
         let opened = async {
-            let stream = open(self.local, self.address, *dscp).await?;
+            let mut stream = open(self.local, self.address, *dscp).await?;
+            if let Some(header) = &self.header {
+                // In one piece, for Kamailio looks once.
+                stream.write_all(header).await?;
+            }
             Ok(match tls {
                 Some((config, name)) => {
                     let connector = TlsConnector::from(Arc::clone(config));
@@ -334,6 +350,9 @@ struct Way {
     breaks: bool,
     /// Nothing goes this way any more.
     over: bool,
+    /// It is no header of the PROXY protocol that begins it, or one is allowed; until that is known nothing goes on.
+    judged: bool,
+    forged: bool,
     /// What was written may lie in a record of TLS.
     unflushed: bool,
     moved: u64,
@@ -347,7 +366,16 @@ enum Gone {
 
 impl Way {
     fn new(pending: Buffer) -> Self {
-        Self { pending, ended: false, breaks: false, over: false, unflushed: false, moved: 0 }
+        Self {
+            pending,
+            ended: false,
+            breaks: false,
+            over: false,
+            judged: true,
+            forged: false,
+            unflushed: false,
+            moved: 0,
+        }
     }
 
     fn pump(
@@ -358,7 +386,9 @@ impl Way {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Gone>> {
         for _ in 0..READS_IN_A_ROW {
-            while !self.pending.is_empty() {
+            // Nothing follows that could make a header of it.
+            self.judged |= self.ended;
+            while self.judged && !self.pending.is_empty() {
                 let len = ready!(write(to, &self.pending, cx))?;
                 self.pending.take(len);
                 self.moved += len as u64;
@@ -385,6 +415,11 @@ impl Way {
                 Poll::Ready(Ok(())) if room.filled().is_empty() => self.ended = true,
                 Poll::Ready(Ok(())) => {
                     let bytes = room.filled();
+                    if !self.judged {
+                        let _ = self.pending.put(bytes);
+                        self.judge();
+                        continue;
+                    }
                     let written = match write(to, bytes, cx) {
                         Poll::Ready(written) => written?,
                         Poll::Pending => 0,
@@ -398,6 +433,14 @@ impl Way {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Way {
+    /// Looks whether it begins with a header of the PROXY protocol.
+    fn judge(&mut self) {
+        self.forged = proxy_protocol::begins(&self.pending) == Some(true);
+        self.judged = proxy_protocol::begins(&self.pending) == Some(false);
     }
 }
 

@@ -20,10 +20,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use super::table::Input;
-use super::{Connection, LONGEST_HANDSHAKE, State, relay};
+use super::{Connection, LONGEST_HANDSHAKE, State, header, relay};
 use crate::net::udp::{Engine, clock};
 use crate::net::{host, socket};
 use crate::sip::Transport;
+use crate::sip::proxy_protocol::Proxied;
 use crate::sip::token::NameHash;
 use crate::state::connections::End;
 
@@ -51,15 +52,33 @@ pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> 
             }
         };
         let Ok(local) = stream.local_addr() else { continue };
-        if engine.borrow_mut().relays(lane) {
-            relay::welcome(stream, lane, &engine);
-            continue;
+        let begins_with_header = engine.borrow_mut().header_from(lane, remote.ip());
+        match begins_with_header {
+            true => drop(tokio::task::spawn_local(header::hear(stream, lane, Rc::clone(&engine), (local, remote)))),
+            false => take_in(stream, lane, &engine, Ends { local, remote, proxied: None }),
         }
-        let connection = engine.borrow_mut().accept(lane, local, remote);
-        if let Some(connection) = connection {
-            let served = Served { connection, engine: Rc::clone(&engine), end: End::Panicked };
-            tokio::task::spawn_local(welcome(stream, served));
-        }
+    }
+}
+
+/// Who is at the ends of a connection that comes.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub local: SocketAddr,
+    /// Who it is for, where somebody else opened it.
+    pub remote: SocketAddr,
+    /// What the one who opened it said, if he was asked.
+    pub proxied: Option<Proxied>,
+}
+
+/// Serves a client's connection from here on, or closes it.
+pub(super) fn take_in(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>, ends: Ends) {
+    if engine.borrow_mut().relays(lane) {
+        return relay::welcome(stream, lane, engine, ends);
+    }
+    let connection = engine.borrow_mut().accept(lane, ends.local, ends.remote);
+    if let Some(connection) = connection {
+        let served = Served { connection, engine: Rc::clone(engine), end: End::Panicked };
+        tokio::task::spawn_local(welcome(stream, served));
     }
 }
 

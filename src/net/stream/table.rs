@@ -164,10 +164,13 @@ impl Engine {
     /// Why there is none.
     pub fn begin_handshake(&self, frontend: NameHash) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
         let config = self.streams.tls.server_config(frontend).ok_or(End::BadHandshake)?;
-        match Rc::strong_count(&self.streams.handshakes) > MOST_HANDSHAKES {
-            true => Err(End::TooManyHandshakes),
-            false => Ok((config, Rc::clone(&self.streams.handshakes))),
-        }
+        Ok((config, self.under_way()?))
+    }
+
+    /// One more connection is about to be told apart, until this is dropped.
+    pub(super) fn under_way(&self) -> Result<Rc<()>, End> {
+        let full = Rc::strong_count(&self.streams.handshakes) > MOST_HANDSHAKES;
+        if full { Err(End::TooManyHandshakes) } else { Ok(Rc::clone(&self.streams.handshakes)) }
     }
 
     /// Reads what came and does what it asks for. Ready with the reason where the connection is at its end.
