@@ -97,9 +97,30 @@ address = "udp://10.0.10.22"
 ports = "10100-10199"
 "#;
 
+/// The same for those of a relay of connections.
+const RELAY_OF_CONNECTIONS: &str = r#"
+[[frontend]]
+name = "api"
+mode = "relay"
+bind = "tcp://203.0.113.10:8443"
+backend = "api"
+[[backend]]
+name = "api"
+#backend#
+[backend.timeout]
+#backend.timeout#
+[[backend.server]]
+name = "api-1"
+address = "tcp://10.0.10.31:8443"
+"#;
+
 /// The configuration that a key belongs to.
 fn base(key: &str) -> &'static str {
-    if ["idle", "max_flows", "ports"].contains(&key) { RELAY } else { BASE }
+    match key {
+        "idle" | "max_flows" | "ports" => RELAY,
+        "send_proxy" | "client" => RELAY_OF_CONNECTIONS,
+        _ => BASE,
+    }
 }
 
 /// The base with lines of one section, which take the place of what it says there about the same keys.
