@@ -107,6 +107,8 @@ backend = "api"
 [[backend]]
 name = "api"
 #backend#
+[backend.check]
+#backend.check#
 [backend.timeout]
 #backend.timeout#
 [[backend.server]]
@@ -114,11 +116,13 @@ name = "api-1"
 address = "tcp://10.0.10.31:8443"
 "#;
 
-/// The configuration that a key belongs to.
-fn base(key: &str) -> &'static str {
-    match key {
-        "idle" | "max_flows" | "ports" => RELAY,
-        "send_proxy" | "client" => RELAY_OF_CONNECTIONS,
+/// The configuration that a key of a section belongs to.
+fn base(section: &str, key: &str) -> &'static str {
+    match (section, key) {
+        (_, "idle" | "max_flows" | "ports") => RELAY,
+        (_, "send_proxy" | "client") | ("backend.check", "path" | "host" | "method" | "expect" | "body") => {
+            RELAY_OF_CONNECTIONS
+        }
         _ => BASE,
     }
 }
@@ -128,7 +132,7 @@ fn with(section: &str, lines: &[&str]) -> String {
     let mark = format!("#{section}#");
     let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
     let keys: BTreeSet<_> = lines.iter().map(|line| key(line)).collect();
-    let base = lines.first().map_or(BASE, |line| base(&key(line)));
+    let base = lines.first().map_or(BASE, |line| base(section, &key(line)));
     let (before, after) = base.split_once(&mark).unwrap_or_else(|| panic!("the base has no {mark}"));
     let head = before.rfind("\n[").map_or(0, |at| at + 1);
     let kept: Vec<_> = before[head..].lines().filter(|line| !keys.contains(&key(line))).collect();
@@ -209,12 +213,12 @@ fn every_example_is_accepted() {
 
 #[test]
 fn every_default_is_the_default() {
-    let plain = |key: &str| parse(base(key)).unwrap();
+    let plain = |row: &Row<'_>| parse(base(row.section, row.key)).unwrap();
     let mut compared = 0;
     for row in rows() {
         let Some(default) = code(row.default) else { continue };
         let written = parse(&with(row.section, &[&row.line(default)]));
-        assert_eq!(written, Ok(plain(row.key)), "[{}] {} = {default}", row.section, row.key);
+        assert_eq!(written, Ok(plain(&row)), "[{}] {} = {default}", row.section, row.key);
         compared += 1;
     }
     assert!(compared > 15, "{compared} defaults were compared");

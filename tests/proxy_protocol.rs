@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -82,6 +82,9 @@ fn ask(from: Ipv4Addr, at: SocketAddr, before: &[u8]) -> (String, SocketAddr) {
         std::thread::sleep(Duration::from_millis(2));
     }
     let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+    if !before.is_empty() {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
     let mut answer = Vec::new();
     // A reset is an answer too: none.
     let _ = stream.read_to_end(&mut answer);
@@ -135,6 +138,15 @@ fn whoever_is_believed_is_believed_and_told_on_and_nobody_else() {
          [[backend.server]]\nname = \"p\"\naddress = \"tcp://{pbx}\"\n",
         net.ip(2)
     );
+    // Its server believes headers, and it sends none.
+    let (trusted, trusted_door, way) = (net.free(1), net.free(24), net.free(23));
+    forward(way, receivers[0]);
+    config += &format!(
+        "[[frontend]]\nname = \"trusted\"\nmode = \"relay\"\nbind = \"tcp://{trusted}\"\nbackend = \"trusted\"\n\
+         accept_proxy = [\"{listed}\"]\n[[backend]]\nname = \"trusted\"\ncheck = {{ type = \"none\" }}\n\
+         [[backend.server]]\nname = \"s\"\naddress = \"tcp://{way}\"\n"
+    );
+    senders.add("send-proxy", trusted_door, trusted);
     let sip_door = net.free(25);
     senders.add("send-proxy-v2", sip_door, sip);
     let (seen, requests) = channel();
@@ -164,7 +176,9 @@ fn whoever_is_believed_is_believed_and_told_on_and_nobody_else() {
     let proxied = Proxied { source: ([10, 9, 9, 9], 999).into(), destination: ([10, 9, 9, 8], 998).into() };
     for version in [Version::V1, Version::V2] {
         let forged = write(version, Some(proxied));
-        assert_eq!(ask(client, relays[0], &forged).0, "", "{version:?}: it goes no further");
+        for at in [trusted, trusted_door] {
+            assert_eq!(ask(client, at, &forged).0, "", "{version:?}: it goes no further");
+        }
         // Its second version begins like a keepalive, which has its answer.
         assert!(["", "\r\n"].contains(&ask(client, sip, &forged).0.as_str()), "{version:?}");
     }
@@ -180,7 +194,7 @@ fn whoever_is_believed_is_believed_and_told_on_and_nobody_else() {
         metrics.lines().find_map(|line| line.strip_prefix(&begin)?.parse::<u64>().ok()).unwrap_or(0)
     };
     for (proxy, reason, count) in [
-        ("haproxy-v1", "forged_proxy_header", 2),
+        ("trusted", "forged_proxy_header", 4),
         ("haproxy-v1", "no_proxy_header", 3),
         ("haproxy-v1", "denied", 1),
         ("sip", "not_sip", 2),
@@ -200,7 +214,7 @@ fn forward(at: SocketAddr, to: SocketAddr) {
             for (mut from, mut to) in ways {
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut to);
-                    to.shutdown(std::net::Shutdown::Write)
+                    to.shutdown(Shutdown::Write)
                 });
             }
         }

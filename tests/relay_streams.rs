@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -310,8 +311,6 @@ fn sources_stick_and_connections_outlive_what_made_them() {
     wait_for("the address to be closed", || TcpStream::connect(at).is_err());
     assert!(echoes(b"when nothing of it is in the file any more"));
     drop(held);
-    let metrics = || get(looked_at, "/metrics");
-    wait_for("nobody to be there", || metrics().contains("trunkline_up 1") || !metrics().is_empty());
     balancer.stop();
 }
 
@@ -350,12 +349,75 @@ fn limits_have_names() {
     assert!(both.iter().all(|(_, held)| *held) && !hold(130).1, "a third of one source");
     let (_third, held) = hold(131);
     assert!(held && !hold(132).1, "the server takes three");
+    // Until it is counted it is one of four.
+    wait_for("it to be gone", || ends("servers_full") == 1);
     assert!(!hold(130).1 && !hold(130).1, "and this one came too often");
     for (name, count) in [("denied", 1), ("too_many_of_source", 2), ("servers_full", 1), ("rate_limited", 1)] {
         wait_for(name, || ends(name) == count);
     }
     drop(both);
     wait_for("room", || hold(133).1);
+    drop(_third);
+    let open = || -> Vec<String> {
+        let stat = ask(&balancer.folder.path().join("admin.sock"), "show stat").unwrap();
+        stat.lines()
+            .skip(1)
+            .filter_map(|row| row.split(',').nth(4).map(str::to_owned))
+            .filter(|open| open != "0")
+            .collect()
+    };
+    assert!(support::process::within(DEADLINE, || open().is_empty()), "nobody is there any more: {:?}", open());
+    balancer.stop();
+}
+
+/// nginx answers as each line says, on a port of its own.
+fn nginx(folder: &Path, answers: &[(SocketAddr, &str)]) -> Process {
+    let sections: String = answers
+        .iter()
+        .map(|(at, answer)| format!("server {{ listen {at}; location = /health {{ {answer} }} }}\n"))
+        .collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\nuser root;\nerror_log {0}/error;\npid {0}/pid;\nevents {{}}\n\
+         http {{ access_log off; {sections} }}\n",
+        folder.display()
+    );
+    std::fs::write(folder.join("nginx.conf"), text).unwrap();
+    let process = Process::start(Command::new("nginx").arg("-c").arg(folder.join("nginx.conf")));
+    for (at, _) in answers {
+        wait_for("nginx listens", || TcpStream::connect(at).is_ok());
+    }
+    process
+}
+
+/// Status, text, nobody: each check says what it found, in HAProxy's words too; and who is well again is up again.
+#[test]
+fn checks_of_http_say_what_is_wrong() {
+    let net = Net(112);
+    let folder = tempfile::TempDir::new().unwrap();
+    let servers = net.servers();
+    let well = "return 200 'all well';";
+    let answers = [well, "return 200 'not quite';", "return 500 'all well';", "return 444;"];
+    let answers: Vec<_> = servers.iter().copied().zip(answers).collect();
+    let first = nginx(folder.path(), &answers);
+    let (at, looked_at) = (net.free(1), net.free(3));
+    let check = "check = { type = \"http\", path = \"/health\", expect = \"200\", body = \"all well\", host = \"api.example.ng\", \
+                 interval = \"500ms\", fast_interval = \"200ms\", fall = 1, rise = 1 }";
+    let text = relay(&format!("tcp://{at}"), &servers, "", check);
+    let balancer = Balancer::start(WORKERS, &format!("{}{text}", admin(looked_at)));
+    let socket = balancer.folder.path().join("admin.sock");
+    let found = || -> Vec<String> {
+        let stat = ask(&socket, "show stat").unwrap();
+        let rows = stat.lines().filter(|row| row.starts_with("api,s") || row.starts_with("pool,s"));
+        let cell = |row: &str, at: usize| row.split(',').nth(at).unwrap_or_default().to_owned();
+        rows.map(|row| format!("{} {} {}", cell(row, 17), cell(row, 36), cell(row, 37))).collect()
+    };
+    let expected = ["UP L7OK 200", "DOWN L7RSP 200", "DOWN L7STS 500", "DOWN L4CON ", "DOWN L4CON "];
+    let deadline = support::process::within(DEADLINE, || found() == expected);
+    assert!(deadline, "{:?}", found());
+    drop(first);
+    let all: Vec<_> = servers.iter().map(|at| (*at, well)).collect();
+    let _second = nginx(folder.path(), &all);
+    wait_for("all to be well", || found().iter().all(|row| row == "UP L7OK 200"));
     balancer.stop();
 }
 

@@ -37,7 +37,7 @@ const SERVERS: [Ipv4Addr; 3] =
 const LOADS: [Load; 4] = [Load::Closed, Load::Open(5_000), Load::Open(20_000), Load::Open(50_000)];
 
 /// What can be measured alone, by its word on the command line.
-const ALL_PARTS: [&str; 3] = ["calls", "relay", "streams"];
+const ALL_PARTS: [&str; 4] = ["calls", "relay", "streams", "relayed"];
 
 /// How much is measured.
 struct Plan {
@@ -73,8 +73,8 @@ fn main() -> ExitCode {
         [part, "--quick"] if ALL_PARTS.contains(part) => run(&QUICK, &[part]),
         _ => {
             eprintln!(
-                "usage: benches/run [calls|relay|streams] [--quick]\n  calls    only SIP over UDP\n  relay    only media\n  \
-                 streams  only SIP over TCP, and handshakes of TLS\n  --quick  within three minutes, and docs/performance.md \
+                "usage: benches/run [calls|relay|streams|relayed] [--quick]\n  calls    only SIP over UDP\n  relay    only media\n  \
+                 streams  only SIP over TCP, and handshakes of TLS\n  relayed  only connections that pass unread\n  --quick  within three minutes, and docs/performance.md \
                  stays as it is"
             );
             return ExitCode::from(2);
@@ -100,6 +100,7 @@ fn run(plan: &Plan, parts: &[&str]) -> Result<bool, Box<dyn Error>> {
         missed.extend(match *part {
             "calls" => side_by_side(plan, folder.path())?,
             "relay" => relay::run(plan, folder.path())?,
+            "relayed" => streams::run_relayed(plan, folder.path())?,
             _ => streams::run(plan, folder.path())?,
         });
     }

@@ -1,4 +1,4 @@
-//! SIP over TCP beside HAProxy, nginx and Kamailio, and handshakes of TLS beside HAProxy.
+//! SIP over TCP beside HAProxy, nginx and Kamailio, handshakes of TLS beside HAProxy, and relays of connections beside both.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -60,6 +60,44 @@ const HANDSHAKES: Part = Part {
     ],
 };
 
+const RELAYED: Part = Part {
+    mark: Mark("relayed connections"),
+    who: &["Trunkline", "HAProxy", "nginx", "Trunkline again"],
+    loads: &[
+        Load {
+            title: "100 connections, 4 requests in flight on each",
+            unit: "message",
+            closed: true,
+            bars: &[0.0, 1.1],
+        },
+        Load {
+            title: "Connect, one request and its answer, close; 32 at a time",
+            unit: "connection",
+            closed: true,
+            bars: &[0.0, 1.1],
+        },
+    ],
+};
+
+const RELAYED_TLS: Part = Part {
+    mark: Mark("relayed connections with TLS"),
+    who: &["Trunkline", "HAProxy", "Trunkline again"],
+    loads: &[
+        Load {
+            title: "100 connections over TLS, 4 requests in flight on each",
+            unit: "message",
+            closed: true,
+            bars: &[0.0, 1.1],
+        },
+        Load {
+            title: "Connect, handshake, one request and its answer, close; 32 at a time",
+            unit: "connection",
+            closed: true,
+            bars: &[0.0, 1.1],
+        },
+    ],
+};
+
 /// What the clients do under each load.
 const TALKS: [Manner; 2] = [
     Manner { connections: 100, flight: 4, stays: true, tls: false },
@@ -69,6 +107,9 @@ const HANDSHAKE_TALKS: [Manner; 2] = [
     Manner { connections: 32, flight: 0, stays: false, tls: true },
     Manner { connections: 32, flight: 1, stays: false, tls: true },
 ];
+
+const RELAYED_TLS_TALKS: [Manner; 2] =
+    [Manner { connections: 100, flight: 4, stays: true, tls: true }, HANDSHAKE_TALKS[1]];
 
 /// A contestant that runs, and the servers that it was told of.
 struct Running {
@@ -87,6 +128,25 @@ pub fn run(plan: &Plan, folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let measure = |who: &Running, load: usize, time| Ok(measure(who, TALKS[load], time, folder)?.0);
     let mut missed = STREAMS.run(plan, about, start, measure)?;
     missed.extend(handshakes(plan, folder)?);
+    Ok(missed)
+}
+
+/// Measures, shows and keeps what relays of connections cost; says which bars were missed.
+pub fn run_relayed(plan: &Plan, folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let versions = [version("/usr/sbin/haproxy")?, version("/usr/sbin/nginx")?];
+    let about =
+        || format!("{}; OPTIONS of {SIZE} bytes, {} servers, unread by all\n", versions.join(", "), SERVERS.len());
+    let measure = |who: &Running, manner: Manner, time| Ok(measure(who, manner, time, folder)?.0);
+    let plain = |at: usize| start(&RELAYED, at, None, folder);
+    let mut missed =
+        RELAYED.run(plan, about, plain, |who: &Running, load: usize, time| measure(who, TALKS[load], time))?;
+    let certificate = certificate(folder)?;
+    let secured = |at: usize| start(&RELAYED_TLS, at, Some(&certificate), folder);
+    missed.extend(
+        RELAYED_TLS.run(plan, about, secured, |who: &Running, load: usize, time| {
+            measure(who, RELAYED_TLS_TALKS[load], time)
+        })?,
+    );
     Ok(missed)
 }
 
@@ -122,7 +182,7 @@ fn certificate(folder: &Path) -> Result<std::path::PathBuf, Box<dyn Error>> {
 
 /// Starts one contestant, on an address and in a folder of its own.
 fn start(part: &Part, at: usize, tls: Option<&Path>, folder: &Path) -> Result<Running, Box<dyn Error>> {
-    let folder = folder.join(format!("{}-{at}", part.mark.0));
+    let folder = folder.join(format!("{}-{at}", part.mark.0.replace(' ', "-")));
     fs::create_dir_all(&folder)?;
     let servers: Vec<SocketAddr> = SERVERS.into_iter().map(free).collect::<Result<_, _>>()?;
     let front = free(Ipv4Addr::new(127, 0, 2, 111 + at as u8))?;
@@ -130,7 +190,10 @@ fn start(part: &Part, at: usize, tls: Option<&Path>, folder: &Path) -> Result<Ru
         "HAProxy" => haproxy(front, &servers, tls, &folder),
         "nginx" => nginx(front, &servers, &folder),
         "Kamailio" => kamailio(front, &servers, &folder),
-        _ => trunkline(front, &servers, tls, &folder),
+        _ => {
+            let relays = [RELAYED.mark.0, RELAYED_TLS.mark.0].contains(&part.mark.0);
+            trunkline(front, &servers, (tls, if relays { "relay" } else { "proxy" }), &folder)
+        }
     }?;
     let mut program = Program::start(part.who[at], &command, Stdio::null(), BALANCER_CORE, &folder)?;
     program.listens_on(front)?;
@@ -140,7 +203,7 @@ fn start(part: &Part, at: usize, tls: Option<&Path>, folder: &Path) -> Result<Ru
 fn trunkline(
     front: SocketAddr,
     servers: &[SocketAddr],
-    tls: Option<&Path>,
+    (tls, mode): (Option<&Path>, &str),
     folder: &Path,
 ) -> Result<Command, Box<dyn Error>> {
     let servers =
@@ -153,7 +216,7 @@ fn trunkline(
         Some(file) => ("tls", format!("[frontend.tls]\ncertificates = \"{}\"\n", file.display())),
     };
     let text = format!(
-        "[[frontend]]\nname = \"sip\"\nmode = \"proxy\"\nbind = \"{scheme}://{front}\"\n\
+        "[[frontend]]\nname = \"sip\"\nmode = \"{mode}\"\nbind = \"{scheme}://{front}\"\n\
          inside = \"{inside}\"\nbackend = \"b\"\n{certificates}\
          [[backend]]\nname = \"b\"\ncheck = {{ type = \"none\" }}\n{servers}",
     );

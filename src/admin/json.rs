@@ -154,13 +154,15 @@ fn check(of: &Server, picture: &Picture) -> Value {
     let (Some((rise, fall)), Some(record)) = (of.check, &of.record) else { return Value::Null };
     let ago = |checked: &Checked| picture.made.since(checked.at).as_secs();
     let word = |checked: &Checked| match checked.outcome {
-        Outcome::Answered { status, .. } => format!("{status} in {:.1} ms", ms(checked.took)),
+        Outcome::Answered { status, .. } | Outcome::Http { status, has_text: true } => {
+            format!("{status} in {:.1} ms", ms(checked.took))
+        }
         outcome => words_of(outcome),
     };
     let one = |checked: &Checked| json!({"ok": checked.passed, "word": word(checked), "ago_seconds": ago(checked)});
     let Some(last) = record.checks.back() else { return Value::Null };
     let status = match last.outcome {
-        Outcome::Answered { status, .. } => Some(status),
+        Outcome::Answered { status, .. } | Outcome::Http { status, .. } => Some(status),
         _ => None,
     };
     json!({

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 
 use super::admin::{self, Http};
+use super::check::{Check, check, statuses};
 use super::dns::{Dns, dns};
 use super::fault::{Faults, holds_secret};
 use super::follow::{self, Follow};
@@ -17,9 +18,7 @@ use super::read::{At, Section};
 use super::streams::{self, Connections, Timeout};
 use super::tls::{self, BackendTls, FrontendTls};
 use super::value::{Dscp, Percent, Rate, ServerAddress, Source};
-use super::{
-    Bind, Breaker, Check, CheckKind, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay,
-};
+use super::{Bind, Breaker, ForceRport, Mode, Path, Pin, Ports, Stick, StickOn, Suspect, WhenAllDown, relay};
 use crate::balance::Algorithm;
 use crate::sip::proxy_protocol::Version;
 
@@ -38,8 +37,6 @@ const LONGEST_SLOW_START: Duration = Duration::from_secs(60 * 60);
 /// From the shortest message that carries a call to the most that UDP carries.
 const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
 const BURST: RangeInclusive<u64> = 1..=1_000_000;
-const THRESHOLD: RangeInclusive<u64> = 1..=100;
-const STATUS: RangeInclusive<u64> = 200..=699;
 /// A 2xx is nobody's failure.
 const FAILURE: RangeInclusive<u64> = 300..=699;
 /// The trial calls of a half-open breaker: each has a place of its own that workers look through.
@@ -410,81 +407,6 @@ pub fn is_header_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
-/// Checks are on unless they are turned off: a balancer that does not know who is alive loses calls.
-fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
-    let default = Check {
-        kind: CheckKind::Options,
-        interval: Duration::from_secs(10),
-        timeout: Duration::from_secs(5),
-        fast_interval: Duration::from_secs(1),
-        rise: 2,
-        fall: 5,
-        max_forwards: 70,
-        // Any other final answer is a sign of life: 501 and 505 were at least read by somebody.
-        down_codes: std::iter::once(408).chain((500..600).filter(|code| ![501, 503, 505].contains(code))).collect(),
-        resting_codes: vec![503],
-    };
-    let Some(section) = section else { return Some(default) };
-    let kinds = [("options", Some(CheckKind::Options)), ("tcp", Some(CheckKind::Tcp)), ("none", None)];
-    let kind = section.word("type", Some(CheckKind::Options), &kinds);
-    if kind == Some(CheckKind::Tcp) {
-        for key in ["max_forwards", "down_codes", "resting_codes"] {
-            if let Some(at) = section.place(key) {
-                section.fault(
-                    at,
-                    format!("`{key}` is about OPTIONS, and this check only connects"),
-                    "remove it, or `type`",
-                );
-            }
-        }
-    }
-    let interval = section.or("interval", default.interval);
-    let check = Check {
-        kind: kind.unwrap_or(CheckKind::Options),
-        interval,
-        timeout: section.or("timeout", default.timeout),
-        fast_interval: section.or("fast_interval", default.fast_interval.min(interval)),
-        rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
-        fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
-        max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
-        down_codes: statuses(&section, "down_codes", default.down_codes, STATUS),
-        resting_codes: statuses(&section, "resting_codes", default.resting_codes, STATUS),
-    };
-    if check.interval < Duration::from_millis(100) || check.fast_interval < Duration::from_millis(100) {
-        section.fault(
-            section.at(),
-            "checks more often than every 100 ms are an attack on the server",
-            "write a longer interval",
-        );
-    }
-    if let Some(fast) = section.optional::<Duration>("fast_interval").filter(|fast| fast.value > check.interval) {
-        section.fault(
-            fast.at,
-            "`fast_interval` is longer than `interval`",
-            "a server that changes its state is looked at more often, not less: write a shorter one",
-        );
-    }
-    if check.timeout.is_zero() {
-        section.fault(section.at(), "a check's timeout cannot be nothing", "write `timeout = \"5s\"`");
-    }
-    section.finish(&[]);
-    kind.is_some().then_some(check)
-}
-
-/// Statuses that are written; the default where none is.
-fn statuses(section: &Section<'_, '_>, key: &'static str, default: Vec<u16>, range: RangeInclusive<u64>) -> Vec<u16> {
-    let written = section.list::<u64>(key);
-    if written.is_empty() {
-        return default;
-    }
-    for status in written.iter().filter(|status| !range.contains(&status.value)) {
-        let (low, high) = (range.start(), range.end());
-        let what = if status.value < *STATUS.start() { "is no final status" } else { "cannot stand here" };
-        section.fault(status.at, format!("{} {what}", status.value), format!("write statuses from {low} to {high}"));
-    }
-    written.iter().filter(|status| range.contains(&status.value)).map(|status| status.value as u16).collect()
 }
 
 /// A duration in a range.

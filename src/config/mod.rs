@@ -5,6 +5,7 @@
 //! their defaults and limits; [`resolve`] ties names to each other; [`key`] is the format of `cluster.key`.
 
 pub mod admin;
+mod check;
 pub mod difference;
 mod dns;
 pub mod fault;
@@ -35,6 +36,7 @@ use crate::sip::Transport;
 use crate::sip::proxy_protocol::Version;
 use crate::sip::token::NameHash;
 use admin::Http;
+pub use check::{Check, CheckKind, HttpCheck};
 use follow::Follow;
 pub use names::Named;
 use names::Query;
@@ -471,31 +473,6 @@ pub enum StickOn {
     ToUser,
     /// A header, by its name as configured.
     Header(String),
-}
-
-/// What a check asks a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckKind {
-    /// OPTIONS, as somebody who speaks SIP.
-    Options,
-    /// Whether it lets a connection in; with TLS where its address is tls://.
-    Tcp,
-}
-
-/// How a server's health is asked for: OPTIONS in the server's own transport.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    pub kind: CheckKind,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub fast_interval: Duration,
-    pub rise: u32,
-    pub fall: u32,
-    pub max_forwards: u8,
-    /// Final statuses that mean "not alive".
-    pub down_codes: Vec<u16>,
-    /// Final statuses that mean "alive, but no new calls".
-    pub resting_codes: Vec<u16>,
 }
 
 /// When a server's silence makes it suspect.

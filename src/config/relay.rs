@@ -259,7 +259,10 @@ fn judge_without_parts(section: &FrontendSection, backend: &Backend, faults: &mu
 /// A server that is the relay's own socket would get its own datagrams for ever.
 fn judge_loop(at: usize, bind: Bind, backend: &Backend, faults: &mut Faults) {
     let reached = |server: &Server| server.ports.unwrap_or(Ports::one(server.address.port()));
-    let own = |server: &&Server| server.address.ip() == bind.address.ip() && reached(server).overlaps(bind.ports);
+    // A relay of datagrams refuses what comes from a port of its own.
+    let (ip, of_all) = (bind.address.ip(), bind.address.ip().is_unspecified() && bind.transport != Transport::Udp);
+    let is_here = |server: &Server| server.address.ip() == ip || of_all && server.address.ip().is_loopback();
+    let own = |server: &&Server| is_here(server) && reached(server).overlaps(bind.ports);
     if let Some(server) = backend.servers.iter().find(own) {
         let what = format!("server {}/{} is this balancer itself", backend.name, server.name);
         faults.push(at, what, "write the address of a server, or bind another one");

@@ -125,7 +125,7 @@ fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Fronte
             check.kind = CheckKind::Tcp;
         }
         let udp = backend.servers.iter().find(|server| server.transport == Transport::Udp);
-        if let (CheckKind::Tcp, Some(server)) = (check.kind, udp) {
+        if let (CheckKind::Tcp | CheckKind::Http(_), Some(server)) = (&check.kind, udp) {
             let what = format!("the check of \"{}\" connects, and server \"{}\" is udp://", backend.name, server.name);
             faults.push(0, what, "write `check = { type = \"options\" }`");
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -17,7 +18,7 @@ use super::host;
 use super::stream::serve as stream;
 use super::tls::Tls;
 use super::udp::clock;
-use crate::config::{Check, CheckKind};
+use crate::config::{Check, CheckKind, HttpCheck};
 use crate::sip::framing::{Frame, Framing};
 use crate::sip::header::number;
 use crate::sip::name::Name;
@@ -32,6 +33,10 @@ use crate::state::server::{Health, Sign};
 /// RFC 3261's T1 and its doubling, inside the check's timeout.
 const RETRANSMIT: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(2000)];
+
+/// So much of an answer of HTTP is searched for its text, and so long may its first line be.
+const MOST_OF_ANSWER: usize = 64 * 1024;
+const MOST_OF_STATUS_LINE: usize = 4096;
 
 /// Signs that may wait; one of each kind is all there is between two looks.
 const SIGNS: usize = 4;
@@ -254,13 +259,60 @@ async fn ask_by_connection(target: &Target, tls: &Tls, nonce: u64) -> io::Result
         tcp.write_all(&proxy_protocol::write(version, None)).await?;
     }
     let probe = target.probe(tcp.local_addr()?, nonce);
-    let asks = target.check.kind == CheckKind::Options;
-    let Some((name, backend)) = &target.tls else {
-        return if asks { exchange(tcp, &probe).await } else { Ok(Outcome::Connected) };
-    };
+    let Some((name, backend)) = &target.tls else { return converse(tcp, target, &probe).await };
     let config = tls.client_config(backend).ok_or(io::ErrorKind::InvalidData)?;
     let secured = TlsConnector::from(config).connect(name.clone(), tcp).await?;
-    if asks { exchange(secured, &probe).await } else { Ok(Outcome::Connected) }
+    converse(secured, target, &probe).await
+}
+
+/// What is asked by a connection that is open.
+async fn converse(io: impl AsyncRead + AsyncWrite + Unpin, target: &Target, probe: &Probe) -> io::Result<Outcome> {
+    match &target.check.kind {
+        CheckKind::Options => exchange(io, probe).await,
+        CheckKind::Tcp => Ok(Outcome::Connected),
+        CheckKind::Http(http) => ask_http(io, http, target.address).await,
+    }
+}
+
+/// Asks, and reads the answer as far as it is needed: its status, and the text that it must hold.
+async fn ask_http(
+    mut io: impl AsyncRead + AsyncWrite + Unpin,
+    HttpCheck { method, path, host, body, .. }: &HttpCheck,
+    address: SocketAddr,
+) -> io::Result<Outcome> {
+    let host = host.clone().unwrap_or_else(|| address.to_string());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Trunkline\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    io.write_all(request.as_bytes()).await?;
+    io.flush().await?;
+    let mut bytes = Vec::new();
+    loop {
+        let ended = match io.read_buf(&mut bytes).await {
+            Ok(len) => len == 0,
+            // What came before a reset, or TLS without its goodbye, is an answer too.
+            Err(_) if !bytes.is_empty() => true,
+            Err(error) => return Err(error),
+        };
+        let status = http_status(&bytes);
+        let has_text = body.as_ref().is_none_or(|text| memmem::find(&bytes, text.as_bytes()).is_some());
+        match status {
+            Some(status) if has_text || ended || bytes.len() > MOST_OF_ANSWER => {
+                return Ok(Outcome::Http { status, has_text });
+            }
+            None if ended => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // Nobody who speaks HTTP.
+            None if bytes.len() > MOST_OF_STATUS_LINE => return Ok(Outcome::Silent),
+            _ => {}
+        }
+    }
+}
+
+/// `HTTP/1.1 200 OK`, once the line is whole (RFC 9112 §4).
+fn http_status(bytes: &[u8]) -> Option<u16> {
+    let line = bytes.strip_prefix(b"HTTP/1.")?;
+    memchr::memchr(b'\n', line)?;
+    number(line.get(2..5)?)?.try_into().ok()
 }
 
 async fn exchange(mut io: impl AsyncRead + AsyncWrite + Unpin, probe: &Probe) -> io::Result<Outcome> {

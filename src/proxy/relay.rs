@@ -12,6 +12,7 @@ use crate::sip::Flow;
 use crate::sip::token::NameHash;
 use crate::state::binds::RelayBind;
 use crate::state::flows::Entry;
+use crate::state::server::{Admin, Health};
 use crate::state::snapshot::{Backend, Frontend, Server};
 use crate::state::stick_table::{Marks, StickTable};
 use crate::state::{Reason, Snapshot, Time};
@@ -215,7 +216,16 @@ pub fn server_for(
         (*max_calls == 0 || live.open() < u64::from(*max_calls))
             && (*rate_interval == 0 || live.admit(now, *rate_interval))
     };
-    choose(flow, frontend, |at| is_left(at) && has_room(at), now, snapshot).map_err(|reason| {
+    let chosen = choose(flow, frontend, |at| is_left(at) && has_room(at), now, snapshot);
+    // While a check looks whether one that refused lives, and nobody else is there, it is asked all the same.
+    let id = &backend(frontend, flow.remote.ip(), snapshot).config.name;
+    let is_suspect = |at: &usize| {
+        let Server { state, backend, .. } = &snapshot.servers[*at];
+        let is_here = snapshot.backends[usize::from(*backend)].config.name == *id;
+        is_here && (state.admin, state.health) == (Admin::Ready, Health::Suspect) && is_left(*at) && has_room(*at)
+    };
+    let suspect = || (0..snapshot.servers.len()).find(is_suspect);
+    chosen.or_else(|reason| suspect().ok_or(reason)).map_err(|reason| {
         let backend = backend(frontend, flow.remote.ip(), snapshot);
         let is_full = |id| snapshot.server(NameHash(id)).is_some_and(is_left);
         match backend.settled().find(0, None, true, is_full) {

@@ -68,7 +68,7 @@ fn read_v1(bytes: &[u8]) -> Header {
     if line == "UNKNOWN" || line.starts_with("UNKNOWN ") {
         return whole(None);
     }
-    addresses(line).map_or(Header::Broken, |proxied| whole(Some(proxied)))
+    addresses(line).map_or(Header::Broken, |proxied| whole(Some(proxied.canonical())))
 }
 
 /// `TCP4 192.0.2.1 203.0.113.10 40000 443`
@@ -116,7 +116,15 @@ fn read_v2(bytes: &[u8]) -> Header {
         // For itself, or for a kind of address that a connection here cannot have.
         _ => None,
     };
-    Header::Whole { len, proxied }
+    Header::Whole { len, proxied: proxied.map(Proxied::canonical) }
+}
+
+impl Proxied {
+    /// IPv4 as such, though it was sent in the form of IPv6: lists of networks know it so.
+    fn canonical(self) -> Self {
+        let plain = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+        Self { source: plain(self.source), destination: plain(self.destination) }
+    }
 }
 
 /// The header of a connection for somebody; `None`: for ourselves.
@@ -182,11 +190,7 @@ mod tests {
         ) {
             let version = if v2 { Version::V2 } else { Version::V1 };
             let written = write(version, Some(Proxied { source, destination }));
-            let (source, destination) = match source.is_ipv4() == destination.is_ipv4() {
-                true => (source, destination),
-                false => (in_v6(source), in_v6(destination)),
-            };
-            let whole = Header::Whole { len: written.len(), proxied: Some(Proxied { source, destination }) };
+            let whole = Header::Whole { len: written.len(), proxied: Some(Proxied { source, destination }.canonical()) };
             prop_assert_eq!(read(&[&written[..], &rest].concat()), whole);
             for cut in 0..written.len() {
                 prop_assert_eq!(read(&written[..cut]), Header::Incomplete);

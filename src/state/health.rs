@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Time;
 use super::server::{Health, Sign};
-use crate::config::{Check, Suspect};
+use crate::config::{Check, CheckKind, Suspect};
 
 /// Failed checks that make a suspect dead: the sign was the first warning, so `fall` would be too patient.
 const SUSPECT_FALL: u32 = 2;
@@ -59,6 +59,8 @@ impl Silence {
 pub enum Outcome {
     /// It let us in, and nothing more was asked.
     Connected,
+    /// An answer of HTTP, and whether it holds the text that it must.
+    Http { status: u16, has_text: bool },
     /// A final answer, with the Retry-After that it carried.
     Answered { status: u16, retry_after: Option<Duration> },
     /// Nothing within the timeout.
@@ -80,6 +82,8 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Check(Outcome::Answered { status, .. }) => write!(f, "check answered {status}"),
+            Self::Check(Outcome::Http { has_text: false, .. }) => write!(f, "check was answered without the text"),
+            Self::Check(Outcome::Http { status, .. }) => write!(f, "check answered {status} (HTTP)"),
             Self::Check(Outcome::Connected) => write!(f, "check connected"),
             Self::Check(Outcome::Silent) => write!(f, "check was not answered in time"),
             Self::Check(Outcome::Untrusted) => write!(f, "check could not shake hands (TLS)"),
@@ -236,6 +240,10 @@ fn meaning(outcome: Outcome, check: &Check) -> Meaning {
             Meaning::Resting(retry_after)
         }
         Outcome::Answered { status, .. } if check.down_codes.contains(&status) => Meaning::Failed(Health::Down),
+        Outcome::Http { status, has_text } => match &check.kind {
+            CheckKind::Http(http) if has_text && http.expects(status) => Meaning::Alive,
+            _ => Meaning::Failed(Health::Down),
+        },
         Outcome::Connected | Outcome::Answered { .. } => Meaning::Alive,
         Outcome::Silent | Outcome::Unreachable | Outcome::Untrusted => Meaning::Failed(Health::Dead),
     }
@@ -247,7 +255,7 @@ mod tests {
 
     fn check() -> Check {
         Check {
-            kind: crate::config::CheckKind::Options,
+            kind: CheckKind::Options,
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
             fast_interval: Duration::from_secs(1),

@@ -337,11 +337,12 @@ fn check(row: &mut Row, of: &Server) {
         return;
     };
     let (word, words) = match (last.outcome, last.passed) {
-        (Outcome::Answered { .. }, false) => ("L7STS", "Layer7 wrong status"),
+        (Outcome::Http { has_text: false, .. }, _) => ("L7RSP", "Layer7 invalid response"),
+        (Outcome::Answered { .. } | Outcome::Http { .. }, false) => ("L7STS", "Layer7 wrong status"),
         (Outcome::Answered { .. }, true) if of.state.health == Health::Resting => {
             ("L7OKC", "Layer7 check conditionally passed")
         }
-        (Outcome::Answered { .. }, true) => ("L7OK", "Layer7 check passed"),
+        (Outcome::Answered { .. } | Outcome::Http { .. }, true) => ("L7OK", "Layer7 check passed"),
         (Outcome::Connected, _) => ("L4OK", "Layer4 check passed"),
         (Outcome::Silent, _) => ("L7TOUT", "Layer7 timeout"),
         (Outcome::Unreachable, _) => ("L4CON", "Layer4 connection problem"),
@@ -349,7 +350,7 @@ fn check(row: &mut Row, of: &Server) {
     };
     row.text(check_status, word).text(check_desc, words).text(last_chk, words_of(last.outcome));
     row.numbers([(check_duration, last.took.as_millis() as u64)]);
-    if let Outcome::Answered { status: code, .. } = last.outcome {
+    if let Outcome::Answered { status: code, .. } | Outcome::Http { status: code, .. } = last.outcome {
         row.numbers([(check_code, code.into())]);
     }
 }
@@ -358,6 +359,8 @@ fn check(row: &mut Row, of: &Server) {
 pub fn words_of(outcome: Outcome) -> String {
     match outcome {
         Outcome::Answered { status, .. } => format!("OPTIONS answered {status}"),
+        Outcome::Http { status, has_text: true } => format!("HTTP answered {status}"),
+        Outcome::Http { status, has_text: false } => format!("HTTP answered {status} without the text"),
         Outcome::Connected => "connected".to_owned(),
         Outcome::Silent => "no answer in time".to_owned(),
         Outcome::Unreachable => "nobody there".to_owned(),

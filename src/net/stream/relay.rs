@@ -37,7 +37,7 @@ use crate::state::{Reason, Shared};
 const TRIES: usize = 4;
 /// Where all of them refused there is a pause before the first is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often it is looked whether a full server has room, for as long as a connection may take.
+/// How soon it is looked whether a full server has room, for as long as a connection may take; each time twice as late.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Takes a client's connection in, or closes it.
@@ -64,7 +64,9 @@ struct Relayed {
     flow: Flow,
     /// What servers are told of it, where they are.
     proxied: Proxied,
-    /// It may not begin with a header of the PROXY protocol: a server could take it for ours.
+    /// Its frontend hears headers of the PROXY protocol, so its servers may believe them.
+    hears_headers: bool,
+    /// It may not begin with one: its server could take it for ours.
     suspected: bool,
     frontend: NameHash,
     live: Arc<PerWorker<FrontendCounters>>,
@@ -98,7 +100,8 @@ impl Relayed {
             shared,
             worker,
             flow,
-            suspected: proxied.is_none() && !frontend.config.accept_proxy.is_empty(),
+            hears_headers: !frontend.config.accept_proxy.is_empty(),
+            suspected: false,
             proxied: proxied.unwrap_or(Proxied { source: remote, destination: local }),
             frontend: frontend.config.id,
             live: Arc::clone(&frontend.live),
@@ -133,13 +136,14 @@ impl Relayed {
     /// A connection to the first server that lets us in, and how long both ends of it may be silent. Nothing of the client was
     /// read yet, so no byte is lost with one that does not.
     async fn open_server(&mut self) -> Result<(ToServer, Duration), End> {
-        let (mut tried, mut full_until) = (Vec::new(), None);
+        let (mut tried, mut full_until, mut look) = (Vec::new(), None, LOOK);
         for _ in 0..TRIES {
             let chosen = loop {
                 match self.choose(&tried) {
                     Err(Reason::ServersFull) if full_until.is_none_or(|until| clock() < until) => {
                         full_until.get_or_insert_with(|| clock() + self.patience());
-                        sleep(LOOK).await;
+                        sleep(look).await;
+                        look = (look * 2).min(PAUSE);
                     }
                     Err(Reason::NoServer) if !tried.is_empty() => {
                         tried.clear();
@@ -156,6 +160,8 @@ impl Relayed {
                     return Ok((stream, chosen.idle));
                 }
                 Err(error) if host::has_no_file(&error) => return Err(End::NoFiles),
+                // Nobody is to blame for an address or a network that this node has lost.
+                Err(error) if host::lost_its_place(&error) => {}
                 Err(_) => self.refused(),
             }
             tried.push(chosen.id);
@@ -195,6 +201,7 @@ impl Relayed {
         snapshot.told_of_flow(server.id);
         drop(engine);
         self.server = Some((chosen.id, Arc::clone(&server.live)));
+        self.suspected = self.hears_headers && chosen.header.is_none();
         Ok(chosen)
     }
 
@@ -241,9 +248,10 @@ impl Relayed {
             let mut scratch = self.scratch();
             let before = (there.moved, back.moved);
             broken[0] |= step(&mut there, &mut back, (&mut client, &mut server), &mut scratch, cx);
-            there.breaks |= broken[0];
             broken[1] |= step(&mut back, &mut there, (&mut server, &mut client), &mut scratch, cx);
             self.engine.borrow_mut().streams.scratch = scratch;
+            // Whichever way shows it first: who wrote to a client that is gone, or who read of it.
+            there.breaks |= broken != [false; 2];
             if before != (there.moved, back.moved) {
                 last = clock();
                 self.count(there.moved - before.0, back.moved - before.1);
@@ -387,11 +395,12 @@ impl Way {
     ) -> Poll<Result<(), Gone>> {
         for _ in 0..READS_IN_A_ROW {
             // Nothing follows that could make a header of it.
-            self.judged |= self.ended;
+            self.judged |= self.ended && !self.forged;
             while self.judged && !self.pending.is_empty() {
                 let len = ready!(write(to, &self.pending, cx))?;
                 self.pending.take(len);
                 self.moved += len as u64;
+                self.unflushed = true;
             }
             if self.ended {
                 if !self.breaks {
@@ -400,7 +409,7 @@ impl Way {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let most = if self.pending.has_room(READ) { READ } else { SHARE };
+            let most = if self.pending.has_room(READ) { READ } else { SHARE - self.pending.len() };
             let mut room = ReadBuf::new(&mut scratch[..most]);
             match Pin::new(&mut *from).poll_read(cx, &mut room) {
                 Poll::Pending => {
@@ -416,8 +425,12 @@ impl Way {
                 Poll::Ready(Ok(())) => {
                     let bytes = room.filled();
                     if !self.judged {
+                        // So much there is room for.
                         let _ = self.pending.put(bytes);
                         self.judge();
+                        if self.forged {
+                            return Poll::Ready(Err(Gone::Sender));
+                        }
                         continue;
                     }
                     let written = match write(to, bytes, cx) {
@@ -453,8 +466,9 @@ fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], cx: &mut Context<'_>)
 
 /// Closes a connection that has no server. What its client has said already is taken, or it would see a reset.
 async fn turn_away(mut client: impl AsyncRead + AsyncWrite + Unpin) {
-    let mut thrown_away = [0; 4096];
     poll_fn(|cx| {
+        // Not held while anybody waits: this is part of every relayed connection.
+        let mut thrown_away = [0; 4096];
         let _ = Pin::new(&mut client).poll_shutdown(cx);
         for _ in 0..READS_IN_A_ROW {
             let mut room = ReadBuf::new(&mut thrown_away);
