@@ -14,6 +14,7 @@ use support::netns::Namespace;
 use support::process::{Balancer, DEADLINE, Process, program, spawn, wait_for, within};
 use support::regions::{Net, ROUND, SERVERS, answer, stop};
 use support::workers::bound;
+use trunkline::admin::client::ask;
 use trunkline::load::{Generator, Timers};
 
 /// The words of a line of the log by their keys.
@@ -388,7 +389,10 @@ fn a_line_tells_what_its_client_heard_and_nothing_that_others_sent() {
     scene.invite(&denied, "hasty@x", 1);
     let forged = response(&asked, "486 Busy Here");
     denied.send_to(forged.as_bytes(), scene.inside).unwrap();
-    // Behind all of that at the same socket.
+    // Once the call is answered its repetition is no new one: that must be refused before, by whatever worker has it.
+    let socket = scene.balancer.folder.path().join("admin.sock");
+    let refused = |host| ask(&socket, "sip show bans").unwrap().contains(&format!("{} ", net.ip(host)));
+    wait_for("both to be refused", || refused(131) && refused(140));
     scene.invite(&client, "behind@x", 1);
     scene.asked();
     scene.answer(&asked, "200 OK");

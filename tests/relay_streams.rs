@@ -474,7 +474,19 @@ fn tls_goes_through_or_ends_here() {
     ] {
         let mut client = Client::start(
             at,
-            &["-CAfile", root, "-verify_hostname", name, "-verify_return_error", "-quiet", "-servername", name],
+            &[
+                "-CAfile",
+                root,
+                "-verify_hostname",
+                name,
+                "-verify_return_error",
+                "-quiet",
+                "-servername",
+                name,
+                // As a browser does.
+                "-alpn",
+                "h2,http/1.1",
+            ],
         );
         client.say(say);
         client.hear(hear);

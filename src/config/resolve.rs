@@ -11,10 +11,11 @@ use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSe
 use super::names::{self, Named, Query};
 use super::read::At;
 use super::relay::Written;
+use super::tls::FrontendTls;
 use super::value::{ServerAddress, Source, is_one_host};
 use super::{
-    Addresses, Backend, Bind, CheckKind, Config, Frontend, Limits, PerSource, Region, Route, Server, admin, relay,
-    streams, tls,
+    Addresses, Backend, Bind, CheckKind, Config, Frontend, Limits, Mode, PerSource, Region, Route, Server, admin,
+    relay, streams, tls,
 };
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -319,7 +320,10 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
         dscp: section.dscp,
         limits: limits(&section.limits),
         connections: section.connections.clone(),
-        tls: section.tls.as_ref().map(|tls| tls.value.clone()),
+        tls: section
+            .tls
+            .as_ref()
+            .map(|tls| FrontendTls { carries_sip: section.mode == Mode::Proxy, ..tls.value.clone() }),
         accept_proxy: section.accept_proxy.clone(),
         name: section.name.value.clone(),
     };

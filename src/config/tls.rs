@@ -23,6 +23,8 @@ pub struct FrontendTls {
     pub certificates: PathBuf,
     pub min_version: TlsVersion,
     pub client_auth: ClientAuth,
+    /// Whether what goes over it is SIP, and not a relay's own business.
+    pub carries_sip: bool,
 }
 
 impl FrontendTls {
@@ -146,7 +148,8 @@ pub fn frontend(section: Section<'_, '_>) -> At<FrontendTls> {
         }
     };
     let certificates = certificates.map_or_else(PathBuf::new, |path| path.value.0);
-    let read = At { value: FrontendTls { certificates, min_version, client_auth }, at: section.at() };
+    let read =
+        At { value: FrontendTls { certificates, min_version, client_auth, carries_sip: true }, at: section.at() };
     section.finish(&[]);
     read
 }

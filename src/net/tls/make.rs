@@ -16,7 +16,8 @@ use super::names::Names;
 use super::provider;
 use crate::config::tls::{BackendTls, ClientAuth, FrontendTls, TlsVersion, Trust};
 
-/// SIP's name in IANA's registry of ALPN. Who names no protocol is let in; who names others only is at the wrong door.
+/// SIP's name in IANA's registry of ALPN. Who names no protocol is let in; who names others only is at the wrong door, but for
+/// a relay, which agrees on none: what its clients and servers speak they say themselves.
 const ALPN: &[u8] = b"sip/2";
 
 const HAS_SUITES: &str = "the provider has suites for TLS 1.2 and 1.3";
@@ -43,7 +44,9 @@ pub fn server(wanted: &FrontendTls, files: &Files) -> Option<ServerConfig> {
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(names));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    if wanted.carries_sip {
+        config.alpn_protocols = vec![ALPN.to_vec()];
+    }
     // Each configuration has keys of its own, in memory only, and new ones every six hours: no ticket leads from one
     // frontend to another, or past authorities that have changed. Without tickets handshakes are whole, no more.
     if let Ok(ticketer) = Ticketer::new() {
