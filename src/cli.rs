@@ -3,6 +3,7 @@
 mod backup;
 mod door;
 mod events;
+mod import;
 mod kept;
 mod key;
 mod pages;
@@ -173,6 +174,14 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Print haproxy.cfg as a configuration of ours, and say what became of each line.
+    ///
+    /// Exit code 0: every line is translated, or not needed. 1: it cannot be read. 3: some lines are left to do by hand.
+    Import {
+        /// The file, or - for stdin.
+        #[arg(value_name = "HAPROXY.CFG")]
+        file: PathBuf,
+    },
     /// Say which server a new call or a relay's new flow would go to, and why.
     Route {
         #[command(flatten)]
@@ -238,6 +247,7 @@ pub fn main() -> ExitCode {
         Command::Restore { from, root, force } => backup::restore(&from, &root, force),
         Command::ClusterKey(command) => key::run(&command),
         Command::Check { config } => check(&config.file),
+        Command::Import { file } => import::run(&file),
         Command::Route { config, asked } => route::route(&config.file, &asked),
         Command::Demo(args) => finish(crate::demo::run(args)),
         Command::Load(command) => finish(load::command::run(&command)),

@@ -274,6 +274,26 @@ fn what_is_missing_is_said() {
     assert!(stderr(&nothing).contains("nothing was told yet"), "{}", stderr(&nothing));
 }
 
+/// What HAProxy is told becomes a configuration that is accepted; what is left to do has its line, and an exit code of its own.
+#[test]
+fn haproxy_cfg_is_imported_and_what_is_left_is_said() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let whole = "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 2m\n  timeout server 5m\nlisten api\n  \
+                 bind 203.0.113.10:8443\n  balance leastconn\n  server a 10.0.0.1:8443 check inter 5s\n  \
+                 server b 10.0.0.2:8443 check inter 5s backup\n";
+    for (text, code) in [(whole.to_owned(), 0), (format!("{whole}  compression algo gzip\n"), 3)] {
+        std::fs::write(path("haproxy.cfg"), text).unwrap();
+        let imported = run(&["import", &path("haproxy.cfg")]);
+        assert_eq!(imported.status.code(), Some(code), "{}", stderr(&imported));
+        assert_eq!(stderr(&imported).contains("haproxy.cfg:11: by hand: compression algo gzip"), code == 3);
+        std::fs::write(path("trunkline.toml"), stdout(&imported)).unwrap();
+        let checked = run(&["check", "-c", &path("trunkline.toml")]);
+        assert_eq!(checked.status.code(), Some(0), "{}\n{}", stderr(&checked), stdout(&imported));
+    }
+    assert_eq!(run(&["import", &path("none")]).status.code(), Some(1));
+}
+
 /// What --help lists below "Commands:".
 fn commands(of: &[&str]) -> Vec<String> {
     let help = stdout(&run(&[of, &["--help"]].concat()));

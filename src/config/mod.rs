@@ -12,6 +12,7 @@ pub mod fault;
 pub mod file;
 pub mod follow;
 mod habits;
+pub mod haproxy;
 pub mod key;
 pub mod leaving;
 pub mod names;

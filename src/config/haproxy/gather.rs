@@ -1,0 +1,522 @@
+//! What each proxy of haproxy.cfg says, and what becomes of each line.
+
+use std::net::IpAddr;
+
+use super::lines::{Line, Section};
+use super::{Fate, Told, told};
+
+/// Ports on which SIP is spoken by habit: what listens there becomes a proxy, everything else a relay.
+const SIP_PORTS: std::ops::RangeInclusive<u16> = 5060..=5069;
+
+/// Ports of one `bind` with a range.
+const MOST_PORTS: u16 = 100;
+
+/// Everything that is translated.
+#[derive(Clone, Debug, Default)]
+pub struct Edge {
+    pub workers: Option<u32>,
+    pub stats: Option<Stats>,
+    pub proxies: Vec<Proxy>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub bind: Option<String>,
+    pub users: Vec<String>,
+    pub may_change: bool,
+}
+
+/// A frontend, a backend, or both.
+#[derive(Clone, Debug, Default)]
+pub struct Proxy {
+    pub name: String,
+    pub says: Says,
+    pub binds: Vec<Bind>,
+    pub routes: Vec<(String, String)>,
+    pub servers: Vec<Server>,
+    /// It is there for the page alone.
+    pub is_stats: bool,
+}
+
+/// What a proxy says, or its `defaults` for it.
+#[derive(Clone, Debug, Default)]
+pub struct Says {
+    pub connect: Option<String>,
+    pub client: Option<String>,
+    pub server: Option<String>,
+    pub check_timeout: Option<String>,
+    pub maxconn: Option<u64>,
+    pub balance: Option<&'static str>,
+    pub default_backend: Option<String>,
+    pub stick: Option<(Option<u64>, Option<String>)>,
+    pub sticks: bool,
+    pub deny: Vec<String>,
+    pub asks: Asks,
+    /// Words of `default-server`.
+    pub each: Vec<String>,
+}
+
+/// What checks ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    pub http: Option<(String, String)>,
+    pub host: Option<String>,
+    pub status: Option<String>,
+    pub text: Option<String>,
+    pub options: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bind {
+    pub address: String,
+    pub port: u16,
+    pub certificates: Option<String>,
+    pub client_ca: Option<String>,
+    pub required: bool,
+    pub min_version: Option<&'static str>,
+    pub accept_proxy: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub name: String,
+    pub address: String,
+    pub tls: bool,
+    pub ca: Option<String>,
+    pub tls_name: Option<String>,
+    pub anybody: bool,
+    pub weight: Option<u32>,
+    pub max_calls: Option<u64>,
+    pub slow_start: Option<String>,
+    pub backup: bool,
+    pub checked: bool,
+    pub interval: Option<String>,
+    pub fast_interval: Option<String>,
+    pub rise: Option<u32>,
+    pub fall: Option<u32>,
+    pub send_proxy: Option<&'static str>,
+}
+
+impl Proxy {
+    pub fn is_sip(&self) -> bool {
+        self.binds.iter().any(|bind| SIP_PORTS.contains(&bind.port))
+    }
+}
+
+/// All sections, one after another: `defaults` count for what follows.
+pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
+    let (mut edge, mut lines, mut defaults) = (Edge::default(), Vec::new(), Says::default());
+    for section in sections {
+        let head = told(&section.head, Fate::Translated);
+        match section.kind() {
+            "global" => {
+                lines.push(told(&section.head, Fate::Translated));
+                lines.extend(section.lines.iter().map(|line| told(line, global(line, &mut edge))));
+            }
+            "defaults" => {
+                lines.push(head);
+                let mut proxy = Proxy::default();
+                lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
+                defaults = proxy.says;
+            }
+            "frontend" | "backend" | "listen" => {
+                lines.push(head);
+                let name = section.head.word(1).to_owned();
+                let mut proxy = Proxy { name, says: defaults.clone(), ..Proxy::default() };
+                lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
+                settle(&mut proxy);
+                if proxy.is_stats {
+                    let bind = proxy.binds.first().map(|bind| format!("{}:{}", bind.address, bind.port));
+                    edge.stats.get_or_insert_default().bind = bind;
+                }
+                if !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some() {
+                    edge.proxies.push(proxy);
+                }
+            }
+            kind => {
+                let fate = || match kind {
+                    "peers" => {
+                        Fate::ByHand("tables are not shared; a pair needs none for calls: docs/pair.md".to_owned())
+                    }
+                    "userlist" => Fate::ByHand("write `users` in [admin], with `trunkline hash-password`".to_owned()),
+                    "resolvers" => Fate::ByHand("write [dns] where the system's nameservers are not those".to_owned()),
+                    "mailers" | "ring" | "log-forward" => {
+                        Fate::NotNeeded("alerts are Prometheus' (docs/monitoring.md), logs the journal's")
+                    }
+                    _ => Fate::ByHand(format!("`{kind}` has no equal here")),
+                };
+                lines.push(told(&section.head, fate()));
+                lines.extend(section.lines.iter().map(|line| told(line, fate())));
+            }
+        }
+    }
+    (edge, lines)
+}
+
+/// What `default-server` says counts for each server, which says more.
+fn settle(proxy: &mut Proxy) {
+    let each = std::mem::take(&mut proxy.says.each);
+    for server in &mut proxy.servers {
+        let own = std::mem::take(server);
+        let mut both = Server { name: own.name.clone(), address: own.address.clone(), ..Server::default() };
+        options(&each, &mut both);
+        *server = Server {
+            tls: own.tls || both.tls,
+            ca: own.ca.or(both.ca),
+            tls_name: own.tls_name.or(both.tls_name),
+            anybody: own.anybody || both.anybody,
+            weight: own.weight.or(both.weight),
+            max_calls: own.max_calls.or(both.max_calls),
+            slow_start: own.slow_start.or(both.slow_start),
+            backup: own.backup || both.backup,
+            checked: own.checked || both.checked,
+            interval: own.interval.or(both.interval),
+            fast_interval: own.fast_interval.or(both.fast_interval),
+            rise: own.rise.or(both.rise),
+            fall: own.fall.or(both.fall),
+            send_proxy: own.send_proxy.or(both.send_proxy),
+            ..both
+        };
+    }
+}
+
+fn global(line: &Line, edge: &mut Edge) -> Fate {
+    match line.word(0) {
+        "nbthread" => match line.word(1).parse() {
+            Ok(threads) => {
+                edge.workers = Some(threads);
+                Fate::Translated
+            }
+            Err(_) => Fate::ByHand("write `workers` in [global]".to_owned()),
+        },
+        "maxconn" | "ulimit-n" => Fate::NotNeeded("LimitNOFILE= of the unit, and `max_connections` of each frontend"),
+        "daemon" | "master-worker" | "pidfile" | "user" | "group" | "chroot" | "uid" | "gid" => {
+            Fate::NotNeeded("the unit's")
+        }
+        "stats" => Fate::NotNeeded("the runtime socket is there without a word, at /run/trunkline/admin.sock"),
+        "log" | "log-send-hostname" | "log-tag" => Fate::NotNeeded("the journal has the log"),
+        word if word.starts_with("tune.") || word.starts_with("ssl-") || word == "spread-checks" => {
+            Fate::NotNeeded("nothing of it has to be tuned here")
+        }
+        "nbproc" | "cpu-map" | "node" | "description" | "hard-stop-after" => {
+            Fate::NotNeeded("one process, a worker for each core")
+        }
+        word => Fate::ByHand(format!("`{word}` has no equal here")),
+    }
+}
+
+/// A line of a proxy, or of `defaults`.
+fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
+    let by_hand = |what: &str| Fate::ByHand(what.to_owned());
+    let says = &mut proxy.says;
+    match line.word(0) {
+        "bind" => return bind(line, proxy),
+        "server" => return server(line, proxy),
+        "timeout" => return timeout(line, says),
+        "option" => return option(line, says),
+        "stats" => return stats(line, proxy, edge),
+        "stick-table" => return stick_table(line, says),
+        "http-check" | "tcp-check" => return expectation(line, says),
+        "acl" | "use_backend" | "tcp-request" => return rule(line, proxy),
+        "default-server" => {
+            says.each.extend(line.words[1..].iter().cloned());
+            let unknown = options(&line.words[1..], &mut Server::default());
+            return unknown_options(&unknown);
+        }
+        "mode" => match line.word(1) {
+            "http" if !proxy.is_stats => {
+                return by_hand(
+                    "connections pass unread (mode \"relay\"): what it does to requests is a web server's business",
+                );
+            }
+            _ => {}
+        },
+        "default_backend" => says.default_backend = Some(line.word(1).to_owned()),
+        "maxconn" => match line.word(1).parse() {
+            Ok(most) => says.maxconn = Some(most),
+            Err(_) => return by_hand("write `max_connections` in [frontend.limits]"),
+        },
+        "balance" => match line.word(1) {
+            "roundrobin" | "static-rr" => says.balance = Some("roundrobin"),
+            "leastconn" => says.balance = Some("leastconn"),
+            "first" => says.balance = Some("first"),
+            "random" => says.balance = Some("random2"),
+            "source" => (says.balance, says.sticks) = (Some("hash"), true),
+            other => return Fate::ByHand(format!("`balance {other}`: choose one of docs/balance.md")),
+        },
+        "stick" if line.word(1) == "on" && line.word(2) == "src" => says.sticks = true,
+        "stick" => {
+            return by_hand("`stick = { on = ... }` knows sources, users and headers of SIP: docs/configuration.md");
+        }
+        "retries" | "fullconn" | "id" | "enabled" => return Fate::NotNeeded("others are tried without a word"),
+        "log" | "log-format" | "error-log-format" | "unique-id-format" => {
+            return Fate::NotNeeded("the journal has the log");
+        }
+        "description" | "hash-type" | "maxlife" => return Fate::NotNeeded("nothing hangs on it"),
+        "errorfile" | "errorloc" | "http-errors" => return Fate::NotNeeded("nothing answers for a server here"),
+        "disabled" => return by_hand("leave it out, or `trunkline maint` its servers"),
+        "server-template" => {
+            return by_hand(
+                "write one [[backend.server]] with the name as `address`: each of its addresses is a server",
+            );
+        }
+        word => return Fate::ByHand(format!("`{word}` has no equal here")),
+    }
+    Fate::Translated
+}
+
+fn timeout(line: &Line, says: &mut Says) -> Fate {
+    let Some(time) = duration(line.word(2)) else { return Fate::ByHand(format!("`{}` is no time", line.word(2))) };
+    let place = match line.word(1) {
+        "connect" => &mut says.connect,
+        "client" => &mut says.client,
+        "server" => &mut says.server,
+        "check" => &mut says.check_timeout,
+        "queue" => return Fate::NotNeeded("who waits for a full server waits as long as `connect`"),
+        "tunnel" | "client-fin" | "server-fin" | "http-request" | "http-keep-alive" | "tarpit" => {
+            return Fate::NotNeeded(
+                "silence of either side ends a connection after the shorter of `client` and `server`",
+            );
+        }
+        other => return Fate::ByHand(format!("`timeout {other}` has no equal here")),
+    };
+    *place = Some(time);
+    Fate::Translated
+}
+
+fn option(line: &Line, says: &mut Says) -> Fate {
+    match line.word(1) {
+        "tcp-check" => Fate::Translated,
+        "httpchk" => {
+            let (method, path) = match line.words.len() {
+                0..=2 => ("OPTIONS", "/"),
+                3 => ("OPTIONS", line.word(2)),
+                _ => (line.word(2), line.word(3)),
+            };
+            says.asks.http = Some((method.to_owned(), path.to_owned()));
+            Fate::Translated
+        }
+        "redispatch" | "tcpka" | "clitcpka" | "srvtcpka" | "splice-auto" | "splice-request" | "splice-response"
+        | "tcp-smart-accept" | "tcp-smart-connect" => Fate::NotNeeded("so it is without a word"),
+        "tcplog"
+        | "httplog"
+        | "dontlognull"
+        | "dontlog-normal"
+        | "log-health-checks"
+        | "logasap"
+        | "contstats"
+        | "log-separate-errors" => Fate::NotNeeded("the journal has the log, and states are logged once"),
+        "forwardfor"
+        | "httpclose"
+        | "http-server-close"
+        | "http-keep-alive"
+        | "http-buffer-request"
+        | "abortonclose" => {
+            Fate::ByHand("nobody reads HTTP here; `send_proxy` tells servers the client's address".to_owned())
+        }
+        other => Fate::ByHand(format!("`option {other}` has no equal here")),
+    }
+}
+
+/// `http-check`, `tcp-check`
+fn expectation(line: &Line, says: &mut Says) -> Fate {
+    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["http-check", "expect", "status", status] => says.asks.status = Some((*status).to_owned()),
+        ["http-check", "expect", "string", text] => says.asks.text = Some((*text).to_owned()),
+        ["http-check", "send", rest @ ..] => {
+            let at = |word: &str| rest.iter().position(|other| *other == word);
+            if let Some(at) =
+                at("hdr").filter(|at| rest.get(at + 1).is_some_and(|name| name.eq_ignore_ascii_case("host")))
+            {
+                says.asks.host = rest.get(at + 2).map(|host| (*host).to_owned());
+            }
+            let after = |word: &str, or: &str| {
+                at(word).and_then(|at| rest.get(at + 1)).map_or(or.to_owned(), |w| (*w).to_owned())
+            };
+            let (method, path) = says.asks.http.clone().unwrap_or(("GET".to_owned(), "/".to_owned()));
+            says.asks.http = Some((after("meth", &method), after("uri", &path)));
+        }
+        ["http-check" | "tcp-check", "connect", ..] => {}
+        ["tcp-check", "send" | "expect" | "send-binary", ..] if line.text.contains("OPTIONS") => {
+            says.asks.options = true
+        }
+        ["tcp-check", "expect", ..] if line.text.contains("SIP/2.0") => says.asks.options = true,
+        _ => {
+            return Fate::ByHand(
+                "checks ask with OPTIONS, with HTTP, or connect: `check` in docs/configuration.md".to_owned(),
+            );
+        }
+    }
+    Fate::Translated
+}
+
+fn stick_table(line: &Line, says: &mut Says) -> Fate {
+    if !matches!(line.after("type"), Some("ip" | "ipv6")) {
+        return Fate::ByHand("tables have sources; for calls write `stick` by user or header".to_owned());
+    }
+    let size = line.after("size").and_then(|size| {
+        let (digits, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
+        let times = match unit {
+            "k" => 1 << 10,
+            "m" => 1 << 20,
+            _ => 1,
+        };
+        digits.parse::<u64>().ok().map(|size| size * times)
+    });
+    says.stick = Some((size, line.after("expire").and_then(duration)));
+    match line.has("store") {
+        true => Fate::ByHand("the table is there; what it counts is `per_source_rate` in [frontend.limits]".to_owned()),
+        false => Fate::Translated,
+    }
+}
+
+fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
+    proxy.is_stats = true;
+    let stats = edge.stats.get_or_insert_default();
+    match line.word(1) {
+        "enable" | "uri" | "refresh" | "realm" | "show-legends" | "show-node" | "show-desc" | "hide-version" => {}
+        "admin" => stats.may_change = true,
+        "auth" => {
+            stats.users.extend(line.word(2).split_once(':').map(|(name, _)| name.to_owned()));
+            return Fate::ByHand(
+                "its password: `trunkline hash-password` prints what `password_hash` takes".to_owned(),
+            );
+        }
+        other => return Fate::ByHand(format!("`stats {other}` has no equal here")),
+    }
+    Fate::Translated
+}
+
+/// Rules about sources are translated; what looks into what passes is not.
+fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
+    let sources = || -> Option<Vec<String>> {
+        let open = line.words.iter().position(|word| word == "{")?;
+        let close = line.words.iter().position(|word| word == "}")?;
+        let inside = line.words.get(open + 1..close)?;
+        let (first, nets) = inside.split_first()?;
+        let all = nets.iter().all(|net| net.parse::<ipnet::IpNet>().is_ok() || net.parse::<IpAddr>().is_ok());
+        (first == "src" && all && !nets.is_empty()).then(|| nets.to_vec())
+    };
+    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+    match (words.as_slice(), sources()) {
+        (["use_backend", backend, "if", ..], Some(nets)) => {
+            proxy.routes.extend(nets.into_iter().map(|net| (net, (*backend).to_owned())));
+            Fate::Translated
+        }
+        (["tcp-request", "connection", "reject", "if", ..], Some(nets)) => {
+            proxy.says.deny.extend(nets);
+            Fate::Translated
+        }
+        (["tcp-request", "inspect-delay", ..], _) => Fate::NotNeeded("nothing waits for the first byte"),
+        (["acl", ..], _) => {
+            Fate::ByHand("write the networks where the rule is: `clients` of [[frontend.route]], `deny`".to_owned())
+        }
+        _ => {
+            Fate::ByHand("rules are about sources, and for SIP about methods and hosts: [[frontend.route]]".to_owned())
+        }
+    }
+}
+
+fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
+    let mut found = Bind {
+        address: String::new(),
+        port: 0,
+        certificates: line.after("crt").map(str::to_owned),
+        client_ca: line.after("ca-file").map(str::to_owned),
+        required: line.after("verify") == Some("required"),
+        min_version: match line.after("ssl-min-ver") {
+            Some("TLSv1.3") => Some("1.3"),
+            _ => None,
+        },
+        accept_proxy: line.has("accept-proxy"),
+    };
+    if line.has("ssl") && found.certificates.is_none() {
+        return Fate::ByHand("`ssl` without `crt`: write [frontend.tls] with `certificates`".to_owned());
+    }
+    for text in line.word(1).split(',') {
+        let text = text.trim_start_matches("ipv4@").trim_start_matches("ipv6@");
+        let Some((host, ports)) = text.rsplit_once(':') else {
+            return Fate::ByHand(format!("`{text}` is no address with a port"));
+        };
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else {
+            return Fate::ByHand(format!("`{text}` is no address with a port"));
+        };
+        if last < first || last - first >= MOST_PORTS {
+            return Fate::ByHand("so many ports: write those that are used".to_owned());
+        }
+        found.address = if matches!(host, "" | "*") { "0.0.0.0".to_owned() } else { host.to_owned() };
+        for port in first..=last {
+            proxy.binds.push(Bind { port, ..found.clone() });
+        }
+    }
+    match found.accept_proxy {
+        true => Fate::ByHand(
+            "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody"
+                .to_owned(),
+        ),
+        false => Fate::Translated,
+    }
+}
+
+fn server(line: &Line, proxy: &mut Proxy) -> Fate {
+    let mut found = Server { name: line.word(1).to_owned(), address: line.word(2).to_owned(), ..Server::default() };
+    if !found.address.contains(':') {
+        return Fate::ByHand("an address with its port is wanted".to_owned());
+    }
+    let unknown = options(line.words.get(3..).unwrap_or_default(), &mut found);
+    proxy.servers.push(found);
+    unknown_options(&unknown)
+}
+
+fn unknown_options(unknown: &[String]) -> Fate {
+    match unknown {
+        [] => Fate::Translated,
+        unknown => Fate::ByHand(format!("but for `{}`, which has no equal here", unknown.join(" "))),
+    }
+}
+
+/// What a server's words say; returns those that nobody knows.
+fn options(words: &[String], server: &mut Server) -> Vec<String> {
+    let (mut unknown, mut words) = (Vec::new(), words.iter());
+    while let Some(word) = words.next() {
+        let mut next = || words.next().map_or("", String::as_str);
+        match word.as_str() {
+            "check" => server.checked = true,
+            "backup" => server.backup = true,
+            "ssl" => server.tls = true,
+            "send-proxy" => server.send_proxy = Some("v1"),
+            "send-proxy-v2" => server.send_proxy = Some("v2"),
+            "weight" => server.weight = next().parse().ok(),
+            "maxconn" => server.max_calls = next().parse().ok(),
+            "slowstart" => server.slow_start = duration(next()),
+            "inter" => server.interval = duration(next()),
+            "fastinter" => server.fast_interval = duration(next()),
+            "rise" => server.rise = next().parse().ok(),
+            "fall" => server.fall = next().parse().ok(),
+            "ca-file" => server.ca = Some(next().to_owned()),
+            "verify" => server.anybody = next() == "none",
+            "sni" => server.tls_name = next().strip_prefix("str(").and_then(|n| n.strip_suffix(')')).map(str::to_owned),
+            // Without a word, or nothing that anybody misses.
+            "check-ssl" | "check-send-proxy" | "enabled" | "no-check" => {}
+            "downinter" | "observe" | "on-error" | "error-limit" | "on-marked-down" | "id" | "resolvers"
+            | "init-addr" | "resolve-prefer" | "maxqueue" | "minconn" | "pool-max-conn" => drop(next().len()),
+            _ => unknown.push(word.clone()),
+        }
+    }
+    unknown
+}
+
+/// A time in our words: a number alone is milliseconds there.
+fn duration(text: &str) -> Option<String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    match &text[digits..] {
+        "us" => Some(format!("{}ms", number.div_ceil(1000))),
+        "" | "ms" if number.is_multiple_of(1000) && number > 0 => Some(format!("{}s", number / 1000)),
+        "" | "ms" => Some(format!("{number}ms")),
+        unit @ ("s" | "m" | "h" | "d") => Some(format!("{number}{unit}")),
+        _ => None,
+    }
+}

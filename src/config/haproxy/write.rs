@@ -1,0 +1,223 @@
+//! The same in our words.
+
+use std::fmt::Write;
+
+use super::gather::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
+
+/// What HAProxy asks of a server where nothing is said.
+const USUAL: (&str, u32, u32) = ("2s", 2, 3);
+
+/// The whole file.
+pub fn write(edge: &Edge) -> String {
+    let mut text = String::from(
+        "# Made by `trunkline import` from haproxy.cfg: `trunkline check` says what is still wrong with it.\n",
+    );
+    if let Some(workers) = edge.workers {
+        let _ = write!(text, "\n[global]\nworkers = {workers}\n");
+    }
+    if let Some(stats) = &edge.stats {
+        text += &admin(stats);
+    }
+    for proxy in &edge.proxies {
+        if !proxy.binds.is_empty() {
+            text += &frontend(proxy, edge);
+        }
+        if !proxy.servers.is_empty() {
+            text += &backend(proxy, edge);
+        }
+    }
+    text
+}
+
+fn admin(stats: &Stats) -> String {
+    let mut text = "\n[admin]\n".to_owned();
+    if let Some(bind) = &stats.bind {
+        let _ = writeln!(text, "stats = {}", quoted(bind));
+    }
+    let role = if stats.may_change { "admin" } else { "viewer" };
+    for name in &stats.users {
+        // Without a hash the file is refused, and that line says what to do.
+        let _ = write!(
+            text,
+            "\n[[admin.users]]\nname = {}\nrole = \"{role}\"\n# password_hash = what `trunkline hash-password` prints\n",
+            quoted(name)
+        );
+    }
+    text
+}
+
+fn frontend(proxy: &Proxy, edge: &Edge) -> String {
+    let Proxy { name, says, binds, routes, .. } = proxy;
+    let is_sip = proxy.is_sip();
+    let mut text = format!("\n[[frontend]]\nname = {}\n", quoted(name));
+    if !is_sip {
+        text += "mode = \"relay\"\n";
+    }
+    let address = |bind: &Bind| {
+        let scheme = if bind.certificates.is_some() { "tls" } else { "tcp" };
+        quoted(&format!("{scheme}://{}:{}", bind.address, bind.port))
+    };
+    let all: Vec<_> = binds.iter().map(address).collect();
+    let _ = writeln!(text, "bind = [{}]", all.join(", "));
+    let backend = says.default_backend.as_ref().unwrap_or(name);
+    let _ = writeln!(text, "backend = {}", quoted(backend));
+    if let Some(client) = says.client.as_ref().filter(|_| is_sip) {
+        let _ = writeln!(text, "idle = {}", quoted(client));
+    }
+    if binds.iter().any(|bind| bind.accept_proxy) {
+        text += "# accept_proxy = [\"10.0.0.0/24\"]       # the networks of who sends the header\n";
+    }
+    if let Some(bind) = binds.iter().find(|bind| bind.certificates.is_some()) {
+        text += &tls(bind);
+    }
+    let mut limits = String::new();
+    if let Some(most) = says.maxconn {
+        let _ = writeln!(limits, "max_connections = {most}");
+    }
+    if !says.deny.is_empty() {
+        let nets: Vec<_> = says.deny.iter().map(|net| quoted(net)).collect();
+        let _ = writeln!(limits, "deny = [{}]", nets.join(", "));
+    }
+    if !limits.is_empty() {
+        let _ = write!(text, "\n[frontend.limits]\n{limits}");
+    }
+    for (net, backend) in routes.iter().filter(|(_, backend)| edge.proxies.iter().any(|other| other.name == *backend)) {
+        let _ = write!(text, "\n[[frontend.route]]\nclients = [{}]\nbackend = {}\n", quoted(net), quoted(backend));
+    }
+    text
+}
+
+fn tls(bind: &Bind) -> String {
+    let mut text = "\n[frontend.tls]\n".to_owned();
+    let certificates = bind.certificates.as_deref().unwrap_or_default().trim_end_matches('/');
+    let _ = writeln!(text, "certificates = {}", quoted(certificates));
+    if let Some(version) = bind.min_version {
+        let _ = writeln!(text, "min_version = \"{version}\"");
+    }
+    if let Some(ca) = &bind.client_ca {
+        let asked = if bind.required { "required" } else { "optional" };
+        let _ = writeln!(text, "client_auth = \"{asked}\"\nclient_ca = {}", quoted(ca));
+    }
+    text
+}
+
+fn backend(proxy: &Proxy, edge: &Edge) -> String {
+    let Proxy { name, says, servers, .. } = proxy;
+    let leads_here = |other: &&Proxy| {
+        other.says.default_backend.as_deref().unwrap_or(&other.name) == name
+            || other.routes.iter().any(|(_, to)| to == name)
+    };
+    let is_sip = edge.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_here).any(Proxy::is_sip);
+    let mut text = format!("\n[[backend]]\nname = {}\n", quoted(name));
+    if let Some(balance) = says.balance {
+        let _ = writeln!(text, "balance = \"{balance}\"");
+    }
+    text += &stick(says, is_sip);
+    text += &times(says, is_sip);
+    text += &check(says, servers, is_sip);
+    if let Some(version) = servers.iter().find_map(|server| server.send_proxy).filter(|_| !is_sip) {
+        let _ = writeln!(text, "send_proxy = \"{version}\"");
+    }
+    if let Some(server) = servers.iter().find(|server| server.tls) {
+        let trust = match (&server.ca, server.anybody) {
+            (Some(ca), false) => format!("ca = {}\n", quoted(ca)),
+            (_, true) => {
+                "verify = false                       # whoever gets between can read everything: write `ca`\n"
+                    .to_owned()
+            }
+            (None, false) => String::new(),
+        };
+        let _ = write!(text, "\n[backend.tls]\n{trust}");
+    }
+    servers.iter().for_each(|server| text += &self::server(server));
+    text
+}
+
+fn stick(says: &Says, is_sip: bool) -> String {
+    if !says.sticks || says.stick.is_none() && !is_sip {
+        return String::new();
+    }
+    let (size, expire) = says.stick.clone().unwrap_or_default();
+    let size = size.map_or(String::new(), |size| format!(", size = {size}"));
+    let expire = expire.map_or(String::new(), |expire| format!(", expire = {}", quoted(&expire)));
+    format!("stick = {{ on = \"source\"{size}{expire} }}\n")
+}
+
+fn times(says: &Says, is_sip: bool) -> String {
+    let client = says.client.as_ref().filter(|_| !is_sip);
+    let all = [("connect", says.connect.as_ref()), ("server", says.server.as_ref()), ("client", client)];
+    let all: Vec<_> = all.into_iter().filter_map(|(key, time)| Some(format!("{key} = {}", quoted(time?)))).collect();
+    if all.is_empty() { String::new() } else { format!("timeout = {{ {} }}\n", all.join(", ")) }
+}
+
+fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
+    let Some(server) = servers.iter().find(|server| server.checked) else {
+        return "check = { type = \"none\" }\n".to_owned();
+    };
+    let Asks { http, host, status, text, options } = &says.asks;
+    let mut parts =
+        match http {
+            Some((method, path)) => {
+                let mut parts = vec![
+                    "type = \"http\"".to_owned(),
+                    format!("method = {}", quoted(method)),
+                    format!("path = {}", quoted(path)),
+                ];
+                parts.extend(host.as_ref().map(|host| format!("host = {}", quoted(host))));
+                parts.extend(status.as_ref().map(|status| {
+                    format!("expect = [{}]", status.split(',').map(quoted).collect::<Vec<_>>().join(", "))
+                }));
+                parts.extend(text.as_ref().map(|text| format!("body = {}", quoted(text))));
+                parts
+            }
+            None if *options || is_sip => vec!["type = \"options\"".to_owned()],
+            None => vec!["type = \"tcp\"".to_owned()],
+        };
+    let interval = server.interval.clone().unwrap_or_else(|| USUAL.0.to_owned());
+    parts.push(format!("interval = {}", quoted(&interval)));
+    // HAProxy waits as long as it is to the next one.
+    parts.push(format!("timeout = {}", quoted(says.check_timeout.as_ref().unwrap_or(&interval))));
+    parts.extend(server.fast_interval.as_ref().map(|fast| format!("fast_interval = {}", quoted(fast))));
+    parts.push(format!("rise = {}, fall = {}", server.rise.unwrap_or(USUAL.1), server.fall.unwrap_or(USUAL.2)));
+    format!("check = {{ {} }}\n", parts.join(", "))
+}
+
+fn server(server: &Server) -> String {
+    let scheme = if server.tls { "tls" } else { "tcp" };
+    let mut text = format!(
+        "\n[[backend.server]]\nname = {}\naddress = {}\n",
+        quoted(&server.name),
+        quoted(&format!("{scheme}://{}", server.address))
+    );
+    if let Some(name) = server.tls_name.as_ref().filter(|_| server.tls) {
+        let _ = writeln!(text, "tls_name = {}", quoted(name));
+    }
+    if let Some(weight) = server.weight {
+        let _ = writeln!(text, "weight = {weight}");
+    }
+    if let Some(most) = server.max_calls {
+        let _ = writeln!(text, "max_calls = {most}");
+    }
+    if let Some(time) = &server.slow_start {
+        let _ = writeln!(text, "slow_start = {}", quoted(time));
+    }
+    if server.backup {
+        text += "backup = true\n";
+    }
+    text
+}
+
+/// As TOML has texts: whatever stands in the other file ends none of ours.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}
