@@ -1,7 +1,7 @@
 //! haproxy.cfg as a configuration of ours: what `trunkline import` prints. Each line is translated, not needed here, or somebody's
 //! to do by hand; none is passed over in silence.
 //!
-//! [`lines`] reads the file as HAProxy does, [`gather`] what each proxy says, [`write`] says it in our words.
+//! `lines` reads the file as HAProxy does, `gather` what each proxy says, and `write` says it in our words.
 
 mod gather;
 mod lines;
