@@ -32,7 +32,12 @@ const IDLE: Duration = Duration::from_secs(3);
 struct Seen {
     closed: AtomicUsize,
     reset: AtomicUsize,
+    /// What becomes of who asks for it.
+    mood: AtomicUsize,
 }
+
+const RESETS: usize = 1;
+const SILENT: usize = 2;
 
 /// A server that does what the first line of a connection says.
 fn serve(at: SocketAddr, name: usize, seen: &Arc<Seen>) {
@@ -76,6 +81,15 @@ fn obey(mut stream: TcpStream, name: usize, seen: &Seen) -> std::io::Result<()> 
                 thread::sleep(Duration::from_millis(1));
             }
             stream.write_all(format!("{count}").as_bytes())?;
+        }
+        // A request is read to its end, then the connection is reset where that is the mood.
+        "moody" => {
+            stream.read_exact(&mut byte)?;
+            match seen.mood.load(Ordering::Relaxed) {
+                RESETS => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+                SILENT => drop(stream.read(&mut byte)),
+                _ => stream.write_all(&[b'0' + name as u8])?,
+            }
         }
         "push" => (0..number).step_by(PIECE).try_for_each(|at| stream.write_all(&pattern(at)))?,
         // Half of what it was to say, then a reset when the client has it.
@@ -135,12 +149,33 @@ struct At {
 /// The same questions to either. Each answer is what the client and the servers saw.
 fn battery(At { main, lame, dead }: At, seen: &Seen) -> BTreeMap<&'static str, String> {
     const LARGE: usize = 64_000_000;
+    const HUGE: usize = 1_000_000_000;
     let mut found = BTreeMap::new();
     let body = vec![7; 300_000];
     found.insert("half-close: an answer to the whole of it", tell(main, "count", &body));
     found.insert("a server that reads slowly", tell(main, "slowly", &vec![7; 20_000_000]));
     let echoed = tell(main, "echo", b"a word");
     found.insert("echo until the end", echoed);
+    found.insert("a client that writes slowly", {
+        let mut stream = connect(main);
+        for byte in b"count\n".iter().chain(&[7; 300]) {
+            stream.write_all(&[*byte]).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        rest(&mut stream)
+    });
+    found.insert("1 GB, every byte in its place", {
+        let mut stream = connect(main);
+        stream.write_all(format!("push {HUGE}\n").as_bytes()).unwrap();
+        let mut piece = vec![0; PIECE];
+        let mut right = 0;
+        for at in (0..HUGE).step_by(PIECE) {
+            stream.read_exact(&mut piece).unwrap();
+            right += usize::from(piece == pattern(at));
+        }
+        format!("{right} pieces of {}, {}", HUGE / PIECE, rest(&mut stream))
+    });
     found.insert("a large transfer, every byte in its place, to one that reads slowly", {
         let mut stream = connect(main);
         stream.write_all(format!("push {LARGE}\n").as_bytes()).unwrap();
@@ -177,10 +212,10 @@ fn battery(At { main, lame, dead }: At, seen: &Seen) -> BTreeMap<&'static str, S
         rest(&mut stream)
     });
     wait_for("its server to know", || ended() == closed + reset + 2);
-    let names: Vec<_> = (0..2000).map(|_| tell(main, "name", b"")).collect();
+    let names: Vec<_> = (0..5000).map(|_| tell(main, "name", b"")).collect();
     let each: Vec<_> = (0..5).map(|n| names.iter().filter(|name| **name == format!("{n}, closed")).count()).collect();
-    let even = each.iter().all(|count| (380..=420).contains(count));
-    found.insert("2,000 short connections, a fifth each", format!("{} {even}", each.iter().sum::<usize>()));
+    let even = each.iter().all(|count| (980..=1020).contains(count));
+    found.insert("5,000 short connections, a fifth each", format!("{} {even}", each.iter().sum::<usize>()));
     let lame: Vec<_> = (0..100).map(|_| tell(lame, "name", b"")).collect();
     let answered = lame.iter().filter(|name| *name == "5, closed").count();
     found.insert("one of two servers is dead", format!("{answered} of 100 are answered"));
@@ -371,6 +406,104 @@ fn limits_have_names() {
 }
 
 /// nginx answers as each line says, on a port of its own.
+/// What [`Circuit::word`](trunkline::state::server::Circuit) says of a server.
+fn circuit(say: &impl Fn(&str) -> String, server: &str) -> String {
+    let shown = say("sip show breakers");
+    let row = shown.lines().find(|row| row.contains(server));
+    row.unwrap_or_else(|| panic!("no {server} in {shown}")).to_owned()
+}
+
+/// A server that resets whoever asks it loses its new connections, though it lets everybody in; they come back by a few. One
+/// whose checks fail goes the same way where that was chosen, before its health says so.
+#[test]
+fn a_breaker_sees_what_checks_do_not() {
+    let net = Net(176);
+    let (servers, at, looked_at) = (net.servers(), net.free(1), net.free(3));
+    let seen: Vec<_> = (0..5).map(|_| Arc::new(Seen::default())).collect();
+    servers.iter().zip(&seen).enumerate().for_each(|(n, (at, seen))| serve(*at, n, seen));
+    let breaker =
+        "breaker = { failures = 3, open_for = \"2s\", half_open_max = 2, successes = 2, answer_within = \"30s\" }";
+    let backend =
+        format!("balance = \"roundrobin\"\ncheck = {{ type = \"none\" }}\n{breaker}\ntimeout = {{ client = \"20s\" }}");
+    let text = relay(&format!("tcp://{at}"), &servers, "", &backend);
+    let balancer = Balancer::start(WORKERS, &format!("{}{text}", admin(looked_at)));
+    let socket = balancer.folder.path().join("admin.sock");
+    let say = |command: &str| ask(&socket, command).unwrap();
+    // A connection that waits for what becomes of it.
+    let ask_one = || {
+        let mut stream = connect(at);
+        stream.write_all(b"moody\n.").unwrap();
+        stream
+    };
+    let told = |mut stream: TcpStream| rest(&mut stream);
+
+    seen[2].mood.store(RESETS, Ordering::Relaxed);
+    let mut unanswered = 0;
+    wait_for("the breaker to open", || {
+        unanswered += (0..5).filter(|_| told(ask_one()).starts_with(',')).count();
+        circuit(&say, "pool/s2").contains("open")
+    });
+    assert!(unanswered >= 3, "{unanswered}");
+    let all: Vec<_> = (0..100).map(|_| told(ask_one())).collect();
+    assert!(
+        all.iter().all(|one| ["0, closed", "1, closed", "3, closed", "4, closed"].contains(&one.as_str())),
+        "{all:?}"
+    );
+
+    // Half-open it gets two at a time, whatever they come to.
+    seen[2].mood.store(SILENT, Ordering::Relaxed);
+    let is_silent = |stream: &TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream.peek(&mut [0]).is_err()
+    };
+    let mut held = Vec::new();
+    wait_for("trial connections", || {
+        held.extend((0..5).map(|_| ask_one()).filter(is_silent));
+        held.len() >= 2
+    });
+    assert!((0..50).all(|_| told(ask_one()).ends_with(", closed")));
+    assert_eq!(held.len(), 2);
+    wait_for("a half-open breaker to be shown", || circuit(&say, "pool/s2").contains("half-open"));
+    seen[2].mood.store(0, Ordering::Relaxed);
+    drop(held);
+    wait_for("the breaker to close", || circuit(&say, "pool/s2").contains("closed"));
+    let all: Vec<_> = (0..100).map(|_| told(ask_one())).collect();
+    assert_eq!(all.iter().filter(|one| *one == "2, closed").count(), 20, "{all:?}");
+    balancer.stop();
+}
+
+/// Where nobody listens connections go elsewhere, and after a few nobody is asked in vain; and a server whose checks fail has
+/// its breaker opened where that was chosen, long before its health says so.
+#[test]
+fn a_breaker_counts_connects_and_checks_where_that_is_chosen() {
+    let net = Net(177);
+    let (servers, at, looked_at) = (net.servers(), net.free(1), net.free(3));
+    let seen = Arc::new(Seen::default());
+    // The first is not there at all.
+    servers.iter().enumerate().skip(1).for_each(|(n, at)| serve(*at, n, &seen));
+    let backend =
+        "balance = \"roundrobin\"\ncheck = { type = \"none\" }\nbreaker = { failures = 3, open_for = \"1h\" }";
+    let folder = tempfile::tempdir().unwrap();
+    let [well, ill] = [16, 17].map(|host| net.free(host));
+    let _nginx = nginx(folder.path(), &[(well, "return 200 fine;"), (ill, "return 500 ill;")]);
+    let checked = "check = { type = \"http\", path = \"/health\", interval = \"500ms\", fast_interval = \"200ms\", fall = 100 }\n\
+         breaker = { failures = 3, open_for = \"1h\", checks = true }";
+    let web = relay(&format!("tcp://{}", net.free(2)), &[well, ill], "", checked).replace("\"api\"", "\"web\"");
+    let text = relay(&format!("tcp://{at}"), &servers, "", backend) + &web.replace("\"pool\"", "\"web\"");
+    let balancer = Balancer::start(WORKERS, &format!("{}{text}", admin(looked_at)));
+    let socket = balancer.folder.path().join("admin.sock");
+    let say = |command: &str| ask(&socket, command).unwrap();
+    wait_for("the breaker to open", || {
+        assert!((0..5).all(|_| tell(at, "name", b"").ends_with(", closed")));
+        circuit(&say, "pool/s0").contains("open")
+    });
+    assert!((0..100).all(|_| !tell(at, "name", b"").starts_with('0')));
+    wait_for("the breaker of who fails its checks", || circuit(&say, "web/s1").contains("open"));
+    let stat = say("show servers state web");
+    assert!(circuit(&say, "web/s0").contains("closed") && stat.lines().count() >= 4, "{stat}");
+    balancer.stop();
+}
+
 fn nginx(folder: &Path, answers: &[(SocketAddr, &str)]) -> Process {
     let sections: String = answers
         .iter()

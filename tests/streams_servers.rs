@@ -284,6 +284,8 @@ fn everybody_who_waits_is_told_when_a_server_s_connection_breaks() {
         let answer = hear(&client);
         assert!(answer.starts_with("SIP/2.0 503 "), "{answer}");
     }
+    let errors = node.setup.snapshot.load().servers[0].live.totals().errors;
+    assert_eq!(errors, 1, "its breaker counts the connection, once");
 }
 
 /// What waits for a connection that never opens goes to the next server, however much it is.

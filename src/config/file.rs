@@ -449,6 +449,7 @@ fn breaker(section: Section<'_, '_>) -> Breaker {
         half_open_max,
         answer_within: duration(&section, "answer_within", Duration::from_secs(5), &SILENCE),
         codes: statuses(&section, "codes", Vec::new(), FAILURE),
+        checks: section.or("checks", false),
         max_open: section.or("max_open", Percent(50)).0,
     };
     if let Some(never) = section.optional::<Percent>("max_open").filter(|percent| percent.value.0 == 0) {

@@ -500,6 +500,8 @@ pub struct Breaker {
     pub answer_within: Duration,
     /// Final statuses that are failures of the server.
     pub codes: Vec<u16>,
+    /// So is a check that is not passed.
+    pub checks: bool,
     /// The most of a backend's weight that may be taken away by breakers, percent.
     pub max_open: u32,
 }

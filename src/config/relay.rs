@@ -163,11 +163,7 @@ pub fn judge(section: &FrontendSection, frontend: &Frontend, written: Written<'_
             ),
             (false, false) => {}
         }
-        if let Some(breaker) = backend.breaker.as_ref().filter(|_| !frontend.is_proxy()) {
-            let (name, failures) = (&backend.name, breaker.failures);
-            let what = format!("a relay sees no answers, and the breaker of \"{name}\" waits for {failures} that fail");
-            faults.push(section.at, what, "take `breaker` away, or give the relay a backend of its own");
-        }
+        judge_breaker(section, frontend, backend, faults);
         let reads = backend.stick.as_ref().filter(|stick| !matches!(stick.on, StickOn::Source { .. }));
         if !frontend.is_proxy() && reads.is_some() {
             let what = format!("a relay reads no message, and backend \"{}\" sticks by what is in it", backend.name);
@@ -185,6 +181,19 @@ pub fn judge(section: &FrontendSection, frontend: &Frontend, written: Written<'_
                 "write one port, or `mode = \"relay\"`",
             );
         }
+    }
+}
+
+/// What a breaker counts must be there to be seen.
+fn judge_breaker(section: &FrontendSection, frontend: &Frontend, backend: &Backend, faults: &mut Faults) {
+    let Some(breaker) = backend.breaker.as_ref().filter(|_| !frontend.is_proxy()) else { return };
+    let (name, failures) = (&backend.name, breaker.failures);
+    if frontend.relay().is_some() {
+        let what = format!("a relay sees no answers, and the breaker of \"{name}\" waits for {failures} that fail");
+        faults.push(section.at, what, "take `breaker` away, or give the relay a backend of its own");
+    } else if !breaker.codes.is_empty() {
+        let what = format!("a relay reads no answers, and the breaker of \"{name}\" has `codes` of some");
+        faults.push(section.at, what, "take `codes` away; `checks = true` counts checks, those of HTTP too");
     }
 }
 

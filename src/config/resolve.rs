@@ -121,7 +121,13 @@ fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Fronte
         if relayed {
             backend.servers.iter_mut().for_each(|server| server.sources.retain(|source| source.written));
         }
-        let Some(check) = &mut backend.check else { continue };
+        let Some(check) = &mut backend.check else {
+            if backend.breaker.as_ref().is_some_and(|breaker| breaker.checks) {
+                let what = format!("the breaker of \"{}\" counts checks, and its servers have none", backend.name);
+                faults.push(0, what, "take `checks` away, or write `[backend.check]`");
+            }
+            continue;
+        };
         if relayed && unsaid[at] {
             check.kind = CheckKind::Tcp;
         }

@@ -365,6 +365,7 @@ fn breakers_are_off_unless_asked_for_and_their_keys_have_defaults() {
     let plain = read("");
     assert_eq!((plain.suspect, plain.breaker), (Suspect { unanswered: 5, after: two }, None));
     let usual = Breaker {
+        checks: false,
         failures: 5,
         successes: 2,
         open_for: half_a_minute,
@@ -374,8 +375,11 @@ fn breakers_are_off_unless_asked_for_and_their_keys_have_defaults() {
         max_open: 50,
     };
     assert_eq!(read("breaker = {}").breaker, Some(usual.clone()));
-    let written = read("breaker = { half_open_max = 1, codes = [500, 503], max_open = \"100%\", open_for = \"1m\" }");
+    let written = read(
+        "breaker = { half_open_max = 1, checks = true, codes = [500, 503], max_open = \"100%\", open_for = \"1m\" }",
+    );
     let expected = Breaker {
+        checks: true,
         successes: 1,
         half_open_max: 1,
         codes: vec![500, 503],

@@ -209,6 +209,7 @@ pub fn server_for(
     tried: &[NameHash],
     now: Time,
     snapshot: &Snapshot,
+    worker: usize,
 ) -> Result<usize, Reason> {
     let is_left = |at: usize| !tried.contains(&snapshot.servers[at].id);
     let has_room = |at: usize| {
@@ -216,7 +217,14 @@ pub fn server_for(
         (*max_calls == 0 || live.open() < u64::from(*max_calls))
             && (*rate_interval == 0 || live.admit(now, *rate_interval))
     };
-    let chosen = choose(flow, frontend, |at| is_left(at) && has_room(at), now, snapshot);
+    let chosen = match tried {
+        [] => trial(flow, frontend, has_room, now, snapshot, worker),
+        _ => None,
+    };
+    let chosen = match chosen {
+        Some(trial) => Ok(trial),
+        None => choose(flow, frontend, |at| is_left(at) && has_room(at), now, snapshot),
+    };
     // While a check looks whether one that refused lives, and nobody else is there, it is asked all the same.
     let id = &backend(frontend, flow.remote.ip(), snapshot).config.name;
     let is_suspect = |at: &usize| {
@@ -233,6 +241,40 @@ pub fn server_for(
             None => reason,
         }
     })
+}
+
+/// The server whose half-open breaker lets a new connection try it: one that the balance would ask first, of a source that
+/// sticks to nobody. Elsewhere go the others, and those that were turned away are counted.
+fn trial(
+    flow: &Flow,
+    frontend: &Frontend,
+    has_room: impl Fn(usize) -> bool,
+    now: Time,
+    snapshot: &Snapshot,
+    worker: usize,
+) -> Option<usize> {
+    let ip = flow.remote.ip();
+    let backend = backend(frontend, ip, snapshot);
+    backend.settled.as_ref()?;
+    let key = source_key(ip, backend, snapshot);
+    let sticks = |(table, _): (&StickTable, _)| table.find(key, now).and_then(|stuck| snapshot.server(stuck.server));
+    if backend.stick().and_then(sticks).is_some_and(|at| snapshot.servers[at].state.takes_new()) {
+        return None;
+    }
+    let first = backend.balance.first(key, backend.preferred_region(ip), true);
+    let at = first.and_then(|id| snapshot.server(NameHash(id))).filter(|at| has_room(*at))?;
+    let Server { state, live, .. } = &snapshot.servers[at];
+    if !state.takes_trials() {
+        return None;
+    }
+    let lets_through = live.trials.let_through(connection_name(flow, snapshot), false, now).is_some();
+    live.counters.of(worker).rejected.add(u64::from(!lets_through));
+    lets_through.then_some(at)
+}
+
+/// What a connection is called as a trial of a breaker.
+pub fn connection_name(flow: &Flow, snapshot: &Snapshot) -> u64 {
+    hash_of(flow, snapshot)
 }
 
 /// A connection to a server came about: its source sticks to it.
@@ -263,7 +305,7 @@ fn choose(
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
     let server = match stuck.filter(|at| takes_new(at) && takes(*at)) {
         Some(server) => server,
-        // Trial calls of a breaker are none of a relay's: it would not learn how they end.
+        // How a flow of datagrams ends nobody learns; connections that try a half-open breaker were chosen before.
         None => backend
             .settled()
             .find(key, backend.preferred_region(ip), true, |id| snapshot.server(NameHash(id)).is_some_and(&takes))

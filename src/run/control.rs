@@ -105,6 +105,9 @@ impl Balancer {
     pub(super) fn take(&mut self, News { id, checked, transition }: News) {
         if let Some(checked) = checked {
             self.journal.records().checked(id, checked);
+            if let Some(live) = self.setup.snapshot.load().live(id) {
+                live.failed_checks.set(if checked.passed { 0 } else { live.failed_checks.get() + 1 });
+            }
         }
         if let Some(transition) = transition {
             self.change(id, transition);

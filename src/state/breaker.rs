@@ -8,13 +8,14 @@
 //!     └───────────────────────────────────────── `successes` trial calls succeed ─┘
 //! ```
 //!
-//! Three things are failures, each in a row of its own:
+//! Four things are failures, each in a row of its own:
 //!
 //! | failure | the row is broken by |
 //! |---|---|
-//! | a request that cannot be sent, or an ICMP error | anything that the server says |
+//! | a request that cannot be sent, an ICMP error, a connection that cannot be opened or that the server breaks off with all unanswered | anything that the server says; a relayed connection that ended in order |
 //! | a new call without any answer, not even a 100, for `answer_within` | any answer to a later new call |
 //! | a final answer with one of `codes`, to what opens something | another final answer to such |
+//! | a check that is not passed, where `checks` is set | one that is |
 //!
 //! Nothing is remembered of a single call: that an answer belongs to a new call, and when that one left, travels in our
 //! Via. A callee who never answers is none of the three: his server says 100 or 408.
@@ -37,6 +38,8 @@ pub enum Why {
     Unreachable(u64),
     /// So many answers in a row had one of `codes`.
     Failing(u32),
+    /// So many checks in a row were not passed.
+    Checks(u64),
     OpenForIsOver,
     /// So many trial calls.
     TrialsSucceeded(u32),
@@ -51,8 +54,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unanswered(calls) => write!(f, "{calls} new calls in a row got no answer at all"),
-            Self::Unreachable(errors) => write!(f, "{errors} requests in a row found nobody there"),
+            Self::Unreachable(errors) => write!(f, "{errors} requests or connections in a row found nobody there"),
             Self::Failing(answers) => write!(f, "{answers} answers in a row were failures"),
+            Self::Checks(checks) => write!(f, "{checks} checks in a row were not passed"),
             Self::OpenForIsOver => write!(f, "open_for is over"),
             Self::TrialsSucceeded(calls) => write!(f, "{calls} of the trial calls succeeded"),
             Self::TrialsUnanswered(calls) => write!(f, "{calls} of the trial calls got no answer at all"),
@@ -163,6 +167,7 @@ impl Breaker {
         }
         let failing = seen.failing_rows != self.base.failing_rows;
         self.base.failing_rows = seen.failing_rows;
+        let checks = self.failed_checks(seen, config);
         let enough = u64::from(config.failures);
         let (errors, calls) = (grown(seen.errors, self.base.errors), grown(seen.calls, self.base.calls));
         if calls >= enough {
@@ -172,9 +177,16 @@ impl Breaker {
         match () {
             () if errors >= enough => Some(Why::Unreachable(errors)),
             () if failing => Some(Why::Failing(config.failures)),
+            () if checks >= enough => Some(Why::Checks(checks)),
             () if late => Some(Why::Unanswered(calls)),
             () => None,
         }
+    }
+
+    /// The row of checks, of which one that is passed begins another.
+    fn failed_checks(&mut self, seen: &Totals, config: &config::Breaker) -> u64 {
+        self.base.failed_checks = self.base.failed_checks.min(seen.failed_checks);
+        if config.checks { seen.failed_checks - self.base.failed_checks } else { 0 }
     }
 
     fn hold(&mut self, why: Why, config: &config::Breaker, now: Time) -> Option<Step> {
@@ -188,7 +200,7 @@ impl Breaker {
     /// Whether the trial calls decide it: one failure, or enough successes. With `codes` a provisional answer is a
     /// success only once it is plain that the failure does not come at once.
     fn judge(
-        &self,
+        &mut self,
         seen: &Totals,
         trials: impl Iterator<Item = Trial>,
         config: &config::Breaker,
@@ -197,6 +209,10 @@ impl Breaker {
         let errors = grown(seen.errors, self.base.errors);
         if errors > 0 {
             return Some((Circuit::Open, Why::Unreachable(errors)));
+        }
+        let checks = self.failed_checks(seen, config);
+        if checks > 0 {
+            return Some((Circuit::Open, Why::Checks(checks)));
         }
         let (mut succeeded, mut unanswered) = (0, 0);
         for trial in trials {

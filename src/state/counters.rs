@@ -308,7 +308,10 @@ pub struct ServerCounters {
     /// A relay's flows that it got: the difference is open now.
     pub flows_opened: Counter,
     pub flows_closed: Counter,
-    /// Requests to it that the kernel could not send, and ICMP errors about it.
+    /// A relay's connections by which it said something, or that ended in order.
+    pub flows_good: Counter,
+    /// Requests to it that the kernel could not send; ICMP errors about it, and connections that it did not let in or broke
+    /// off with all unanswered.
     pub failed: Counter,
     pub unreachable: Counter,
     /// When the newest INVITE without To tag left that it has answered in any way; microseconds.

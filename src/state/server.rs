@@ -157,6 +157,8 @@ pub struct ServerLive {
     pub unanswered: Counter,
     /// How often its rows of failing answers began anew: whenever its breaker moves. The same writes it.
     pub rows_begun: Counter,
+    /// Checks in a row that it did not pass. Whoever hears of them writes it.
+    pub failed_checks: Counter,
     pub trials: Trials,
     signs: AtomicU8,
     /// Its calls: live pins that an INVITE opened. [`super::calls`] keeps it.
@@ -167,19 +169,21 @@ pub struct ServerLive {
     rate: AtomicU64,
 }
 
-/// What is known of a server at one moment, summed over the workers. All of it only grows.
+/// What is known of a server at one moment, summed over the workers. All of it only grows, but for the row of checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests to it that want an answer.
     pub asked: u64,
-    /// Whatever came from it.
+    /// Whatever came from it, and relayed connections that did no worse.
     pub said: u64,
     /// New calls that went to it.
     pub calls: u64,
     /// When the newest of them left that it answered in any way.
     pub answered: Time,
-    /// Requests that could not be sent, and ICMP errors.
+    /// Requests that could not be sent, ICMP errors, connections that it did not let in or broke off unanswered.
     pub errors: u64,
+    /// Checks in a row that it did not pass.
+    pub failed_checks: u64,
     /// How often a worker saw as many failing answers in a row as open a breaker.
     pub failing_rows: u64,
 }
@@ -227,6 +231,7 @@ impl ServerLive {
             counters: PerWorker::new(workers),
             unanswered: Counter::default(),
             rows_begun: Counter::default(),
+            failed_checks: Counter::default(),
             trials: Trials::default(),
             signs: AtomicU8::new(0),
             calls: Gauge::default(),
@@ -243,10 +248,10 @@ impl ServerLive {
     }
 
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = Totals { failed_checks: self.failed_checks.get(), ..Totals::default() };
         for of in self.counters.each() {
             totals.asked += of.asked.get();
-            totals.said += of.sent.get() + of.responses.iter().map(Counter::get).sum::<u64>();
+            totals.said += of.sent.get() + of.flows_good.get() + of.responses.iter().map(Counter::get).sum::<u64>();
             totals.calls += of.calls.get();
             totals.answered = totals.answered.max(Time(of.answered.get() * 1000));
             totals.errors += of.failed.get() + of.unreachable.get();

@@ -94,6 +94,22 @@ fn a_value_that_cannot_be_read_has_no_followers() {
 }
 
 #[test]
+fn a_breaker_counts_what_can_be_seen() {
+    let relay = GOOD.replacen("bind = \"udp://10.0.0.1:5060\"", "mode = \"relay\"\nbind = \"tcp://10.0.0.1:8443\"", 1);
+    let relay = relay.replacen(
+        "inside = \"10.0.0.2\"\nadvertise = \"203.0.113.10\"\nbackend = \"pbx\"",
+        "backend = \"api\"",
+        1,
+    ) + "[[backend]]\nname = \"api\"\nbalance = \"hash\"\n[[backend.server]]\nname = \"a1\"\naddress = \"tcp://10.0.0.8:8443\"\n";
+    let with = |keys: &str| fault(&relay, "name = \"api\"\nbalance", &format!("name = \"api\"\n{keys}\nbalance"));
+    assert_eq!(with("breaker = { checks = true, failures = 2 }"), "");
+    let found = with("breaker = { codes = [500] }");
+    assert!(found.contains("has `codes` of some") && found.contains("`checks = true` counts"), "{found}");
+    let found = with("breaker = { checks = true }\ncheck = { type = \"none\" }");
+    assert!(found.contains("counts checks, and its servers have none"), "{found}");
+}
+
+#[test]
 fn an_address_belongs_to_one_server_of_the_file() {
     let other = |backend: &str| {
         format!("{GOOD}{backend}[[backend.server]]\nname = \"r1\"\naddress = \"udp://10.0.0.9:5060\"\n")

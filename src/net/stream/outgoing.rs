@@ -294,13 +294,17 @@ impl Engine {
         }
         let server = snapshot.server(id);
         // That we have no descriptor left says nothing about the server.
-        if !connection.was_open.get() && end != End::NoFiles {
+        let kept_out = !connection.was_open.get() && end != End::NoFiles;
+        if kept_out {
             self.streams.refused.insert(id, now + BACK_OFF);
-            if let Some(server) = server {
-                let live = &snapshot.servers[server].live;
-                live.counters.of(self.tools.memory.worker).unreachable.add(1);
-                self.tools.memory.sign(live, Sign::Unreachable);
-            }
+        }
+        let broke_off = matches!(end, End::Closed | End::Broken) && !connection.unanswered.borrow().is_empty();
+        if let Some(server) = server
+            && (kept_out || broke_off)
+        {
+            let live = &snapshot.servers[server].live;
+            live.counters.of(self.tools.memory.worker).unreachable.add(1);
+            self.tools.memory.sign(live, Sign::Unreachable);
         }
         server
     }

@@ -40,6 +40,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How soon it is looked whether a full server has room, for as long as a connection may take; each time twice as late.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// What a half-open breaker hears of a connection that went well.
+const SUCCESS: u16 = 200;
+/// The ends of a connection.
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
 /// Takes a client's connection in, or closes it.
 pub(super) fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>, ends: Ends) {
     if let Some(relayed) = Relayed::new(lane, engine, ends) {
@@ -72,6 +78,8 @@ struct Relayed {
     live: Arc<PerWorker<FrontendCounters>>,
     /// Counted there as a flow.
     server: Option<(NameHash, Arc<ServerLive>)>,
+    /// As a half-open breaker of its server knows it.
+    name: u64,
     end: End,
 }
 
@@ -105,6 +113,7 @@ impl Relayed {
             proxied: proxied.unwrap_or(Proxied { source: remote, destination: local }),
             frontend: frontend.config.id,
             live: Arc::clone(&frontend.live),
+            name: proxy::relay::connection_name(&flow, &snapshot),
             server: None,
             end: End::Panicked,
         })
@@ -182,7 +191,7 @@ impl Relayed {
         let mut engine = self.engine.borrow_mut();
         let snapshot = Arc::clone(engine.snapshot.load());
         let frontend = &snapshot.frontends[snapshot.frontend(self.frontend).ok_or(Reason::NoServer)?];
-        let at = proxy::relay::server_for(&self.flow, frontend, tried, clock(), &snapshot)?;
+        let at = proxy::relay::server_for(&self.flow, frontend, tried, clock(), &snapshot, self.worker)?;
         let server = &snapshot.servers[at];
         let any =
             if server.address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -197,7 +206,9 @@ impl Relayed {
             idle: config.timeout.client.min(config.timeout.server),
             header: config.send_proxy.map(|version| proxy_protocol::write(version, Some(self.proxied))),
         };
-        server.live.counters.of(self.worker).flows_opened.add(1);
+        let counters = server.live.counters.of(self.worker);
+        counters.flows_opened.add(1);
+        counters.balanced.add(1);
         snapshot.told_of_flow(server.id);
         drop(engine);
         self.server = Some((chosen.id, Arc::clone(&server.live)));
@@ -212,13 +223,20 @@ impl Relayed {
         }
     }
 
-    /// The server did not let us in: its check looks at it at once.
+    /// The server did not let us in, or broke off before it said a word: its check looks at it at once.
     fn refused(&self) {
         let mut engine = self.engine.borrow_mut();
         let Some((_, live)) = &self.server else { return };
         live.counters.of(self.worker).unreachable.add(1);
         engine.tools.memory.sign(live, Sign::Unreachable);
         engine.wake();
+    }
+
+    /// The server said something, or ended in order what needed no answer: its breaker counts on that.
+    fn went_well(&self) {
+        let Some((_, live)) = &self.server else { return };
+        live.counters.of(self.worker).flows_good.add(1);
+        live.trials.answered(self.name, SUCCESS);
     }
 
     /// The connection is not its server's any more.
@@ -242,25 +260,36 @@ impl Relayed {
         let held = self.engine.borrow().streams.queued.clone();
         let (mut there, mut back) = (Way::new(Buffer::new(held.clone())), Way::new(Buffer::new(held)));
         there.judged = !self.suspected;
-        let (mut last, mut broken) = (clock(), [false; 2]);
+        let (mut last, mut gone) = (clock(), [false; 2]);
         let mut silence = Box::pin(sleep(idle));
         let end = poll_fn(|cx| {
             let mut scratch = self.scratch();
             let before = (there.moved, back.moved);
-            broken[0] |= step(&mut there, &mut back, (&mut client, &mut server), &mut scratch, cx);
-            broken[1] |= step(&mut back, &mut there, (&mut server, &mut client), &mut scratch, cx);
-            self.engine.borrow_mut().streams.scratch = scratch;
             // Whichever way shows it first: who wrote to a client that is gone, or who read of it.
-            there.breaks |= broken != [false; 2];
+            match step(&mut there, &mut back, (&mut client, &mut server), &mut scratch, cx) {
+                Some(Gone::Sender) => gone[CLIENT] = true,
+                Some(Gone::Receiver) => gone[SERVER] = true,
+                None => {}
+            }
+            match step(&mut back, &mut there, (&mut server, &mut client), &mut scratch, cx) {
+                Some(Gone::Sender) => gone[SERVER] = true,
+                Some(Gone::Receiver) => gone[CLIENT] = true,
+                None => {}
+            }
+            self.engine.borrow_mut().streams.scratch = scratch;
+            there.breaks |= gone != [false; 2];
             if before != (there.moved, back.moved) {
                 last = clock();
                 self.count(there.moved - before.0, back.moved - before.1);
+            }
+            if before.1 == 0 && back.moved > 0 {
+                self.went_well();
             }
             if there.forged {
                 return Poll::Ready(End::ForgedProxyHeader);
             }
             if there.over && back.over {
-                return Poll::Ready(if broken == [false; 2] { End::Closed } else { End::Broken });
+                return Poll::Ready(if gone == [false; 2] { End::Closed } else { End::Broken });
             }
             while silence.as_mut().poll(cx).is_ready() {
                 let silent = clock().since(last);
@@ -272,6 +301,11 @@ impl Relayed {
             Poll::Pending
         })
         .await;
+        match end {
+            End::Broken if gone[SERVER] && !gone[CLIENT] && back.moved == 0 => self.refused(),
+            End::Closed if back.moved == 0 => self.went_well(),
+            _ => {}
+        }
         // Whoever breaks off takes nothing more: its server learns that at once, as from HAProxy.
         if there.breaks {
             let _ = SockRef::from(socket(&server)).set_linger(Some(Duration::ZERO));
@@ -482,32 +516,25 @@ async fn turn_away(mut client: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
-/// Goes on with one way; whoever is gone ends the other too. True where an end broke off.
+/// Goes on with one way; whoever is gone ends the other too. Says who broke off.
 fn step(
     way: &mut Way,
     other: &mut Way,
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     scratch: &mut [u8],
     cx: &mut Context<'_>,
-) -> bool {
+) -> Option<Gone> {
     if way.over {
-        return false;
+        return None;
     }
-    match way.pump(from, to, scratch, cx) {
-        Poll::Pending => false,
-        Poll::Ready(Ok(())) => {
-            way.over = true;
-            false
-        }
+    let Poll::Ready(passed) = way.pump(from, to, scratch, cx) else { return None };
+    match passed {
         // What it had sent goes on.
-        Poll::Ready(Err(Gone::Sender)) => {
+        Err(Gone::Sender) => {
             (way.ended, other.over) = (true, true);
             cx.waker().wake_by_ref();
-            true
         }
-        Poll::Ready(Err(Gone::Receiver)) => {
-            way.over = true;
-            true
-        }
+        Ok(()) | Err(Gone::Receiver) => way.over = true,
     }
+    passed.err()
 }

@@ -16,6 +16,7 @@ fn usual() -> config::Breaker {
         half_open_max: 3,
         answer_within: Duration::from_secs(5),
         codes: Vec::new(),
+        checks: false,
         max_open: 50,
     }
 }
@@ -82,6 +83,28 @@ fn errors_in_a_row_open_it_at_once_and_a_word_in_between_breaks_the_row() {
     assert_eq!(bench.look(250), None);
     bench.seen.errors = 11;
     assert_eq!(bench.to(250), Some((Circuit::Open, Why::Unreachable(5))));
+}
+
+#[test]
+fn checks_count_where_that_was_chosen_and_one_that_is_passed_breaks_their_row() {
+    let mut bench = Bench::new(usual());
+    bench.seen.failed_checks = 100;
+    assert_eq!(bench.look(250), None, "nobody asked for it");
+    let mut bench = Bench::new(config::Breaker { checks: true, ..usual() });
+    for row in [4, 0, 4] {
+        bench.seen.failed_checks = row;
+        assert_eq!(bench.look(250), None);
+    }
+    bench.seen.failed_checks = 5;
+    assert_eq!(bench.to(250), Some((Circuit::Open, Why::Checks(5))));
+    assert_eq!(bench.to(30_000), Some((Circuit::HalfOpen, Why::OpenForIsOver)));
+    assert_eq!(bench.look(250), None, "what was before counts no more");
+    bench.seen.failed_checks = 6;
+    assert_eq!(bench.to(250), Some((Circuit::Open, Why::Checks(1))));
+    bench.seen.failed_checks = 0;
+    assert_eq!(bench.to(30_000), Some((Circuit::HalfOpen, Why::OpenForIsOver)));
+    bench.seen.failed_checks = 1;
+    assert_eq!(bench.to(250), Some((Circuit::Open, Why::Checks(1))), "one is enough of a new row too");
 }
 
 #[test]
