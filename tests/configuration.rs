@@ -33,6 +33,8 @@ backend = "pbx"
 #frontend#
 [frontend.limits]
 #frontend.limits#
+[frontend.limits.ban]
+#frontend.limits.ban#
 [frontend.tls]
 certificates = "/etc/trunkline/certs"
 #frontend.tls#

@@ -128,6 +128,30 @@ fn tell(at: SocketAddr, line: &str, body: &[u8]) -> String {
     rest(&mut stream)
 }
 
+/// The same, a byte at a time.
+fn tell_slowly(at: SocketAddr, line: &str, body: &[u8]) -> String {
+    let mut stream = connect(at);
+    for byte in line.as_bytes().iter().chain(b"\n").chain(body) {
+        stream.write_all(&[*byte]).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    rest(&mut stream)
+}
+
+/// 1 GB from a server, and how many of its pieces are what they should be.
+fn huge_transfer(at: SocketAddr) -> String {
+    const HUGE: usize = 1_000_000_000;
+    let mut stream = connect(at);
+    stream.write_all(format!("push {HUGE}\n").as_bytes()).unwrap();
+    let (mut piece, mut right) = (vec![0; PIECE], 0);
+    for at in (0..HUGE).step_by(PIECE) {
+        stream.read_exact(&mut piece).unwrap();
+        right += usize::from(piece == pattern(at));
+    }
+    format!("{right} pieces of {}, {}", HUGE / PIECE, rest(&mut stream))
+}
+
 fn rest(stream: &mut TcpStream) -> String {
     let mut heard = Vec::new();
     let ended = match stream.read_to_end(&mut heard) {
@@ -149,33 +173,14 @@ struct At {
 /// The same questions to either. Each answer is what the client and the servers saw.
 fn battery(At { main, lame, dead }: At, seen: &Seen) -> BTreeMap<&'static str, String> {
     const LARGE: usize = 64_000_000;
-    const HUGE: usize = 1_000_000_000;
     let mut found = BTreeMap::new();
     let body = vec![7; 300_000];
     found.insert("half-close: an answer to the whole of it", tell(main, "count", &body));
     found.insert("a server that reads slowly", tell(main, "slowly", &vec![7; 20_000_000]));
     let echoed = tell(main, "echo", b"a word");
     found.insert("echo until the end", echoed);
-    found.insert("a client that writes slowly", {
-        let mut stream = connect(main);
-        for byte in b"count\n".iter().chain(&[7; 300]) {
-            stream.write_all(&[*byte]).unwrap();
-            thread::sleep(Duration::from_millis(1));
-        }
-        stream.shutdown(Shutdown::Write).unwrap();
-        rest(&mut stream)
-    });
-    found.insert("1 GB, every byte in its place", {
-        let mut stream = connect(main);
-        stream.write_all(format!("push {HUGE}\n").as_bytes()).unwrap();
-        let mut piece = vec![0; PIECE];
-        let mut right = 0;
-        for at in (0..HUGE).step_by(PIECE) {
-            stream.read_exact(&mut piece).unwrap();
-            right += usize::from(piece == pattern(at));
-        }
-        format!("{right} pieces of {}, {}", HUGE / PIECE, rest(&mut stream))
-    });
+    found.insert("a client that writes slowly", tell_slowly(main, "count", &[7; 300]));
+    found.insert("1 GB, every byte in its place", huge_transfer(main));
     found.insert("a large transfer, every byte in its place, to one that reads slowly", {
         let mut stream = connect(main);
         stream.write_all(format!("push {LARGE}\n").as_bytes()).unwrap();

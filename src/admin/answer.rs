@@ -51,6 +51,10 @@ impl Answerer {
                 let admin = admin(state).unwrap_or_default();
                 self.set_admin(server(&name)?.id, admin, who).await
             }
+            Command::Unban(source) => {
+                let source = source.parse().map_err(|_| format!("\"{source}\" is no IP address."))?;
+                self.wish(Wish::Unban { source }, who).await
+            }
             Command::CloseBreaker(name) => self.wish(Wish::CloseBreaker { server: server(&name)?.id }, who).await,
             Command::Elsewhere { about, why } => {
                 look_up(&picture, &about)?;

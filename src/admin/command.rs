@@ -84,6 +84,8 @@ pub enum Command {
         state: &'static str,
     },
     CloseBreaker(String),
+    /// An address, as written.
+    Unban(String),
     /// How many calls a server has.
     ShowCalls(String),
     Calls,
@@ -156,6 +158,7 @@ impl Command {
             | Self::Already(_)
             | Self::Put { .. }
             | Self::CloseBreaker(_)
+            | Self::Unban(_)
             | Self::Reload => Level::Admin,
             _ => Level::User,
         }
@@ -221,11 +224,12 @@ const COMMANDS: &[(&str, &str)] = &[
     ("show version", "report the version"),
     ("sip drain|ready|maint <bk>/<srv>", "put a server into this state, and say what it costs"),
     ("sip reset breaker <bk>/<srv>", "let new calls go to it again"),
-    ("sip show bans", "who was refused lately, and why"),
+    ("sip show bans", "who is banned or was refused lately, and why"),
     ("sip show breakers", "the breakers, and what they count"),
     ("sip show calls", "the calls of each server"),
     ("sip show split", "each region's part of the calls, beside what it should have"),
     ("sip trace call-id <Call-ID>", "a call's messages as they pass, until a key is pressed"),
+    ("sip unban <address>", "let a source open something new again"),
     ("status [json]", "the servers as a table, or as one JSON object"),
     ("user", "lower the level of this connection to user"),
 ];
@@ -460,6 +464,7 @@ fn sip(words: &[&str]) -> Option<Command> {
         ["show", "split"] => Command::Split,
         ["show", "breakers"] => Command::Breakers,
         ["trace", "call-id", _] => Command::Trace(server()),
+        ["unban", _] => Command::Unban(server()),
         ["reset", "breaker", _] => Command::CloseBreaker(server()),
         ["drain", _] => Command::Put { server: server(), state: "drain" },
         ["ready", _] => Command::Put { server: server(), state: "ready" },

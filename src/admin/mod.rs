@@ -42,7 +42,7 @@ mod view;
 pub use view::View;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -108,6 +108,10 @@ pub enum Wish {
     ClearTable {
         backend: String,
         key: Option<u64>,
+    },
+    /// A source may open something new again.
+    Unban {
+        source: IpAddr,
     },
     CloseBreaker {
         server: NameHash,

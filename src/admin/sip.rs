@@ -10,6 +10,8 @@ use super::picture::Picture;
 use crate::net::udp::clock;
 use crate::proxy::stick_key_of;
 use crate::state::bad_messages::BadMessage;
+use crate::state::bans;
+use crate::state::refused::Refused;
 
 /// `sip show calls`, `show sess`: how many calls each server has.
 pub fn calls(picture: &Picture) -> String {
@@ -134,19 +136,30 @@ pub fn key(view: &View, backend: &str, typed: &str) -> Result<u64, String> {
     }
 }
 
-/// `sip show bans`: who was refused lately.
+/// `sip show bans`: who is banned, or was refused lately.
 pub fn bans(view: &View) -> String {
     let (snapshot, now) = (view.snapshot(), clock());
-    let mut lines = vec![["source", "frontend", "why", "messages", "last"].map(str::to_owned)];
-    for of in view.shared().refused_sources() {
-        let frontend = snapshot.frontends.iter().find(|frontend| frontend.config.id == of.frontend);
-        lines.push([
-            of.source.to_string(),
-            frontend.map_or("-", |frontend| &frontend.config.name).to_owned(),
-            of.reason.word().to_owned(),
-            of.messages.to_string(),
-            format!("{} ago", short(now.since(of.last).as_secs())),
-        ]);
+    let name = |id| {
+        let frontend = snapshot.frontends.iter().find(|frontend| frontend.config.id == id);
+        frontend.map_or("-", |frontend| &frontend.config.name).to_owned()
+    };
+    let ago = |at| format!("{} ago", short(now.since(at).as_secs()));
+    let banned = view.shared().bans.all(now);
+    let refused = view.shared().refused_sources();
+    let mut lines = vec![["source", "frontend", "why", "messages", "last", "banned"].map(str::to_owned)];
+    for (frontend, source, ban) in &banned {
+        let of = |one: &&Refused| one.frontend == *frontend && bans::who(one.source) == *source;
+        let messages = refused.iter().filter(of).map(|one| one.messages).sum::<u64>();
+        let last = refused.iter().filter(of).map(|one| one.last).max().unwrap_or(ban.since);
+        let (why, left) = (ban.why.word().to_owned(), format!("for {}", short(ban.until.since(now).as_secs())));
+        lines.push([source.to_string(), name(*frontend), why, messages.to_string(), ago(last), left]);
+    }
+    let is_banned =
+        |one: &Refused| banned.iter().any(|(at, who, _)| (*at, *who) == (one.frontend, bans::who(one.source)));
+    for one in refused.iter().filter(|one| !is_banned(one)) {
+        let why = one.reason.word().to_owned();
+        let (messages, last) = (one.messages.to_string(), ago(one.last));
+        lines.push([one.source.to_string(), name(one.frontend), why, messages, last, "-".to_owned()]);
     }
     columns(&lines)
 }

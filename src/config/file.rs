@@ -14,6 +14,7 @@ use super::check::{Check, check, statuses};
 use super::dns::{Dns, dns};
 use super::fault::{Faults, holds_secret};
 use super::follow::{self, Follow};
+use super::limits::{Limits, limits};
 use super::read::{At, Section};
 use super::streams::{self, Connections, Timeout};
 use super::tls::{self, BackendTls, FrontendTls};
@@ -34,9 +35,6 @@ const STICK_SIZE: RangeInclusive<u64> = 1_000..=16_000_000;
 const MAX_CALLS: RangeInclusive<u64> = 0..=16_000_000;
 /// A server that needs longer than an hour to warm up has another ailment.
 const LONGEST_SLOW_START: Duration = Duration::from_secs(60 * 60);
-/// From the shortest message that carries a call to the most that UDP carries.
-const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
-const BURST: RangeInclusive<u64> = 1..=1_000_000;
 /// A 2xx is nobody's failure.
 const FAILURE: RangeInclusive<u64> = 300..=699;
 /// The trial calls of a half-open breaker: each has a place of its own that workers look through.
@@ -99,7 +97,7 @@ pub struct FrontendSection {
     pub send_to: Vec<IpNet>,
     pub source_header: Option<At<String>>,
     pub dscp: Option<u8>,
-    pub limits: LimitsSection,
+    pub limits: Limits,
     pub connections: Connections,
     pub tls: Option<At<FrontendTls>>,
     pub accept_proxy: Vec<IpNet>,
@@ -112,16 +110,6 @@ pub struct RouteSection {
     pub clients: Vec<IpNet>,
     pub hosts: Vec<String>,
     pub backend: Option<At<String>>,
-}
-
-#[derive(Debug, Default)]
-pub struct LimitsSection {
-    pub rate: Option<Rate>,
-    pub burst: Option<At<u64>>,
-    pub trusted: Vec<IpNet>,
-    pub deny: Vec<IpNet>,
-    pub deny_user_agent: Vec<String>,
-    pub max_message: usize,
 }
 
 #[derive(Debug)]
@@ -262,7 +250,7 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
         send_to: section.values("send_to"),
         source_header: section.optional("source_header"),
         dscp: section.optional::<Dscp>("dscp").map(|dscp| dscp.value.0),
-        limits: limits_section.map_or_else(LimitsSection::new, limits),
+        limits: limits_section.map_or_else(Limits::default, limits),
         connections,
         tls: section.section("tls", "[frontend.tls]").map(tls::frontend),
         accept_proxy: section.values("accept_proxy"),
@@ -289,33 +277,6 @@ fn route(section: Section<'_, '_>, is_relay: bool) -> RouteSection {
             "this route has no condition",
             "add `methods`, `clients` or `hosts`, or change the frontend's `backend`",
         );
-    }
-    section.finish(&[]);
-    read
-}
-
-impl LimitsSection {
-    fn new() -> Self {
-        Self { max_message: *MAX_MESSAGE.end() as usize, ..Self::default() }
-    }
-}
-
-fn limits(section: Section<'_, '_>) -> LimitsSection {
-    let burst = section.optional::<u64>("per_source_burst");
-    section.number("per_source_burst", 1, BURST);
-    for empty in section.list::<String>("deny_user_agent").iter().filter(|part| part.value.is_empty()) {
-        section.fault(empty.at, "an empty text is in every User-Agent", "remove it");
-    }
-    let read = LimitsSection {
-        rate: section.optional::<Rate>("per_source_rate").map(|rate| rate.value),
-        burst,
-        trusted: section.values("trusted"),
-        deny: section.values("deny"),
-        deny_user_agent: section.values("deny_user_agent"),
-        max_message: section.number("max_message", *MAX_MESSAGE.end(), MAX_MESSAGE) as usize,
-    };
-    if let (None, Some(burst)) = (read.rate, &read.burst) {
-        section.fault(burst.at, "`per_source_burst` without `per_source_rate`", "add `per_source_rate = \"200/s\"`");
     }
     section.finish(&[]);
     read
@@ -410,7 +371,7 @@ pub fn is_header_name(name: &str) -> bool {
 }
 
 /// A duration in a range.
-fn duration(
+pub fn duration(
     section: &Section<'_, '_>,
     key: &'static str,
     default: Duration,

@@ -15,6 +15,7 @@ mod habits;
 pub mod haproxy;
 pub mod key;
 pub mod leaving;
+pub mod limits;
 pub mod names;
 mod read;
 mod relay;
@@ -39,6 +40,7 @@ use crate::sip::token::NameHash;
 use admin::Http;
 pub use check::{Check, CheckKind, HttpCheck};
 use follow::Follow;
+use limits::Limits;
 pub use names::Named;
 use names::Query;
 use streams::{Connections, Timeout};
@@ -376,26 +378,6 @@ pub enum ForceRport {
     Auto,
     Always,
     Never,
-}
-
-/// What a frontend lets in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// Requests that open something new, per source address.
-    pub per_source: Option<PerSource>,
-    /// Networks that are not limited per source.
-    pub trusted: Vec<IpNet>,
-    pub deny: Vec<IpNet>,
-    /// Parts of User-Agent values that are dropped in silence, lower case.
-    pub deny_user_agent: Vec<String>,
-    pub max_message: usize,
-}
-
-/// A rate with a burst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PerSource {
-    pub rate: Rate,
-    pub burst: u32,
 }
 
 /// A rule that picks another backend: all conditions that are given must hold.

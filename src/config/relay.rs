@@ -27,7 +27,7 @@ const FRONTEND_KEYS: &[&str] =
 const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
 /// Keys that are about connections, and those that are about flows: in each section, and what to do about it.
 const OF_CONNECTIONS: (&[&str], &[&str]) =
-    (&["tls", "accept_proxy"], &["max_connections", "max_connections_per_source"]);
+    (&["tls", "accept_proxy"], &["max_connections", "max_connections_per_source", "per_source_handshake_rate"]);
 const OF_FLOWS: (&[&str], &[&str]) = (&["idle"], &["max_flows"]);
 pub const ROUTE_KEYS: &[&str] = &["methods", "hosts"];
 
@@ -38,6 +38,12 @@ pub fn mode(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, binds: 
     if is_relay {
         refuse(section, FRONTEND_KEYS);
         limits.inspect(|limits| refuse(limits, LIMITS_KEYS));
+        if let Some((limits, at)) =
+            limits.and_then(|limits| Some((limits, limits.place("per_source_connection_rate")?)))
+        {
+            let what = "`per_source_connection_rate` is of SIP: what a relay counts of a source is `per_source_rate`";
+            limits.fault(at, what, "write `per_source_rate`");
+        }
         let (of_others, kind, instead) = match of_streams {
             true => (OF_FLOWS, "datagrams", "`timeout` of the backend says how long a connection may be silent"),
             false => (OF_CONNECTIONS, "connections", "remove it, or write a tcp:// or tls:// address in `bind`"),

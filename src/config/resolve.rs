@@ -7,21 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::fault::{Faults, suggestion};
-use super::file::{BackendSection, File, FrontendSection, LimitsSection, ServerSection, is_header_name};
+use super::file::{BackendSection, File, FrontendSection, ServerSection, is_header_name};
 use super::names::{self, Named, Query};
 use super::read::At;
 use super::relay::Written;
 use super::tls::FrontendTls;
 use super::value::{ServerAddress, Source, is_one_host};
 use super::{
-    Addresses, Backend, Bind, CheckKind, Config, Frontend, Limits, Mode, PerSource, Region, Route, Server, admin,
-    relay, streams, tls,
+    Addresses, Backend, Bind, CheckKind, Config, Frontend, Mode, Region, Route, Server, admin, relay, streams, tls,
 };
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
-
-/// A burst where only a rate is given: two seconds' worth, as much as a phone system that comes back needs.
-const DEFAULT_BURST_SECONDS: u32 = 2;
 
 /// `sun_path` of unix(7) holds 108 octets with the zero at its end, and the socket is made under a longer name first.
 const LONGEST_SOCKET: usize = 100;
@@ -324,7 +320,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
         send_to: section.send_to.clone(),
         source_header: section.source_header.as_ref().map(|header| header.value.clone()),
         dscp: section.dscp,
-        limits: limits(&section.limits),
+        limits: section.limits.clone(),
         connections: section.connections.clone(),
         tls: section
             .tls
@@ -396,23 +392,6 @@ fn is_at(frontend: &Frontend, server: &Server) -> bool {
         bind.ports.contains(port) && (every || bind.address.ip() == ip || frontend.advertise.like(ip) == Some(ip))
     };
     inside == Some(ip) || binds().any(bound)
-}
-
-fn limits(section: &LimitsSection) -> Limits {
-    let per_source = section.rate.map(|rate| PerSource {
-        rate,
-        burst: match &section.burst {
-            Some(burst) => burst.value.clamp(1, u64::from(u32::MAX)) as u32,
-            None => rate.events.saturating_mul(DEFAULT_BURST_SECONDS),
-        },
-    });
-    Limits {
-        per_source,
-        trusted: section.trusted.clone(),
-        deny: section.deny.clone(),
-        deny_user_agent: section.deny_user_agent.iter().map(|part| part.to_ascii_lowercase()).collect(),
-        max_message: section.max_message,
-    }
 }
 
 fn backend(section: BackendSection, faults: &mut Faults) -> Backend {

@@ -87,6 +87,8 @@ pub fn frontend(section: &Section<'_, '_>, limits: Option<&Section<'_, '_>>, bin
             (Some(section), "accept_proxy"),
             (limits, "max_connections"),
             (limits, "max_connections_per_source"),
+            (limits, "per_source_connection_rate"),
+            (limits, "per_source_handshake_rate"),
         ] {
             if let Some((section, at)) = section.and_then(|section| Some((section, section.place(key)?))) {
                 let what = format!("`{key}` is about connections, and every bind of this frontend is udp://");

@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 
+use crate::config::limits::Offence;
 use crate::sip::name::Name;
 use crate::sip::{Flow, Method, Uri};
+use crate::state::connections::End;
+use crate::state::limits::Counted;
 use crate::state::snapshot::Frontend;
-use crate::state::{Reason, Snapshot};
+use crate::state::{Reason, Snapshot, Time, bans};
 
-use super::{Case, may_send_to};
+use super::{Case, Memory, may_send_to};
 
 /// Schemes that a server may know what to do with.
 const SCHEMES: [&[u8]; 4] = [b"sip:", b"sips:", b"tel:", b"urn:"];
@@ -89,13 +92,95 @@ impl Case<'_> {
         }
     }
 
-    /// Over its rate? Trusted networks are not counted.
+    /// Whether it may open something new now.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
-        let frontend = self.frontend;
-        let Some(pace) = frontend.pace else { return Ok(()) };
-        let ip = self.received.flow.remote.ip();
-        let source = frontend.rate_key(self.snapshot.keys.source(ip));
-        let admitted = frontend.trusted.contains(ip) || self.memory.shared.sources.admit(source, self.now, pace);
-        if admitted { Ok(()) } else { Err(Reason::RateLimited) }
+        admit_new(self.received.flow.remote.ip(), self.frontend, self.now, self.snapshot, self.memory)
     }
+}
+
+/// Whether a source may open something new now. Trusted networks are never asked.
+///
+/// # Errors
+/// [`Reason::Banned`] or [`Reason::RateLimited`].
+#[inline]
+pub fn admit_new(
+    ip: IpAddr,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) -> Result<(), Reason> {
+    if frontend.ban.is_some() {
+        admit_unbanned(ip, frontend, now, memory)?;
+    }
+    let Some(pace) = frontend.paces.of(Counted::New) else { return Ok(()) };
+    let source = frontend.rate_key(snapshot.keys.source(ip));
+    let admitted = frontend.trusted.contains(ip) || memory.shared.sources.admit(source, now, pace);
+    if admitted { Ok(()) } else { Err(Reason::RateLimited) }
+}
+
+/// Apart, so that a frontend without bans pays one look for it.
+#[inline(never)]
+fn admit_unbanned(ip: IpAddr, frontend: &Frontend, now: Time, memory: &Memory) -> Result<(), Reason> {
+    let banned = memory.shared.bans.has(frontend.config.id, ip, now) && !frontend.trusted.contains(ip);
+    if banned { Err(Reason::Banned) } else { Ok(()) }
+}
+
+/// Whether a client may connect now. Servers and trusted networks always may.
+///
+/// # Errors
+/// [`End::Banned`] or [`End::RateLimited`].
+pub fn admit_connection(
+    ip: IpAddr,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) -> Result<(), End> {
+    let counted = if frontend.config.relays_streams() { Counted::New } else { Counted::Connections };
+    let banned = || frontend.ban.is_some() && memory.shared.bans.has(frontend.config.id, ip, now);
+    match () {
+        () if is_above_suspicion(ip, frontend, snapshot) => Ok(()),
+        () if banned() => Err(End::Banned),
+        () if !is_in_time(counted, ip, frontend, now, snapshot, memory) => Err(End::RateLimited),
+        () => Ok(()),
+    }
+}
+
+/// Whether a client may shake hands now: the same.
+pub fn admit_handshake(ip: IpAddr, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) -> bool {
+    is_above_suspicion(ip, frontend, snapshot) || is_in_time(Counted::Handshakes, ip, frontend, now, snapshot, memory)
+}
+
+fn is_in_time(
+    counted: Counted,
+    ip: IpAddr,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) -> bool {
+    let key = || counted.key(frontend.rate_key(snapshot.keys.source(ip)));
+    frontend.paces.of(counted).is_none_or(|pace| memory.shared.sources.admit(key(), now, pace))
+}
+
+/// Holds something against a source. Who was let in by a list of ours is never banned.
+#[cold]
+pub fn hold_against(
+    ip: IpAddr,
+    offence: Offence,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) {
+    let Some(rule) = frontend.ban else { return };
+    if !is_above_suspicion(ip, frontend, snapshot) {
+        let key = frontend.rate_key(snapshot.keys.source(bans::who(ip)));
+        memory.shared.bans.note((frontend.config.id, ip, key), offence, rule, now);
+    }
+}
+
+fn is_above_suspicion(ip: IpAddr, frontend: &Frontend, snapshot: &Snapshot) -> bool {
+    frontend.trusted.contains(ip) || frontend.accept_proxy.contains(ip) || snapshot.is_server_ip(ip)
 }

@@ -1,12 +1,15 @@
 //! What is counted: a message when it comes, and a verdict when it was carried out. And which are kept to be looked at.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::Method;
 use crate::state::bad_messages::About;
+use crate::state::connections::End;
 use crate::state::counters::{Counter, FrontendCounters, ServerCounters};
+use crate::state::snapshot::Frontend;
 use crate::state::{Reason, Snapshot, Time};
 
+use super::admit::hold_against;
 use super::{Case, Memory, Passage, Verdict};
 
 impl Case<'_> {
@@ -115,6 +118,14 @@ fn count_to_server(server: &ServerCounters, method: Method, balanced: bool, len:
     server.calls.add(u64::from(balanced && method == Method::Invite));
 }
 
+/// A connection from a source ended, or was not let in.
+pub fn count_end(end: End, source: IpAddr, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) {
+    frontend.live.of(memory.worker).connection_ends.of(end).add(1);
+    if let Some(offence) = end.offence() {
+        hold_against(source, offence, frontend, now, snapshot, memory);
+    }
+}
+
 /// Keeps the beginning of a message that was dropped or refused for this reason, or its source, where somebody may want to
 /// know: who looks for what is wrong with a phone. It came to a bind from a source.
 pub fn keep_bad(
@@ -125,12 +136,15 @@ pub fn keep_bad(
     snapshot: &Snapshot,
     memory: &Memory,
 ) {
-    let frontend = || snapshot.frontends[snapshot.binds[bind].frontend as usize].config.id;
+    let frontend = || &snapshot.frontends[snapshot.binds[bind].frontend as usize];
     if reason.is_about_source() {
-        memory.shared.refused.of(memory.worker).note(source.ip(), frontend(), reason, now);
+        memory.shared.refused.of(memory.worker).note(source.ip(), frontend().config.id, reason, now);
+    }
+    if let Some(offence) = reason.offence() {
+        hold_against(source.ip(), offence, frontend(), now, snapshot, memory);
     }
     if reason.is_bad_message() {
-        let frontend = frontend();
+        let frontend = frontend().config.id;
         let about = About { at: now, frontend, source, reason, len: bytes.len() };
         memory.shared.bad.of(memory.worker).keep(about, bytes);
     }

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::admit::admit_new;
 use super::choose::masked;
 use super::{Memory, may_send_to};
 use crate::config::{Stick, StickOn};
@@ -153,9 +154,7 @@ fn open(
     if frontend.deny.contains(ip) {
         return Err(Reason::Denied);
     }
-    if !is_in_time(flow, frontend, now, snapshot, memory) {
-        return Err(Reason::RateLimited);
-    }
+    admit_new(ip, frontend, now, snapshot, memory)?;
     let server = choose(flow, frontend, |_| true, now, snapshot)?;
     let to = &snapshot.servers[server];
     if to.address.ip() == ip && to.ports.map_or(to.address.port(), |_| flow.local.port()) == flow.remote.port() {
@@ -168,13 +167,6 @@ fn open(
     frontend.live.of(memory.worker).flows_opened.add(1);
     to.live.counters.of(memory.worker).flows_opened.add(1);
     Ok(Verdict::Open { flow: at, server })
-}
-
-/// Whether its source may open one more flow, or connection, already.
-pub fn is_in_time(flow: &Flow, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) -> bool {
-    let ip = flow.remote.ip();
-    let source = || frontend.rate_key(snapshot.keys.source(ip));
-    frontend.pace.is_none_or(|pace| frontend.trusted.contains(ip) || memory.shared.sources.admit(source(), now, pace))
 }
 
 /// Room for one more flow of a frontend, of all workers together. Two workers that look at once may both take the last.

@@ -81,6 +81,7 @@ impl Balancer {
                 _ = look.tick() => {
                     self.drop_retired();
                     self.look();
+                    self.tell_bans();
                 }
             }
         }
@@ -182,6 +183,7 @@ impl Balancer {
             Wish::MaxCalls { server, most } => self.set_max_calls(&who, server, most),
             Wish::Check { server, on } => self.set_check(&who, server, on),
             Wish::ClearTable { backend, key } => self.clear_table(&who, &backend, key),
+            Wish::Unban { source } => self.unban(&who, source),
             Wish::CloseBreaker { server } => self.reset_breaker(&who, server),
             Wish::Health { server, health } => self.set_health(&who, server, health),
         };

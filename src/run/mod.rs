@@ -5,6 +5,7 @@
 //! the configuration; `certificates` looks after the files of TLS; `service` is what systemd
 //! hears of us; `kept` has what outlives the process; `warnings` says what may be a slip.
 
+mod bans;
 mod breakers;
 mod certificates;
 mod checks;

@@ -146,8 +146,10 @@ ends! {
     /// From a network in `deny`, from an address that nothing can be sent to, or from no server where only servers are
     /// spoken to.
     Denied = "denied";
-    /// More often than `per_source_rate`.
+    /// More often than `per_source_rate` of a relay, or `per_source_connection_rate`.
     RateLimited = "rate_limited";
+    /// Its source is banned.
+    Banned = "banned";
     /// There was no server for it, or all had their limit for too long.
     NoServer = "no_server";
     ServersFull = "servers_full";
@@ -158,6 +160,8 @@ ends! {
     TooManyHandshakes = "too_many_handshakes";
     SlowHandshake = "slow_handshake";
     BadHandshake = "bad_handshake";
+    /// More often than `per_source_handshake_rate`.
+    TooManyHandshakesOfSource = "too_many_handshakes_of_source";
     /// The buffers of the worker's connections were full.
     NoRoom = "no_room";
     /// From a network in `accept_proxy`, and without a whole header of the PROXY protocol in time; and with one from another

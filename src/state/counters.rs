@@ -136,6 +136,8 @@ reasons! {
     Scanner = "scanner";
     /// Over `per_source_rate`.
     RateLimited = "rate_limited";
+    /// It opens something new, and its source is banned.
+    Banned = "banned";
     /// Something is wrong with it, and it cannot be answered: a response, an ACK, or one that lacks what an answer copies.
     Unanswerable = "unanswerable";
     /// The ACK to an answer of our own.

@@ -5,6 +5,8 @@
 
 use super::Time;
 use super::table::Table;
+use crate::config;
+use crate::config::limits::PerSource;
 
 /// Sources that are remembered at once: a frontend's whole public. Where an attacker's spoofed addresses are more, the
 /// one that would be forgiven first makes room.
@@ -44,6 +46,41 @@ impl Pace {
             false => full_at,
         };
         (full_at <= latest).then(|| full_at.max(now.0) + self.interval)
+    }
+}
+
+/// What is counted of a source.
+#[derive(Clone, Copy, Debug)]
+pub enum Counted {
+    /// What it opens; of a relay flows, or connections.
+    New,
+    Connections,
+    Handshakes,
+}
+
+impl Counted {
+    /// Under which key, of that of the source.
+    #[inline]
+    pub fn key(self, source: u64) -> u64 {
+        source ^ [0, 0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f][self as usize]
+    }
+}
+
+/// How often a source may do each, at one frontend; `None`: as often as it likes.
+#[derive(Clone, Copy, Debug)]
+pub struct Paces([Option<Pace>; 3]);
+
+impl Paces {
+    #[inline]
+    pub fn of(&self, counted: Counted) -> Option<Pace> {
+        self.0[counted as usize]
+    }
+}
+
+impl From<&config::limits::Limits> for Paces {
+    fn from(limits: &config::limits::Limits) -> Self {
+        let pace = |limit: PerSource| Pace::new(limit.rate.interval(), limit.burst);
+        Self([limits.per_source, limits.connections, limits.handshakes].map(|limit| limit.map(pace)))
     }
 }
 

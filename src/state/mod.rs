@@ -6,12 +6,13 @@
 //!
 //! | survives a new snapshot | does not |
 //! |---|---|
-//! | pins, stick tables, source limits, calls of servers, bad messages, refused sources, the lanes of addresses | tables of the balance that a change touched |
+//! | pins, stick tables, source limits, bans, calls of servers, bad messages, refused sources, the lanes of addresses | tables of the balance that a change touched |
 //! | counters and signs of servers and frontends | positions of servers, frontends, binds |
 //!
 //! Start with [`table`] (the fixed buckets under pins, stick tables and limits), then [`snapshot`].
 
 pub mod bad_messages;
+pub mod bans;
 pub mod binds;
 pub mod breaker;
 pub mod calls;

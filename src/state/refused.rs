@@ -57,7 +57,7 @@ impl Reason {
     /// Whether it is about who sends, not about what was sent.
     #[inline]
     pub fn is_about_source(self) -> bool {
-        matches!(self, Self::Denied | Self::Scanner | Self::RateLimited)
+        matches!(self, Self::Denied | Self::Scanner | Self::RateLimited | Self::Banned)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Time;
 use super::bad_messages::BadMessages;
+use super::bans::Bans;
 use super::connections::Connections;
 use super::counters::{PerWorker, WorkerCounters};
 use super::limits::Limits;
@@ -15,8 +16,9 @@ use super::tap::Taps;
 /// Allocated once at start; every part may be used by all workers at once.
 pub struct Shared {
     pub pins: Pins,
-    /// Requests that open something new, per source.
+    /// Requests that open something new, connections and handshakes, per source.
     pub sources: Limits,
+    pub bans: Bans,
     /// Error answers of our own, per source.
     pub answers: Limits,
     pub connections: Connections,
@@ -37,6 +39,7 @@ impl Shared {
         Self {
             pins: Pins::new(pins),
             sources: Limits::default(),
+            bans: Bans::default(),
             answers: Limits::default(),
             connections: Connections::default(),
             workers: PerWorker::new(workers),

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::bans::Rule;
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
-use super::limits::Pace;
+use super::limits::Paces;
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{Admin, Circuit, Lives, ServerLive, ServerState};
 use super::stick_table::StickTable;
@@ -55,8 +56,9 @@ pub struct Frontend {
     pub trusted: Networks,
     /// Whose connections begin with a header of the PROXY protocol.
     pub accept_proxy: Networks,
-    /// How often a source may open something, where that is limited.
-    pub pace: Option<Pace>,
+    pub paces: Paces,
+    rate_salt: u64,
+    pub ban: Option<Rule>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -68,7 +70,7 @@ impl Frontend {
     /// Under which key a source's rate is kept: what one frontend allows says nothing about another.
     #[inline]
     pub fn rate_key(&self, source: u64) -> u64 {
-        source ^ (u64::from(self.config.id.0) * 0x1_0000_0001)
+        source ^ self.rate_salt
     }
 
     /// How many connections clients have open to it.
@@ -419,7 +421,9 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             deny: Networks::new(&frontend.limits.deny),
             trusted: Networks::new(&frontend.limits.trusted),
             accept_proxy: Networks::new(&frontend.accept_proxy),
-            pace: frontend.limits.per_source.map(|limit| Pace::new(limit.rate.interval(), limit.burst)),
+            paces: Paces::from(&frontend.limits),
+            rate_salt: u64::from(frontend.id.0) * 0x1_0000_0001,
+            ban: frontend.limits.ban.as_ref().map(Rule::from),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),

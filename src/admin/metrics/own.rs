@@ -52,6 +52,7 @@ fn process(text: &mut Exposition, picture: &Picture) {
             "Packets for the collector that could not leave.",
             sums.hep_failed as f64,
         ),
+        ("trunkline_banned_sources", "gauge", "Sources that may open nothing new.", sums.banned as f64),
         ("trunkline_reloads_total", "counter", "Reloads that were taken.", reloads.done as f64),
         ("trunkline_reloads_refused_total", "counter", "Reloads that were refused.", reloads.failed as f64),
         (

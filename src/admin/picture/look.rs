@@ -80,6 +80,7 @@ impl Scene<'_> {
                 copies_lost: shared.taps.lost(),
                 hep_sent: following.hep_sent.get(),
                 hep_failed: following.hep_failed.get(),
+                banned: shared.bans.len() as u64,
             },
             reasons,
             frontends,

@@ -218,6 +218,8 @@ pub struct Sums {
     pub copies_lost: u64,
     pub hep_sent: u64,
     pub hep_failed: u64,
+    /// Sources that may open nothing new.
+    pub banned: u64,
 }
 
 /// How quickly servers answer.

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 
 use super::LONGEST_HEADER;
 use super::serve::{Ends, take_in};
-use crate::net::udp::Engine;
+use crate::net::udp::{Engine, clock};
+use crate::proxy;
 use crate::sip::proxy_protocol::{self, Header, LONGEST, Proxied};
 use crate::state::connections::End;
 
@@ -33,7 +34,7 @@ pub(super) async fn hear(
             let remote = proxied.map_or(remote, |proxied| proxied.source);
             take_in(stream, lane, &engine, Ends { local, remote, proxied });
         }
-        Err(end) => engine.borrow_mut().count_end(lane, end),
+        Err(end) => engine.borrow_mut().count_end(lane, remote.ip(), end),
     }
 }
 
@@ -65,10 +66,10 @@ impl Engine {
     }
 
     /// Counts a connection that was turned away before it was taken in.
-    fn count_end(&mut self, lane: usize, end: End) {
+    fn count_end(&mut self, lane: usize, source: IpAddr, end: End) {
         let snapshot = Arc::clone(self.snapshot.load());
         let Some(at) = snapshot.bind_of_lane(lane) else { return };
-        let live = &snapshot.frontends[usize::from(snapshot.binds[at].frontend)].live;
-        live.of(self.tools.memory.worker).connection_ends.of(end).add(1);
+        let frontend = &snapshot.frontends[usize::from(snapshot.binds[at].frontend)];
+        proxy::count_end(end, source, frontend, clock(), &snapshot, &self.tools.memory);
     }
 }

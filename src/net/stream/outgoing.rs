@@ -255,10 +255,9 @@ impl Engine {
             shared.connections.give_room_back(1);
         }
         if let Some(frontend) = snapshot.frontend(connection.frontend) {
-            let live = &snapshot.frontends[frontend].live;
-            let counters = live.of(self.tools.memory.worker);
-            counters.connections_closed.add(u64::from(of_client));
-            counters.connection_ends.of(end).add(1);
+            let (frontend, memory) = (&snapshot.frontends[frontend], &self.tools.memory);
+            frontend.live.of(memory.worker).connections_closed.add(u64::from(of_client));
+            proxy::count_end(end, connection.flow.remote.ip(), frontend, clock(), &snapshot, memory);
         }
         if !connection.opened.by_us() {
             shared.connections.release(connection.frontend, connection.flow.remote);

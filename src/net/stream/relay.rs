@@ -54,6 +54,16 @@ pub(super) fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine
 }
 
 impl Engine {
+    /// Holds the end of a connection against its client, where that is an offence.
+    fn hold_against(&mut self, frontend: NameHash, client: IpAddr, end: End) {
+        let Some(offence) = end.offence() else { return };
+        let snapshot = Arc::clone(self.snapshot.load());
+        if let Some(at) = snapshot.frontend(frontend) {
+            let memory = &self.tools.memory;
+            proxy::hold_against(client, offence, &snapshot.frontends[at], clock(), &snapshot, memory);
+        }
+    }
+
     /// Whether connections to this lane are relayed.
     pub fn relays(&mut self, lane: usize) -> bool {
         let snapshot = self.snapshot.load();
@@ -96,10 +106,6 @@ impl Relayed {
         let bind = &snapshot.binds[snapshot.bind_of_lane(lane)?];
         let flow = Flow { transport: bind.transport, local, remote, connection: None };
         let frontend = &snapshot.frontends[usize::from(bind.frontend)];
-        if !proxy::relay::is_in_time(&flow, frontend, clock(), &snapshot, &used.tools.memory) {
-            frontend.live.of(used.tools.memory.worker).connection_ends.of(End::RateLimited).add(1);
-            return None;
-        }
         used.admit(&flow, false, frontend, &snapshot)?;
         let (shared, worker) = (Arc::clone(&used.tools.memory.shared), used.tools.memory.worker);
         drop(used);
@@ -121,12 +127,13 @@ impl Relayed {
 
     async fn serve(mut self, stream: TcpStream) {
         self.end = match self.flow.transport {
-            Transport::Tls => match shake_hands(stream, self.frontend, &self.engine).await {
+            Transport::Tls => match shake_hands(stream, self.frontend, self.flow.remote, &self.engine).await {
                 Ok(stream) => self.lead(stream).await,
                 Err(end) => end,
             },
             Transport::Tcp | Transport::Udp => self.lead(stream).await,
         };
+        self.engine.borrow_mut().hold_against(self.frontend, self.flow.remote.ip(), self.end);
     }
 
     async fn lead(&mut self, client: impl AsyncRead + AsyncWrite + Unpin) -> End {

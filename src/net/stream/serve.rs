@@ -87,7 +87,7 @@ async fn welcome(stream: TcpStream, mut served: Served) {
     if served.connection.flow.transport != Transport::Tls {
         return serve(stream, served).await;
     }
-    match shake_hands(stream, served.connection.frontend, &served.engine).await {
+    match shake_hands(stream, served.connection.frontend, served.connection.flow.remote, &served.engine).await {
         Ok(stream) => {
             served.connection.begun.set(Some(clock()));
             serve(stream, served).await;
@@ -101,11 +101,12 @@ async fn welcome(stream: TcpStream, mut served: Served) {
 pub(super) async fn shake_hands(
     stream: TcpStream,
     frontend: NameHash,
+    remote: SocketAddr,
     engine: &Rc<RefCell<Engine>>,
 ) -> Result<TlsStream<TcpStream>, End> {
     let shaken = async {
         let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(|_| End::BadHandshake)?;
-        let (config, _under_way) = engine.borrow().begin_handshake(frontend)?;
+        let (config, _under_way) = engine.borrow_mut().begin_handshake(frontend, remote.ip())?;
         begun.into_stream(config).await.map_err(|_| End::BadHandshake)
     };
     timeout(LONGEST_HANDSHAKE, shaken).await.map_err(|_| End::SlowHandshake)?

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -129,24 +129,31 @@ impl Engine {
     /// Counts a connection that is let in, or why it is not.
     pub(super) fn admit(&self, flow: &Flow, is_server: bool, frontend: &Frontend, snapshot: &Snapshot) -> Option<()> {
         let memory = &self.tools.memory;
-        let counters = frontend.live.of(memory.worker);
         let (registry, limits) = (&memory.shared.connections, &frontend.config.connections);
+        let (ip, now) = (flow.remote.ip(), clock());
+        let in_time = || match is_server {
+            true => Ok(()),
+            false => proxy::admit_connection(ip, frontend, now, snapshot, memory),
+        };
         let full = || frontend.open_connections() >= limits.most || !registry.has_room();
         let refused = match proxy::admit_source(flow, is_server, frontend, snapshot) {
             Err(_) => Some(End::Denied),
             Ok(()) if !is_server && !frontend.config.has_streams() => Some(End::Denied),
             Ok(()) if !is_server && full() => Some(End::TooMany),
-            Ok(()) if !registry.admit(frontend.config.id, flow.remote, limits.most_of_source) => {
-                Some(End::TooManyOfSource)
-            }
-            Ok(()) => None,
+            Ok(()) => match in_time() {
+                Err(end) => Some(end),
+                Ok(()) if !registry.admit(frontend.config.id, flow.remote, limits.most_of_source) => {
+                    Some(End::TooManyOfSource)
+                }
+                Ok(()) => None,
+            },
         };
         if let Some(end) = refused {
-            counters.connection_ends.of(end).add(1);
+            proxy::count_end(end, ip, frontend, now, snapshot, memory);
             return None;
         }
         if !is_server {
-            counters.connections.add(1);
+            frontend.live.of(memory.worker).connections.add(1);
             registry.take_room(frontend.config.files_of_connection());
         }
         Some(())
@@ -162,7 +169,13 @@ impl Engine {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn begin_handshake(&self, frontend: NameHash) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
+    pub fn begin_handshake(&mut self, frontend: NameHash, source: IpAddr) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
+        let snapshot = Arc::clone(self.snapshot.load());
+        let at = snapshot.frontend(frontend).map(|at| &snapshot.frontends[at]);
+        let memory = &self.tools.memory;
+        if at.is_some_and(|at| !proxy::admit_handshake(source, at, clock(), &snapshot, memory)) {
+            return Err(End::TooManyHandshakesOfSource);
+        }
         let config = self.streams.tls.server_config(frontend).ok_or(End::BadHandshake)?;
         Ok((config, self.under_way()?))
     }

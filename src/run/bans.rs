@@ -1,0 +1,43 @@
+//! Bans in the log, and ended by hand.
+
+use std::net::IpAddr;
+
+use super::Balancer;
+use crate::admin::Who;
+use crate::admin::journal::{Change, Kind};
+use crate::net::udp::clock;
+
+/// Lines at one look: of a flood from forged sources the log has the beginning and how many there were.
+const TOLD: usize = 5;
+
+impl Balancer {
+    /// Says who is banned since the last look, and forgets whose time is over.
+    pub(super) fn tell_bans(&mut self) {
+        let new = self.setup.shared.bans.sweep(clock());
+        let snapshot = self.setup.snapshot.load();
+        for (frontend, source, ban) in new.iter().take(TOLD) {
+            let Some(at) = snapshot.frontend(*frontend) else { continue };
+            let (frontend, why) = (&snapshot.frontends[at].config.name, ban.why.word());
+            let lasts = ban.until.since(ban.since);
+            tracing::warn!(frontend, %source, why, seconds = lasts.as_secs(), "banned: it opens nothing new");
+            self.journal.note(Kind::Ban, frontend, None, format!("{source} banned for {lasts:?}: {why}"));
+        }
+        if let Some(more) = new.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            tracing::warn!(more, "banned: others; `sip show bans` lists them");
+            self.journal.note(Kind::Ban, "", None, format!("{more} others banned"));
+        }
+    }
+
+    /// Ends the bans of a source.
+    pub(super) fn unban(&self, who: &Who, source: IpAddr) -> Result<String, String> {
+        let lifted = self.setup.shared.bans.lift(source);
+        if lifted == 0 {
+            return Err(format!("{source} is not banned."));
+        }
+        tracing::info!(%who, %source, "ban ended by hand");
+        let (from, to) = (format!("{source} banned"), format!("{source} not banned"));
+        let change = Change { kind: Kind::Admin, of: "", what: "ban", from, to };
+        self.journal.changed(who, &change, format!("the ban of {source} ended by hand"));
+        Ok(String::new())
+    }
+}
