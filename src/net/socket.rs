@@ -156,7 +156,15 @@ pub fn prepare_stream(socket: &impl AsFd, local: SocketAddr, dscp: Option<u8>) -
     if let Some(dscp) = dscp {
         mark_as(&socket, local, dscp)?;
     }
-    // Whoever is behind a server's connection sends nothing while nobody calls.
+    Ok(())
+}
+
+/// Whoever is behind a server's connection of SIP sends nothing while nobody calls: the kernel asks whether he is there.
+///
+/// # Errors
+/// Where an option is refused.
+pub fn keep_asking(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(3);
     socket.set_tcp_keepalive(&probes)?;
     socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD))

@@ -41,6 +41,8 @@ pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> 
     socket.set_tcp_nodelay(true)?;
     let listener = TcpListener::from_std(socket.try_clone()?.into())?;
     drop(socket);
+    // Who listens at one address need not ask at which somebody came.
+    let own = listener.local_addr().ok().filter(|own| !own.ip().is_unspecified());
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -51,7 +53,7 @@ pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> 
                 continue;
             }
         };
-        let Ok(local) = stream.local_addr() else { continue };
+        let Some(local) = own.or_else(|| stream.local_addr().ok()) else { continue };
         let begins_with_header = engine.borrow_mut().header_from(lane, remote.ip());
         match begins_with_header {
             true => drop(tokio::task::spawn_local(header::hear(stream, lane, Rc::clone(&engine), (local, remote)))),
@@ -124,7 +126,11 @@ pub struct Opening {
 pub async fn connect(connection: Rc<Connection>, engine: Rc<RefCell<Engine>>, opening: Opening) {
     let Opening { dscp, within, tls } = opening;
     let mut served = Served { connection: Rc::clone(&connection), engine, end: End::Refused };
-    let opened = open(connection.flow.local, connection.flow.remote, dscp);
+    let opened = async {
+        let stream = open(connection.flow.local, connection.flow.remote, dscp).await?;
+        socket::keep_asking(&stream)?;
+        Ok(stream)
+    };
     served.end = match tls {
         // Never in clear what was to be secret.
         None if connection.flow.transport == Transport::Tls => return,
