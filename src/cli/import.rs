@@ -27,15 +27,18 @@ pub fn run(file: &Path) -> ExitCode {
     if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(LEFT) }
 }
 
-/// Says what became of each line that was not simply translated, and the sums; returns how many are left to do.
+/// Says what became of each line, and the sums; returns how many are left to do.
 fn report(imported: &Imported, name: &str) -> usize {
     for told in &imported.lines {
         let (word, why) = match &told.fate {
-            Fate::Translated => continue,
+            Fate::Translated => ("translated", ""),
             Fate::NotNeeded(why) => ("not needed", *why),
             Fate::ByHand(what) => ("by hand", what.as_str()),
         };
-        eprintln!("{name}:{}: {word}: {}\n    {why}", told.number, told.line);
+        eprintln!("{name}:{}: {word}: {}", told.number, told.line);
+        if !why.is_empty() {
+            eprintln!("    {why}");
+        }
     }
     let [all, translated, not_needed, left] = imported.count();
     eprintln!("{translated} of {all} lines translated, {not_needed} not needed, {left} to do by hand");

@@ -371,6 +371,12 @@ pub enum Path {
     Always,
 }
 
+/// Whether nobody but relays of connections knows a backend (its position).
+pub fn is_relayed(backend: usize, frontends: &[Frontend]) -> bool {
+    let mut users = frontends.iter().filter(|frontend| frontend.backends().contains(&backend)).peekable();
+    users.peek().is_some() && users.all(Frontend::relays_streams)
+}
+
 /// When answers go to the source port though the client did not ask for it (RFC 3581).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForceRport {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Backend, Config, Frontend, Rate, Server, Source, is_one_host};
+use super::{Backend, Config, Frontend, Rate, Server, Source, is_one_host, is_relayed};
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 
@@ -168,10 +168,13 @@ impl fmt::Display for Refused {
 /// which addresses are the balancer's.
 pub fn expand(file: &Config, answers: &Answers, own: &dyn Fn(SocketAddr) -> bool) -> (Config, Vec<Refused>) {
     let mut expansion = Expansion { own, taken: HashSet::new(), ids: HashSet::new(), refused: Vec::new() };
-    for server in file.backends.iter().flat_map(|backend| &backend.servers) {
-        expansion.ids.insert(server.id);
-        expansion.taken.insert(key(server.transport, &exactly(server.address)));
-        expansion.taken.extend(server.sources.iter().map(|source| key(server.transport, source)));
+    for (at, backend) in file.backends.iter().enumerate() {
+        let relayed = is_relayed(at, &file.frontends);
+        for server in &backend.servers {
+            expansion.ids.insert(server.id);
+            expansion.taken.extend((!relayed).then(|| key(server.transport, &exactly(server.address))));
+            expansion.taken.extend(server.sources.iter().map(|source| key(server.transport, source)));
+        }
     }
     let mut config = file.clone();
     for (at, backend) in config.backends.iter_mut().enumerate() {
@@ -194,6 +197,8 @@ struct Reach<'a> {
     frontends: Vec<&'a Frontend>,
     /// Whether one of them speaks from a loopback address.
     loopback: bool,
+    /// Its servers send no requests, so another backend may have their addresses too.
+    relayed: bool,
 }
 
 impl<'a> Reach<'a> {
@@ -204,7 +209,7 @@ impl<'a> Reach<'a> {
             let inside = [frontend.inside.v4, frontend.inside.v6].into_iter().flatten();
             frontend.binds.iter().map(|bind| bind.address.ip()).chain(inside).any(|ip| ip.is_loopback())
         };
-        Self { loopback: frontends.iter().any(ips), frontends }
+        Self { loopback: frontends.iter().any(ips), relayed: is_relayed(backend, &config.frontends), frontends }
     }
 }
 
@@ -217,7 +222,7 @@ struct Expansion<'a> {
 
 impl Expansion<'_> {
     fn servers(&mut self, backend: &str, named: &Named, members: &[Member], reach: &Reach<'_>) -> Vec<Server> {
-        let mut accepted = Vec::new();
+        let mut accepted: Vec<(_, Server)> = Vec::new();
         for member in members {
             let (address, transport) = (member.address, named.query.transport);
             let name = format!("{}@{address}", named.name);
@@ -227,7 +232,7 @@ impl Expansion<'_> {
                 Some("there are more than 64 addresses")
             } else if self.ids.contains(&id) {
                 Some("its name has the hash of another server's")
-            } else if self.taken.contains(&key(transport, &source)) {
+            } else if !reach.relayed && self.taken.contains(&key(transport, &source)) {
                 Some("another server has it")
             } else {
                 self.judge(address, reach)
@@ -237,7 +242,8 @@ impl Expansion<'_> {
                 continue;
             }
             self.ids.insert(id);
-            self.taken.insert(key(transport, &source));
+            let sources = if reach.relayed { Vec::new() } else { vec![source] };
+            self.taken.extend(sources.iter().map(|source| key(transport, source)));
             let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
             let server = Server {
                 name,
@@ -246,7 +252,7 @@ impl Expansion<'_> {
                 transport,
                 address,
                 ports: None,
-                sources: vec![source],
+                sources,
                 tls_name: named.tls_name.clone(),
                 weight,
                 max_calls,

@@ -14,7 +14,8 @@ use super::relay::Written;
 use super::tls::FrontendTls;
 use super::value::{ServerAddress, Source, is_one_host};
 use super::{
-    Addresses, Backend, Bind, CheckKind, Config, Frontend, Mode, Region, Route, Server, admin, relay, streams, tls,
+    Addresses, Backend, Bind, CheckKind, Config, Frontend, Mode, Region, Route, Server, admin, is_relayed, relay,
+    streams, tls,
 };
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
@@ -112,8 +113,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
 /// asks.
 fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend], faults: &mut Faults) {
     for (at, backend) in backends.iter_mut().enumerate() {
-        let mut users = frontends.iter().filter(|frontend| frontend.backends().contains(&at)).peekable();
-        let relayed = users.peek().is_some() && users.all(Frontend::relays_streams);
+        let relayed = is_relayed(at, frontends);
         if relayed {
             backend.servers.iter_mut().for_each(|server| server.sources.retain(|source| source.written));
         }

@@ -10,6 +10,7 @@ use super::leaving::{server_of, weight_of};
 use super::{Balancer, Basis};
 use crate::admin::journal::{Change, Kind};
 use crate::admin::{Request, View, Who, Wish};
+use crate::config::is_relayed;
 use crate::net::check::News;
 use crate::net::udp::clock;
 use crate::sip::token::NameHash;
@@ -239,8 +240,12 @@ impl Balancer {
     /// The calls and the flows that a server has.
     fn calls_of(&self, id: NameHash) -> u64 {
         let snapshot = self.setup.snapshot.load();
-        let live = snapshot.server(id).map(|at| &snapshot.servers[at].live);
-        live.map_or(0, |live| live.open())
+        let Some(server) = snapshot.server(id).map(|at| &snapshot.servers[at]) else { return 0 };
+        // Connections of a relay stay until they end.
+        match is_relayed(server.backend.into(), &self.basis.config.frontends) {
+            true => 0,
+            false => server.live.open(),
+        }
     }
 
     /// As if a check had found it so. Its check begins anew with it: the next one may find otherwise.

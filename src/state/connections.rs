@@ -178,6 +178,8 @@ ends! {
     Idle = "idle";
     /// The address that it came to is not in the configuration any more.
     Unbound = "unbound";
+    /// It was open when this process ended.
+    Stopped = "stopped";
     /// A fault of ours while it was served.
     Panicked = "panicked";
 }

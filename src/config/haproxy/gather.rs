@@ -51,6 +51,10 @@ pub struct Says {
     pub stick: Option<(Option<u64>, Option<String>)>,
     pub sticks: bool,
     pub deny: Vec<String>,
+    /// Milliseconds that the table counts connections over; and more of one source than this are rejected.
+    pub counted_over: Option<u64>,
+    pub most_in_time: Option<u64>,
+    pub most_at_once: Option<u64>,
     pub asks: Asks,
     /// Words of `default-server`.
     pub each: Vec<String>,
@@ -95,6 +99,10 @@ pub struct Server {
     pub rise: Option<u32>,
     pub fall: Option<u32>,
     pub send_proxy: Option<&'static str>,
+    /// Live connections count against it, and so do their answers.
+    pub observed: bool,
+    pub observed_by_answers: bool,
+    pub error_limit: Option<u32>,
 }
 
 impl Proxy {
@@ -175,6 +183,9 @@ fn settle(proxy: &mut Proxy) {
             rise: own.rise.or(both.rise),
             fall: own.fall.or(both.fall),
             send_proxy: own.send_proxy.or(both.send_proxy),
+            observed: own.observed || both.observed,
+            observed_by_answers: own.observed_by_answers || both.observed_by_answers,
+            error_limit: own.error_limit.or(both.error_limit),
             ..both
         };
     }
@@ -365,10 +376,30 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
         digits.parse::<u64>().ok().map(|size| size * times)
     });
     says.stick = Some((size, line.after("expire").and_then(duration)));
-    match line.has("store") {
-        true => Fate::ByHand("the table is there; what it counts is `per_source_rate` in [frontend.limits]".to_owned()),
-        false => Fate::Translated,
+    let counts = line.after("store").unwrap_or_default();
+    let over = counts.split(',').find_map(|one| one.strip_prefix("conn_rate(")?.strip_suffix(')'));
+    says.counted_over = over.and_then(millis);
+    match counts.split(',').all(|one| one.is_empty() || one.starts_with("conn_rate(") || one == "conn_cur") {
+        true => Fate::Translated,
+        false => {
+            Fate::ByHand("the table is there; what it counts is `per_source_rate` in [frontend.limits]".to_owned())
+        }
     }
+}
+
+/// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected.
+fn counted(line: &Line) -> Option<(&str, u64)> {
+    let open = line.words.iter().position(|word| word == "{")?;
+    let [what, than, many, close] = line.words.get(open + 1..open + 5)? else { return None };
+    let what = what.split('(').next().unwrap_or_default();
+    let what = ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|of| what.strip_prefix(of))?;
+    let many: u64 = many.parse().ok()?;
+    let most = match than.as_str() {
+        "gt" => many,
+        "ge" => many.checked_sub(1)?,
+        _ => return None,
+    };
+    (close == "}" && most > 0).then_some((what, most))
 }
 
 fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
@@ -407,6 +438,20 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
         (["tcp-request", "connection", "reject", "if", ..], Some(nets)) => {
             proxy.says.deny.extend(nets);
             Fate::Translated
+        }
+        (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line) {
+            Some(("conn_rate", most)) => {
+                proxy.says.most_in_time = Some(most);
+                Fate::Translated
+            }
+            Some(("conn_cur", most)) => {
+                proxy.says.most_at_once = Some(most);
+                Fate::Translated
+            }
+            _ => Fate::ByHand("write what of it is about sources into [frontend.limits]".to_owned()),
+        },
+        (["tcp-request", "connection", word, "src", ..], _) if word.starts_with("track-sc") => {
+            Fate::NotNeeded("sources are counted without a word")
         }
         (["tcp-request", "inspect-delay", ..], _) => Fate::NotNeeded("nothing waits for the first byte"),
         (["acl", ..], _) => {
@@ -498,14 +543,38 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
             "ca-file" => server.ca = Some(next().to_owned()),
             "verify" => server.anybody = next() == "none",
             "sni" => server.tls_name = next().strip_prefix("str(").and_then(|n| n.strip_suffix(')')).map(str::to_owned),
+            "error-limit" => server.error_limit = next().parse().ok(),
+            "observe" => {
+                let layer = next();
+                server.observed = true;
+                server.observed_by_answers = layer == "layer7";
+            }
+            "on-error" => match next() {
+                "mark-down" | "sudden-death" | "fail-check" | "fastinter" => {}
+                other => unknown.push(format!("on-error {other}")),
+            },
+            "on-marked-down" | "on-marked-up" => unknown.push(format!("{word} {}", next())),
             // Without a word, or nothing that anybody misses.
             "check-ssl" | "check-send-proxy" | "enabled" | "no-check" => {}
-            "downinter" | "observe" | "on-error" | "error-limit" | "on-marked-down" | "id" | "resolvers"
-            | "init-addr" | "resolve-prefer" | "maxqueue" | "minconn" | "pool-max-conn" => drop(next().len()),
+            "downinter" | "id" | "resolvers" | "init-addr" | "resolve-prefer" | "maxqueue" | "minconn"
+            | "pool-max-conn" => drop(next().len()),
             _ => unknown.push(word.clone()),
         }
     }
     unknown
+}
+
+/// A time in milliseconds, which a number alone is.
+fn millis(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let times = match &text[digits..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(times).filter(|millis| *millis > 0)
 }
 
 /// A time in our words: a number alone is milliseconds there.

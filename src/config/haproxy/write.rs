@@ -74,6 +74,12 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
     if let Some(most) = says.maxconn {
         let _ = writeln!(limits, "max_connections = {most}");
     }
+    if let Some(most) = says.most_at_once {
+        let _ = writeln!(limits, "max_connections_per_source = {most}");
+    }
+    if let (Some(most), Some(over)) = (says.most_in_time, says.counted_over) {
+        limits += &rate(most, over, is_sip);
+    }
     if !says.deny.is_empty() {
         let nets: Vec<_> = says.deny.iter().map(|net| quoted(net)).collect();
         let _ = writeln!(limits, "deny = [{}]", nets.join(", "));
@@ -85,6 +91,15 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
         let _ = write!(text, "\n[[frontend.route]]\nclients = [{}]\nbackend = {}\n", quoted(net), quoted(backend));
     }
     text
+}
+
+/// So many connections of one source in so many milliseconds.
+fn rate(most: u64, over: u64, is_sip: bool) -> String {
+    let a_minute = (most.saturating_mul(60_000) / over).clamp(1, 1_000_000);
+    match is_sip {
+        true => format!("per_source_connection_rate = \"{a_minute}/m\"\n"),
+        false => format!("per_source_rate = \"{a_minute}/m\"\nper_source_burst = {}\n", most.min(1_000_000)),
+    }
 }
 
 fn tls(bind: &Bind) -> String {
@@ -115,6 +130,7 @@ fn backend(proxy: &Proxy, edge: &Edge) -> String {
     text += &stick(says, is_sip);
     text += &times(says, is_sip);
     text += &check(says, servers, is_sip);
+    text += &breaker(servers);
     if let Some(version) = servers.iter().find_map(|server| server.send_proxy).filter(|_| !is_sip) {
         let _ = writeln!(text, "send_proxy = \"{version}\"");
     }
@@ -180,6 +196,14 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
     parts.extend(server.fast_interval.as_ref().map(|fast| format!("fast_interval = {}", quoted(fast))));
     parts.push(format!("rise = {}, fall = {}", server.rise.unwrap_or(USUAL.1), server.fall.unwrap_or(USUAL.2)));
     format!("check = {{ {} }}\n", parts.join(", "))
+}
+
+/// What live connections say of servers: HAProxy looks at ten in a row where nothing is said.
+fn breaker(servers: &[Server]) -> String {
+    let Some(server) = servers.iter().find(|server| server.observed) else { return String::new() };
+    let failures = server.error_limit.unwrap_or(10).clamp(1, 1_000);
+    let checks = if server.observed_by_answers && server.checked { ", checks = true" } else { "" };
+    format!("breaker = {{ failures = {failures}{checks} }}\n")
 }
 
 fn server(server: &Server) -> String {

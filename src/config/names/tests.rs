@@ -233,3 +233,20 @@ proptest! {
         prop_assert_eq!(expand_all(&octets), config);
     }
 }
+
+#[test]
+fn servers_of_two_relays_may_have_one_address() {
+    let relay = |name: &str, port: u16| {
+        format!(
+            "[[frontend]]\nname = \"{name}\"\nmode = \"relay\"\nbind = \"tcp://10.0.0.1:{port}\"\nbackend = \"{name}\"\n\
+             [[backend]]\nname = \"{name}\"\n[[backend.server]]\nname = \"s\"\naddress = \"tcp://pbx.example.ng:443\"\n"
+        )
+    };
+    let file = Config::good(&(relay("api", 443) + &relay("page", 444)));
+    let query = Query { transport: Transport::Tcp, host: "pbx.example.ng".to_owned(), port: Some(443) };
+    let members = members(&[target("pbx.example.ng", 443, None, &["10.0.1.9"])], &[]);
+    let (config, refused) = expanded(&file, &[(query, members)].into());
+    assert!(refused.is_empty(), "{refused:?}");
+    let servers: Vec<_> = config.backends.iter().flat_map(|backend| &backend.servers).collect();
+    assert!(servers.len() == 2 && servers.iter().all(|server| server.sources.is_empty()));
+}

@@ -72,6 +72,11 @@ pub struct Parcel {
 /// Parcels that may wait for one worker.
 pub const PARCELS: usize = 4096;
 
+/// What a connection has come to whose task is dropped, where that had found no end for it.
+fn end_of_dropped(end: End) -> End {
+    if end == End::Stopped && std::thread::panicking() { End::Panicked } else { end }
+}
+
 /// Who opened a connection, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opened {

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::buffer::{Buffer, SHARE};
+use super::end_of_dropped;
 use super::serve::{Ends, Opening, READS_IN_A_ROW, open, shake_hands};
 use super::table::READ;
 use crate::config::RELAYED_FILES;
@@ -121,7 +122,7 @@ impl Relayed {
             live: Arc::clone(&frontend.live),
             name: proxy::relay::connection_name(&flow, &snapshot),
             server: None,
-            end: End::Panicked,
+            end: End::Stopped,
         })
     }
 
@@ -351,7 +352,7 @@ impl Drop for Relayed {
         self.leave_server();
         let counters = self.live.of(self.worker);
         counters.connections_closed.add(1);
-        counters.connection_ends.of(self.end).add(1);
+        counters.connection_ends.of(end_of_dropped(self.end)).add(1);
         self.shared.connections.release(self.frontend, self.flow.remote);
         self.shared.connections.give_room_back(RELAYED_FILES);
     }
@@ -451,8 +452,8 @@ impl Way {
                 self.unflushed = true;
             }
             if self.ended {
-                // Where the other way has ended both are closed now: one system call less for each connection.
-                if !self.breaks && !(is_last && self.to_socket) {
+                // Where the other way has ended in order both are closed now: one system call less for each connection.
+                if !(self.breaks || is_last && self.to_socket) {
                     // Whoever is gone needs not be told.
                     let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 }

@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use super::table::Input;
-use super::{Connection, LONGEST_HANDSHAKE, State, header, relay};
+use super::{Connection, LONGEST_HANDSHAKE, State, end_of_dropped, header, relay};
 use crate::net::udp::{Engine, clock};
 use crate::net::{host, socket};
 use crate::sip::Transport;
@@ -79,7 +79,7 @@ pub(super) fn take_in(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine
     }
     let connection = engine.borrow_mut().accept(lane, ends.local, ends.remote);
     if let Some(connection) = connection {
-        let served = Served { connection, engine: Rc::clone(engine), end: End::Panicked };
+        let served = Served { connection, engine: Rc::clone(engine), end: End::Stopped };
         tokio::task::spawn_local(welcome(stream, served));
     }
 }
@@ -202,7 +202,7 @@ impl Served {
             // What was put until now is written; who is no server owes us nothing.
             self.connection.unanswered.borrow_mut().clear();
         }
-        self.end = End::Panicked;
+        self.end = End::Stopped;
         serve(stream, self).await;
     }
 }
@@ -211,7 +211,7 @@ impl Drop for Served {
     fn drop(&mut self) {
         // While the worker itself is torn down its engine may be in use; then nothing is left to be told.
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
-            engine.ended(&self.connection, self.end);
+            engine.ended(&self.connection, end_of_dropped(self.end));
         }
     }
 }
