@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -70,15 +70,6 @@ impl Phone {
     }
 }
 
-/// The other end closes it without a word.
-fn is_closed(mut stream: TcpStream) -> bool {
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    match stream.read(&mut [0]) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
-    }
-}
-
 fn metric(at: SocketAddr, line: &str) -> u64 {
     let all = get(at, "/metrics");
     let value = all.lines().find_map(|of| of.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}"));
@@ -127,17 +118,17 @@ fn a_scanner_opens_nothing_new_and_its_call_goes_on() {
     assert!(of_trusted.trim_end().ends_with('-'), "{shown}");
     assert!(bad.is_ignored("after five") && bad.is_ignored("and again"));
     assert!(trusted.is_served("trusted") && other.is_served("other"), "nobody else is banned");
-    assert!(is_closed(connect_from(net.ip(130).into(), at)), "nor may it connect");
+    // Anybody could have written those datagrams: by a connection he is who he says, and let in.
+    assert!(is_served_by_connection(net.ip(130).into(), at, "tcp"), "datagrams shut out datagrams");
     // Its call goes on, and ends as calls do.
     bad.send("BYE", "up", &in_dialog);
     assert!(bad.answer("up").is_some_and(|answer| answer.starts_with("SIP/2.0 200 ")));
     wait_for("drops to be counted", || {
         metric(looked_at, "trunkline_dropped_total{proxy=\"sip\",reason=\"banned\"}") == 2
-            && metric(looked_at, "trunkline_connections_ended_total{proxy=\"sip\",reason=\"banned\"}") == 1
             && metric(looked_at, "trunkline_banned_sources") == 1
     });
     let events = say("show events");
-    assert!(events.contains(&format!("ban sip {} banned for 3600s: scanner", net.ip(130))), "{events}");
+    assert!(events.contains(&format!("ban sip {} banned for 3600 s: scanner", net.ip(130))), "{events}");
 
     assert_eq!(say("sip unban nobody"), "\"nobody\" is no IP address.\n");
     assert_eq!(say(&format!("sip unban {}", net.ip(141))), format!("{} is not banned.\n", net.ip(141)));
@@ -146,6 +137,67 @@ fn a_scanner_opens_nothing_new_and_its_call_goes_on() {
     assert_eq!(metric(looked_at, "trunkline_banned_sources"), 0);
     balancer.stop();
     stop(servers);
+}
+
+/// Over TCP a source is who it says: what it did is held against all that it opens, while its call goes on by a new connection.
+#[test]
+fn who_offends_by_connections_is_shut_out_but_for_its_calls() {
+    let net = Net(186);
+    let addresses = net.servers();
+    let servers = answer(&named(&addresses), Timers::default());
+    let frontend = "limits = { deny_user_agent = [\"scan\"], ban = { after = 3, for = \"1h\" } }";
+    let edge =
+        Edge { outside: &["udp", "tcp"], inside: "udp", frontend, backend: "check = { type = \"none\" }", each: "" };
+    let (balancer, at) = net.balance_as(&addresses, &edge);
+    let bad = net.ip(130).into();
+    let stream = connect(bad, at);
+    (&stream).write_all(by_tcp("INVITE", "up", "").as_bytes()).unwrap();
+    let mut messages = Messages::of(&stream);
+    let up = std::iter::from_fn(|| messages.next()).find(|answer| answer.starts_with("SIP/2.0 200 ")).unwrap();
+    let routes: String = up
+        .lines()
+        .filter(|line| line.starts_with("Record-Route: "))
+        .map(|line| format!("Route: {}\r\n", line.split_once(": ").unwrap().1))
+        .collect();
+    let in_dialog = format!("To: {}\r\n{routes}", header(&up, "To"));
+    (&stream).write_all(by_tcp("ACK", "up", &in_dialog).as_bytes()).unwrap();
+    (0..3).for_each(|n| {
+        (&stream).write_all(by_tcp("OPTIONS", &format!("scan-{n}"), "User-Agent: a scanner\r\n").as_bytes()).unwrap();
+    });
+    let socket = balancer.folder.path().join("admin.sock");
+    wait_for("the ban", || ask(&socket, "sip show bans").unwrap().contains("for 59m"));
+    drop((stream, messages));
+    assert!(!is_served_by_connection(bad, at, "new"), "nothing new");
+    assert!(Phone::new(net.ip(130), at).is_ignored("by datagrams, too"));
+    // It comes back by another connection, and rings off.
+    let again = connect(bad, at);
+    (&again).write_all(by_tcp("BYE", "up", &in_dialog).as_bytes()).unwrap();
+    let answer = Messages::of(&again).next().unwrap_or_default();
+    assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+    balancer.stop();
+    stop(servers);
+}
+
+fn connect(source: std::net::IpAddr, at: SocketAddr) -> TcpStream {
+    let stream = connect_from(source, at);
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+fn by_tcp(method: &str, call: &str, lines: &str) -> String {
+    let to = if lines.contains("To: ") { "" } else { "To: <sip:100@sip.example.ng>\r\n" };
+    format!(
+        "{method} sip:100@sip.example.ng SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.9;branch=z9hG4bK{method}{call}\r\n\
+         From: <sip:a@sip.example.ng>;tag=1\r\n{to}Call-ID: {call}\r\nCSeq: 1 {method}\r\nContact: <sip:a@192.0.2.9>\r\n\
+         Max-Forwards: 70\r\n{lines}Content-Length: 0\r\n\r\n"
+    )
+}
+
+/// Whether something new is answered that is asked by a connection.
+fn is_served_by_connection(source: std::net::IpAddr, at: SocketAddr, call: &str) -> bool {
+    let stream = connect(source, at);
+    (&stream).write_all(by_tcp("OPTIONS", call, "").as_bytes()).unwrap();
+    Messages::of(&stream).next().is_some_and(|answer| answer.starts_with("SIP/2.0 200 "))
 }
 
 /// A ban is over by itself, and a reload ends none.

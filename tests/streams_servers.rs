@@ -279,7 +279,9 @@ fn everybody_who_waits_is_told_when_a_server_s_connection_breaks() {
     let (server, _) = listener.accept().unwrap();
     let mut messages = Messages::of(&server);
     (0..CALLS).for_each(|_| assert!(messages.next().unwrap().starts_with("INVITE ")));
-    drop((server, messages, listener));
+    socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+    drop((messages, listener));
+    drop(server);
     for _ in 0..CALLS {
         let answer = hear(&client);
         assert!(answer.starts_with("SIP/2.0 503 "), "{answer}");
@@ -528,4 +530,22 @@ fn a_connection_lives_while_its_server_has_calls() {
     (&server).write_all(from_server(&invited, "BYE", 1).as_bytes()).unwrap();
     assert!(hear(&client).starts_with("BYE "));
     balancer.stop();
+}
+
+/// The last one that is no backup dies, and nobody has found that yet: who calls by TCP calls once.
+#[test]
+fn a_backup_takes_what_the_last_of_the_others_lets_fall() {
+    let (gone, address) = listen("127.215.3.1");
+    drop(gone);
+    let (listener, spare) = listen("127.215.3.2");
+    let (asked, _asked) = channel();
+    serve_tcp(listener, asked, 0);
+    let text = file(215, &[address, spare]) + "backup = true\n";
+    let node = Node::of(215, WORKERS, text);
+    let client = bound("127.215.9.1:0");
+    (0..20).for_each(|call| ask(&client, &node, call));
+    for _ in 0..20 {
+        let answer = hear(&client);
+        assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+    }
 }

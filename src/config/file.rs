@@ -14,7 +14,7 @@ use super::check::{Check, check, statuses};
 use super::dns::{Dns, dns};
 use super::fault::{Faults, holds_secret};
 use super::follow::{self, Follow};
-use super::limits::{Limits, limits};
+use super::limits::{Limits, judge_handshakes, limits};
 use super::read::{At, Section};
 use super::streams::{self, Connections, Timeout};
 use super::tls::{self, BackendTls, FrontendTls};
@@ -220,6 +220,7 @@ fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
     let binds = section.list("bind");
     let mode = relay::mode(&section, limits_section.as_ref(), &binds);
     let is_relay = mode != Mode::Proxy;
+    limits_section.iter().for_each(|limits| judge_handshakes(limits, &binds));
     let connections = match mode {
         Mode::Relay(_) => Connections::default(),
         Mode::RelayStreams => streams::relay(limits_section.as_ref()),

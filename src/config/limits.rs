@@ -6,9 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::Bind;
 use super::file::duration;
-use super::read::{Read, Section};
+use super::read::{At, Read, Section};
 use super::value::Rate;
+use crate::sip::Transport;
 
 /// From the shortest message that carries a call to the most that UDP carries.
 const MAX_MESSAGE: RangeInclusive<u64> = 1_024..=65_535;
@@ -113,23 +115,36 @@ impl Read for Offence {
     }
 }
 
+/// A pace of handshakes is of no use where nobody shakes hands.
+pub fn judge_handshakes(limits: &Section<'_, '_>, binds: &[At<Bind>]) {
+    let Some(at) = limits.place("per_source_handshake_rate") else { return };
+    if !binds.is_empty() && binds.iter().all(|bind| bind.value.transport == Transport::Tcp) {
+        let what = "`per_source_handshake_rate` is about TLS, and no bind of this frontend is tls://";
+        limits.fault(at, what, "remove it, or add a tls:// address to `bind`");
+    }
+}
+
 /// Reads `[frontend.limits]`.
 pub fn limits(section: Section<'_, '_>) -> Limits {
-    let burst = section.optional::<u64>("per_source_burst");
-    section.number("per_source_burst", 1, BURST);
+    let burst = |key| {
+        section.number(key, 1, BURST);
+        section.optional::<u64>(key)
+    };
+    let (burst, connection_burst) = (burst("per_source_burst"), burst("per_source_connection_burst"));
     for empty in section.list::<String>("deny_user_agent").iter().filter(|part| part.value.is_empty()) {
         section.fault(empty.at, "an empty text is in every User-Agent", "remove it");
     }
     let rate = |key| section.optional::<Rate>(key).map(|rate| rate.value);
     let usual = |rate: Rate| PerSource { rate, burst: rate.events.saturating_mul(DEFAULT_BURST_SECONDS) };
-    let per_source = rate("per_source_rate").map(|rate| match &burst {
+    let paced = |rate: Rate, burst: &Option<At<u64>>| match burst {
         Some(burst) => PerSource { rate, burst: burst.value.clamp(1, u64::from(u32::MAX)) as u32 },
         None => usual(rate),
-    });
+    };
+    let per_source = rate("per_source_rate").map(|rate| paced(rate, &burst));
     let agents = section.values::<String>("deny_user_agent").into_iter();
     let read = Limits {
         per_source,
-        connections: rate("per_source_connection_rate").map(usual),
+        connections: rate("per_source_connection_rate").map(|rate| paced(rate, &connection_burst)),
         handshakes: rate("per_source_handshake_rate").map(usual),
         ban: section.section("ban", "[frontend.limits.ban]").map(ban),
         trusted: section.values("trusted"),
@@ -139,6 +154,10 @@ pub fn limits(section: Section<'_, '_>) -> Limits {
     };
     if let (None, Some(burst)) = (read.per_source, &burst) {
         section.fault(burst.at, "`per_source_burst` without `per_source_rate`", "add `per_source_rate = \"200/s\"`");
+    }
+    if let (None, Some(burst)) = (read.connections, &connection_burst) {
+        let what = "`per_source_connection_burst` without `per_source_connection_rate`";
+        section.fault(burst.at, what, "add `per_source_connection_rate = \"20/s\"`");
     }
     section.finish(&[]);
     read
@@ -201,7 +220,11 @@ mod tests {
             ("udp", "", "per_source_connection_rate = \"1/s\"", "is about connections, and every bind"),
             ("udp", "", "per_source_handshake_rate = \"1/s\"", "is about connections, and every bind"),
             ("tcp", "mode = \"relay\"", "per_source_connection_rate = \"1/s\"", "write `per_source_rate`"),
+            ("tcp", "", "per_source_connection_burst = 5", "without `per_source_connection_rate`"),
             ("udp", "mode = \"relay\"", "per_source_handshake_rate = \"1/s\"", "about connections"),
+            ("udp", "mode = \"relay\"", "ban = {}", "about connections"),
+            ("tcp", "", "per_source_handshake_rate = \"1/s\"", "no bind of this frontend is tls://"),
+            ("tcp", "mode = \"relay\"", "per_source_handshake_rate = \"1/s\"", "no bind of this frontend is tls://"),
         ] {
             let found = read(transport, mode, faulty).unwrap_err();
             assert!(found.contains(what) && found.matches("F:").count() == 1, "{faulty}: {found}");

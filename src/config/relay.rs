@@ -27,7 +27,7 @@ const FRONTEND_KEYS: &[&str] =
 const LIMITS_KEYS: &[&str] = &["deny_user_agent", "max_message"];
 /// Keys that are about connections, and those that are about flows: in each section, and what to do about it.
 const OF_CONNECTIONS: (&[&str], &[&str]) =
-    (&["tls", "accept_proxy"], &["max_connections", "max_connections_per_source", "per_source_handshake_rate"]);
+    (&["tls", "accept_proxy"], &["max_connections", "max_connections_per_source", "per_source_handshake_rate", "ban"]);
 const OF_FLOWS: (&[&str], &[&str]) = (&["idle"], &["max_flows"]);
 pub const ROUTE_KEYS: &[&str] = &["methods", "hosts"];
 

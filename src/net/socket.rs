@@ -156,7 +156,7 @@ pub fn prepare_stream(socket: &impl AsFd, local: SocketAddr, dscp: Option<u8>) -
     if let Some(dscp) = dscp {
         mark_as(&socket, local, dscp)?;
     }
-    Ok(())
+    socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD))
 }
 
 /// Whoever is behind a server's connection of SIP sends nothing while nobody calls: the kernel asks whether he is there.
@@ -166,8 +166,7 @@ pub fn prepare_stream(socket: &impl AsFd, local: SocketAddr, dscp: Option<u8>) -
 pub fn keep_asking(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(3);
-    socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD))
+    socket.set_tcp_keepalive(&probes)
 }
 
 fn free_bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {

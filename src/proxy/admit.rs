@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use crate::config::limits::Offence;
 use crate::sip::name::Name;
-use crate::sip::{Flow, Method, Uri};
+use crate::sip::{Flow, Method, Transport, Uri};
+use crate::state::bans::{self, Offender};
 use crate::state::connections::End;
 use crate::state::limits::Counted;
 use crate::state::snapshot::Frontend;
-use crate::state::{Reason, Snapshot, Time, bans};
+use crate::state::{Reason, Snapshot, Time};
 
 use super::{Case, Memory, may_send_to};
 
@@ -94,7 +95,7 @@ impl Case<'_> {
 
     /// Whether it may open something new now.
     pub(super) fn admit_rate(&self) -> Result<(), Reason> {
-        admit_new(self.received.flow.remote.ip(), self.frontend, self.now, self.snapshot, self.memory)
+        admit_new(self.received.flow, self.frontend, self.now, self.snapshot, self.memory)
     }
 }
 
@@ -104,26 +105,39 @@ impl Case<'_> {
 /// [`Reason::Banned`] or [`Reason::RateLimited`].
 #[inline]
 pub fn admit_new(
-    ip: IpAddr,
+    flow: &Flow,
     frontend: &Frontend,
     now: Time,
     snapshot: &Snapshot,
     memory: &Memory,
 ) -> Result<(), Reason> {
-    if frontend.ban.is_some() {
-        admit_unbanned(ip, frontend, now, memory)?;
-    }
-    let Some(pace) = frontend.paces.of(Counted::New) else { return Ok(()) };
+    // Where there are bans, too, or nothing to ask, it is looked at apart: a frontend with a pace alone pays for that alone.
+    let Some(pace) = frontend.only_pace else { return admit_otherwise(flow, frontend, now, snapshot, memory) };
+    let ip = flow.remote.ip();
     let source = frontend.rate_key(snapshot.keys.source(ip));
     let admitted = frontend.trusted.contains(ip) || memory.shared.sources.admit(source, now, pace);
     if admitted { Ok(()) } else { Err(Reason::RateLimited) }
 }
 
-/// Apart, so that a frontend without bans pays one look for it.
 #[inline(never)]
-fn admit_unbanned(ip: IpAddr, frontend: &Frontend, now: Time, memory: &Memory) -> Result<(), Reason> {
-    let banned = memory.shared.bans.has(frontend.config.id, ip, now) && !frontend.trusted.contains(ip);
-    if banned { Err(Reason::Banned) } else { Ok(()) }
+fn admit_otherwise(
+    flow: &Flow,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) -> Result<(), Reason> {
+    let (ip, proven) = (flow.remote.ip(), flow.transport != Transport::Udp);
+    if frontend.ban.is_none() || frontend.trusted.contains(ip) {
+        return Ok(());
+    }
+    if memory.shared.bans.find(frontend.config.id, ip, proven, now).is_some() {
+        return Err(Reason::Banned);
+    }
+    match is_in_time(Counted::New, ip, frontend, now, snapshot, memory) {
+        true => Ok(()),
+        false => Err(Reason::RateLimited),
+    }
 }
 
 /// Whether a client may connect now. Servers and trusted networks always may.
@@ -137,8 +151,12 @@ pub fn admit_connection(
     snapshot: &Snapshot,
     memory: &Memory,
 ) -> Result<(), End> {
-    let counted = if frontend.config.relays_streams() { Counted::New } else { Counted::Connections };
-    let banned = || frontend.ban.is_some() && memory.shared.bans.has(frontend.config.id, ip, now);
+    let is_relay = frontend.config.relays_streams();
+    let counted = if is_relay { Counted::New } else { Counted::Connections };
+    // What is said by SIP's connections is judged one by one, for a call that is up may come back by a new one; but who breaks
+    // handshakes says nothing.
+    let ban = || frontend.ban.and_then(|_| memory.shared.bans.find(frontend.config.id, ip, true, now));
+    let banned = || ban().is_some_and(|ban| is_relay || ban.why == Offence::BadHandshake);
     match () {
         () if is_above_suspicion(ip, frontend, snapshot) => Ok(()),
         () if banned() => Err(End::Banned),
@@ -164,10 +182,10 @@ fn is_in_time(
     frontend.paces.of(counted).is_none_or(|pace| memory.shared.sources.admit(key(), now, pace))
 }
 
-/// Holds something against a source. Who was let in by a list of ours is never banned.
+/// Holds something against a source, `proven` where it came by a connection. Who was let in by a list of ours is never banned.
 #[cold]
 pub fn hold_against(
-    ip: IpAddr,
+    (source, proven): (IpAddr, bool),
     offence: Offence,
     frontend: &Frontend,
     now: Time,
@@ -175,9 +193,9 @@ pub fn hold_against(
     memory: &Memory,
 ) {
     let Some(rule) = frontend.ban else { return };
-    if !is_above_suspicion(ip, frontend, snapshot) {
-        let key = frontend.rate_key(snapshot.keys.source(bans::who(ip)));
-        memory.shared.bans.note((frontend.config.id, ip, key), offence, rule, now);
+    if !is_above_suspicion(source, frontend, snapshot) {
+        let key = frontend.rate_key(snapshot.keys.source(bans::who(source)));
+        memory.shared.bans.note(Offender { frontend: frontend.config.id, source, key, proven }, offence, rule, now);
     }
 }
 

@@ -260,8 +260,20 @@ impl<'a> Case<'a> {
         match balance.find(key, prefer, self.opens_call(), takes).and(offered) {
             Some(server) => Ok(server),
             None if failed.is_none() && !balance.is_empty() => Err(Reason::ServersFull),
-            None => Err(Reason::NoServer),
+            None => self.spare(failed).ok_or(Reason::NoServer),
         }
+    }
+
+    /// A backup of a server that failed, where that was the last of the others and no snapshot says so yet: over TCP nobody
+    /// repeats a request.
+    #[cold]
+    #[inline(never)]
+    fn spare(&self, failed: Option<usize>) -> Option<usize> {
+        let failed = failed?;
+        let backend = &self.snapshot.backends[usize::from(self.snapshot.servers[failed].backend)];
+        let spares = backend.config.servers.iter().filter(|server| server.backup);
+        let mut known = spares.filter_map(|server| self.snapshot.server(server.id));
+        known.find(|at| failed != *at && self.snapshot.servers[*at].state.takes_new() && self.takes(*at))
     }
 
     /// The request is no trial call after all.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::sip::Method;
+use crate::sip::{Method, Transport};
 use crate::state::bad_messages::About;
 use crate::state::connections::End;
 use crate::state::counters::{Counter, FrontendCounters, ServerCounters};
@@ -122,7 +122,7 @@ fn count_to_server(server: &ServerCounters, method: Method, balanced: bool, len:
 pub fn count_end(end: End, source: IpAddr, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) {
     frontend.live.of(memory.worker).connection_ends.of(end).add(1);
     if let Some(offence) = end.offence() {
-        hold_against(source, offence, frontend, now, snapshot, memory);
+        hold_against((source, true), offence, frontend, now, snapshot, memory);
     }
 }
 
@@ -141,7 +141,8 @@ pub fn keep_bad(
         memory.shared.refused.of(memory.worker).note(source.ip(), frontend().config.id, reason, now);
     }
     if let Some(offence) = reason.offence() {
-        hold_against(source.ip(), offence, frontend(), now, snapshot, memory);
+        let proven = snapshot.binds[bind].transport != Transport::Udp;
+        hold_against((source.ip(), proven), offence, frontend(), now, snapshot, memory);
     }
     if reason.is_bad_message() {
         let frontend = frontend().config.id;

@@ -154,7 +154,7 @@ fn open(
     if frontend.deny.contains(ip) {
         return Err(Reason::Denied);
     }
-    admit_new(ip, frontend, now, snapshot, memory)?;
+    admit_new(flow, frontend, now, snapshot, memory)?;
     let server = choose(flow, frontend, |_| true, now, snapshot)?;
     let to = &snapshot.servers[server];
     if to.address.ip() == ip && to.ports.map_or(to.address.port(), |_| flow.local.port()) == flow.remote.port() {
@@ -254,14 +254,21 @@ fn trial(
         return None;
     }
     let first = backend.balance.first(key, backend.preferred_region(ip), true);
-    let at = first.and_then(|id| snapshot.server(NameHash(id))).filter(|at| has_room(*at))?;
+    let at = first.and_then(|id| snapshot.server(NameHash(id)))?;
     let Server { state, live, .. } = &snapshot.servers[at];
     if !state.takes_trials() {
         return None;
     }
-    let lets_through = live.trials.let_through(connection_name(flow, snapshot), false, now).is_some();
-    live.counters.of(worker).rejected.add(u64::from(!lets_through));
-    lets_through.then_some(at)
+    let Some(place) = live.trials.let_through(connection_name(flow, snapshot), false, now) else {
+        live.counters.of(worker).rejected.add(1);
+        return None;
+    };
+    // Last, for it counts as one of `max_rate`.
+    if !has_room(at) {
+        live.trials.take_back(place);
+        return None;
+    }
+    Some(at)
 }
 
 /// What a connection is called as a trial of a breaker.

@@ -7,7 +7,7 @@ use crate::admin::Who;
 use crate::admin::journal::{Change, Kind};
 use crate::net::udp::clock;
 
-/// Lines at one look: of a flood from forged sources the log has the beginning and how many there were.
+/// Lines a minute: of a flood from forged sources the log and the events have the beginning, and how many there were.
 const TOLD: usize = 5;
 
 impl Balancer {
@@ -15,14 +15,23 @@ impl Balancer {
     pub(super) fn tell_bans(&mut self) {
         let new = self.setup.shared.bans.sweep(clock());
         let snapshot = self.setup.snapshot.load();
-        for (frontend, source, ban) in new.iter().take(TOLD) {
-            let Some(at) = snapshot.frontend(*frontend) else { continue };
+        for (frontend, source, ban) in new {
+            self.told.bans += 1;
+            if self.told.bans > TOLD {
+                continue;
+            }
+            let Some(at) = snapshot.frontend(frontend) else { continue };
             let (frontend, why) = (&snapshot.frontends[at].config.name, ban.why.word());
             let lasts = ban.until.since(ban.since);
             tracing::warn!(frontend, %source, why, seconds = lasts.as_secs(), "banned: it opens nothing new");
-            self.journal.note(Kind::Ban, frontend, None, format!("{source} banned for {lasts:?}: {why}"));
+            self.journal.note(Kind::Ban, frontend, None, format!("{source} banned for {} s: {why}", lasts.as_secs()));
         }
-        if let Some(more) = new.len().checked_sub(TOLD).filter(|more| *more > 0) {
+    }
+
+    /// Once a minute: how many more there were.
+    pub(super) fn sum_up_bans(&mut self) {
+        let more = std::mem::take(&mut self.told.bans).saturating_sub(TOLD);
+        if more > 0 {
             tracing::warn!(more, "banned: others; `sip show bans` lists them");
             self.journal.note(Kind::Ban, "", None, format!("{more} others banned"));
         }

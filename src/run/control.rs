@@ -73,7 +73,10 @@ impl Balancer {
                 Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.let_go().await,
                 _ = certificates.tick() => self.look_at_certificates().await,
-                _ = tell.tick() => self.told.tell(&self.setup.snapshot.load()),
+                _ = tell.tick() => {
+                    self.told.tell(&self.setup.snapshot.load());
+                    self.sum_up_bans();
+                }
                 _ = keep_calls.tick() => {
                     self.keep_calls();
                     self.read_roles();

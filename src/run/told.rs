@@ -9,11 +9,13 @@ use crate::state::{Reason, Snapshot};
 pub(super) struct Told {
     reasons: [u64; Reason::ALL.len()],
     ends: [u64; End::ALL.len()],
+    /// Bans of this minute.
+    pub bans: usize,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { reasons: [0; Reason::ALL.len()], ends: [0; End::ALL.len()] }
+        Self { reasons: [0; Reason::ALL.len()], ends: [0; End::ALL.len()], bans: 0 }
     }
 }
 

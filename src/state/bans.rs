@@ -16,8 +16,10 @@ use crate::config::limits::{Ban as Configured, Offence};
 use crate::sip::token::NameHash;
 
 /// Sources that are banned at once, some hundred bytes each. Where more should be, the others are only limited: forged
-/// sources must not drive out those that were found before.
+/// sources must not drive out those that were found before, and have half of the places.
 const MOST: usize = 10_000;
+/// Tells what a source did by connections from what came in its name by datagrams.
+const PROVEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A frontend's, ready to be asked.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +45,22 @@ pub struct Ban {
     pub since: Time,
     pub until: Time,
     pub why: Offence,
+    /// It offended by connections, so it is who it says: connections of it are judged by it too. A datagram's source may be
+    /// anybody's word, and shuts out datagrams alone.
+    pub proven: bool,
     /// The log has it.
     told: bool,
+}
+
+/// Who offended.
+#[derive(Clone, Copy, Debug)]
+pub struct Offender {
+    pub frontend: NameHash,
+    pub source: IpAddr,
+    /// What the source is counted by.
+    pub key: u64,
+    /// By a connection.
+    pub proven: bool,
 }
 
 /// All of them.
@@ -64,37 +80,42 @@ impl Default for Bans {
 }
 
 impl Bans {
-    /// Whether a source may open nothing new at a frontend.
-    #[inline]
-    pub fn has(&self, frontend: NameHash, source: IpAddr, now: Time) -> bool {
-        self.many.load(Ordering::Relaxed) != 0 && self.is_in(frontend, source, now)
+    /// The ban of a source at a frontend. `proven`: it comes by a connection.
+    pub fn find(&self, frontend: NameHash, source: IpAddr, proven: bool, now: Time) -> Option<Ban> {
+        if self.is_empty() {
+            return None;
+        }
+        let ban = *self.banned.get(&(frontend, who(source)))?;
+        (ban.until > now && (ban.proven || !proven)).then_some(ban)
     }
 
+    /// A source committed something. True where it is banned from now on.
     #[cold]
-    fn is_in(&self, frontend: NameHash, source: IpAddr, now: Time) -> bool {
-        self.banned.get(&(frontend, who(source))).is_some_and(|ban| ban.until > now)
-    }
-
-    /// A source committed something; `key` is what it is counted by. True where it is banned from now on.
-    #[cold]
-    pub fn note(
-        &self,
-        (frontend, source, key): (NameHash, IpAddr, u64),
-        offence: Offence,
-        rule: Rule,
-        now: Time,
-    ) -> bool {
-        if rule.offences & 1 << offence as u8 == 0 || self.offences.admit(key, now, rule.pace) {
+    pub fn note(&self, offender: Offender, offence: Offence, rule: Rule, now: Time) -> bool {
+        let Offender { frontend, source, key, proven } = offender;
+        if rule.offences & 1 << offence as u8 == 0 {
             return false;
         }
-        let ban = Ban { since: now, until: Time(now.0.saturating_add(rule.lasts)), why: offence, told: false };
-        // Looked at before the shard is locked: an entry's lock must be no other worker's second.
-        let full = self.many.load(Ordering::Relaxed) >= MOST;
+        let until = Time(now.0.saturating_add(rule.lasts));
+        // Who goes on while it is banned is banned for longer, by its own hand alone.
+        if !self.is_empty()
+            && let Some(mut ban) = self.banned.get_mut(&(frontend, who(source)))
+            && ban.until > now
+            && (proven || !ban.proven)
+        {
+            ban.until = until;
+        }
+        let key = key ^ if proven { PROVEN } else { 0 };
+        if self.offences.admit(key, now, rule.pace) {
+            return false;
+        }
+        let ban = Ban { since: now, until, why: offence, proven, told: false };
+        let most = if proven { MOST } else { MOST / 2 };
+        let full = self.len() >= most;
         match self.banned.entry((frontend, who(source))) {
-            // Who goes on while it is banned is banned for longer.
             Entry::Occupied(mut known) => {
                 let before = *known.get();
-                known.insert(Ban { since: before.since, told: before.told, ..ban });
+                known.insert(Ban { since: before.since, told: before.told, proven: proven || before.proven, ..ban });
                 false
             }
             Entry::Vacant(_) if full => false,
@@ -208,21 +229,25 @@ mod tests {
         IpAddr::from(n.to_be_bytes())
     }
 
+    fn offender(n: u32, proven: bool) -> Offender {
+        Offender { frontend: FRONTEND, source: v4(n), key: u64::from(n), proven }
+    }
+
     #[test]
     fn so_many_offences_within_a_time_shut_a_source_out_for_another() {
         let bans = Bans::default();
-        let note = |n, offence, now| bans.note((FRONTEND, v4(n), u64::from(n)), offence, rule(3), at(now));
+        let note = |n, offence, now| bans.note(offender(n, false), offence, rule(3), at(now));
+        let has = |n, now| bans.find(FRONTEND, v4(n), false, at(now)).is_some();
         assert_eq!([100, 101].map(|now| note(1, Offence::Scanner, now)), [false; 2]);
         assert!((0..100).all(|_| !note(1, Offence::Malformed, 101)), "not held against anybody here");
-        assert!(!bans.has(FRONTEND, v4(1), at(101)));
-        assert!(note(1, Offence::RateLimited, 102) && bans.has(FRONTEND, v4(1), at(102)));
-        assert!(!bans.has(NameHash(2), v4(1), at(102)) && !bans.has(FRONTEND, v4(2), at(102)));
-        assert!(bans.has(FRONTEND, v4(1), at(701)) && !bans.has(FRONTEND, v4(1), at(702)));
+        assert!(!has(1, 101));
+        assert!(note(1, Offence::RateLimited, 102) && has(1, 102));
+        assert!(bans.find(NameHash(2), v4(1), false, at(102)).is_none() && !has(2, 102));
+        assert!(has(1, 701) && !has(1, 702));
         let told = bans.sweep(at(103));
         assert_eq!((told.len(), told[0].1, told[0].2.why), (1, v4(1), Offence::RateLimited));
         assert_eq!((bans.sweep(at(104)), bans.len()), (Vec::new(), 1), "it is told once");
-        assert!(!note(1, Offence::Scanner, 400) && !note(1, Offence::Scanner, 400) && !note(1, Offence::Scanner, 400));
-        assert!(bans.has(FRONTEND, v4(1), at(999)), "who goes on stays out");
+        assert!(!note(1, Offence::Scanner, 400) && has(1, 999), "who goes on stays out");
         assert!(bans.sweep(at(1_000)).is_empty() && bans.is_empty() && bans.all(at(1_000)).is_empty());
         for now in (2_000..3_000).step_by(31) {
             assert!(!note(2, Offence::Scanner, now), "two a minute are none too many");
@@ -230,26 +255,43 @@ mod tests {
     }
 
     #[test]
+    fn what_came_in_somebody_s_name_by_datagrams_shuts_out_no_connection_of_his() {
+        let bans = Bans::default();
+        let note = |proven, now| bans.note(offender(1, proven), Offence::Scanner, rule(2), at(now));
+        let find = |proven, now| bans.find(FRONTEND, v4(1), proven, at(now));
+        assert!(!note(false, 1) && note(false, 1));
+        assert!(find(false, 2).is_some() && find(true, 2).is_none());
+        assert!(!note(true, 3) && find(true, 3).is_none(), "one by a connection is one");
+        assert!(!note(true, 3) && find(true, 3).is_some(), "two are two");
+        assert!(!note(false, 500) && find(true, 604).is_none(), "and datagrams make it no longer");
+    }
+
+    #[test]
     fn a_network_of_ipv6_is_one_source_and_whom_somebody_forgives_is_free() {
         let bans = Bans::default();
         let [one, other, stranger] = ["2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1"].map(|ip| ip.parse().unwrap());
-        bans.note((FRONTEND, one, 7), Offence::Scanner, rule(2), at(1));
-        assert!(bans.note((FRONTEND, one, 7), Offence::Scanner, rule(2), at(1)));
-        assert!(bans.has(FRONTEND, other, at(2)) && !bans.has(FRONTEND, stranger, at(2)));
+        let note = || {
+            let offender = Offender { frontend: FRONTEND, source: one, key: 7, proven: true };
+            bans.note(offender, Offence::Scanner, rule(2), at(1))
+        };
+        let has = |ip| bans.find(FRONTEND, ip, true, at(2)).is_some();
+        assert!(!note() && note() && has(other) && !has(stranger));
         assert_eq!((bans.lift(stranger), bans.lift(other), bans.len()), (0, 1, 0));
-        assert!(!bans.has(FRONTEND, one, at(2)));
+        assert!(!has(one));
     }
 
     #[test]
     fn there_are_no_more_than_that() {
         let bans = Bans::default();
-        let ban = |n: u32| {
-            let note = || bans.note((FRONTEND, v4(n), u64::from(n)), Offence::Scanner, rule(2), at(1));
+        let ban = |n: u32, proven| {
+            let note = || bans.note(offender(n, proven), Offence::Scanner, rule(2), at(1));
             note() || note()
         };
-        assert_eq!((0..20_000).filter(|n| ban(*n)).count(), MOST);
-        assert!(bans.has(FRONTEND, v4(0), at(2)) && !bans.has(FRONTEND, v4(19_999), at(2)));
+        assert_eq!((0..20_000).filter(|n| ban(*n, false)).count(), MOST / 2);
+        assert_eq!((20_000..40_000).filter(|n| ban(*n, true)).count(), MOST - MOST / 2);
+        let has = |n| bans.find(FRONTEND, v4(n), false, at(2)).is_some();
+        assert!(has(0) && has(20_000) && !has(39_999));
         bans.sweep(at(10_000));
-        assert!(bans.is_empty() && ban(30_000));
+        assert!(bans.is_empty() && ban(50_000, false));
     }
 }

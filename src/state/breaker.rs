@@ -12,7 +12,7 @@
 //!
 //! | failure | the row is broken by |
 //! |---|---|
-//! | a request that cannot be sent, an ICMP error, a connection that cannot be opened or that the server breaks off with all unanswered | anything that the server says; a relayed connection that ended in order |
+//! | a request that cannot be sent, an ICMP error, a connection that cannot be opened or that the server resets, of a relay before it said a word, of SIP with something unanswered | anything that the server says; a relayed connection that ended in order |
 //! | a new call without any answer, not even a 100, for `answer_within` | any answer to a later new call |
 //! | a final answer with one of `codes`, to what opens something | another final answer to such |
 //! | a check that is not passed, where `checks` is set | one that is |

@@ -312,8 +312,8 @@ pub struct ServerCounters {
     pub flows_closed: Counter,
     /// A relay's connections by which it said something, or that ended in order.
     pub flows_good: Counter,
-    /// Requests to it that the kernel could not send; ICMP errors about it, and connections that it did not let in or broke
-    /// off with all unanswered.
+    /// Requests to it that the kernel could not send; ICMP errors about it, and connections that it did not let in or reset
+    /// with something unanswered.
     pub failed: Counter,
     pub unreachable: Counter,
     /// When the newest INVITE without To tag left that it has answered in any way; microseconds.

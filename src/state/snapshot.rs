@@ -11,7 +11,7 @@ use super::bans::Rule;
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
-use super::limits::Paces;
+use super::limits::{Counted, Pace, Paces};
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{Admin, Circuit, Lives, ServerLive, ServerState};
 use super::stick_table::StickTable;
@@ -59,6 +59,8 @@ pub struct Frontend {
     pub paces: Paces,
     rate_salt: u64,
     pub ban: Option<Rule>,
+    /// How often a source may open something new, where nothing else is asked of it.
+    pub only_pace: Option<Pace>,
     pub send_to: Networks,
     /// The source header with its colon, ready to be written.
     pub source_header: Option<Box<[u8]>>,
@@ -424,6 +426,7 @@ fn frontends(config: &Config, plan: &Plan, workers: usize, previous: Option<&Sna
             paces: Paces::from(&frontend.limits),
             rate_salt: u64::from(frontend.id.0) * 0x1_0000_0001,
             ban: frontend.limits.ban.as_ref().map(Rule::from),
+            only_pace: Paces::from(&frontend.limits).of(Counted::New).filter(|_| frontend.limits.ban.is_none()),
             send_to: Networks::new(&frontend.send_to),
             source_header: frontend.source_header.as_ref().map(|name| format!("{name}: sip:").into_bytes().into()),
             egresses: plan.egresses[at].clone(),

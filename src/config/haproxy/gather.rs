@@ -2,114 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::lines::{Line, Section};
+use super::edge::{Bind, Edge, Proxy, Says, Server};
+use super::lines::{Line, Section, duration, millis};
 use super::{Fate, Told, told};
-
-/// Ports on which SIP is spoken by habit: what listens there becomes a proxy, everything else a relay.
-const SIP_PORTS: std::ops::RangeInclusive<u16> = 5060..=5069;
 
 /// Ports of one `bind` with a range.
 const MOST_PORTS: u16 = 100;
-
-/// Everything that is translated.
-#[derive(Clone, Debug, Default)]
-pub struct Edge {
-    pub workers: Option<u32>,
-    pub stats: Option<Stats>,
-    pub proxies: Vec<Proxy>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    pub bind: Option<String>,
-    pub users: Vec<String>,
-    pub may_change: bool,
-}
-
-/// A frontend, a backend, or both.
-#[derive(Clone, Debug, Default)]
-pub struct Proxy {
-    pub name: String,
-    pub says: Says,
-    pub binds: Vec<Bind>,
-    pub routes: Vec<(String, String)>,
-    pub servers: Vec<Server>,
-    /// It is there for the page alone.
-    pub is_stats: bool,
-}
-
-/// What a proxy says, or its `defaults` for it.
-#[derive(Clone, Debug, Default)]
-pub struct Says {
-    pub connect: Option<String>,
-    pub client: Option<String>,
-    pub server: Option<String>,
-    pub check_timeout: Option<String>,
-    pub maxconn: Option<u64>,
-    pub balance: Option<&'static str>,
-    pub default_backend: Option<String>,
-    pub stick: Option<(Option<u64>, Option<String>)>,
-    pub sticks: bool,
-    pub deny: Vec<String>,
-    /// Milliseconds that the table counts connections over; and more of one source than this are rejected.
-    pub counted_over: Option<u64>,
-    pub most_in_time: Option<u64>,
-    pub most_at_once: Option<u64>,
-    pub asks: Asks,
-    /// Words of `default-server`.
-    pub each: Vec<String>,
-}
-
-/// What checks ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asks {
-    pub http: Option<(String, String)>,
-    pub host: Option<String>,
-    pub status: Option<String>,
-    pub text: Option<String>,
-    pub options: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct Bind {
-    pub address: String,
-    pub port: u16,
-    pub certificates: Option<String>,
-    pub client_ca: Option<String>,
-    pub required: bool,
-    pub min_version: Option<&'static str>,
-    pub accept_proxy: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Server {
-    pub name: String,
-    pub address: String,
-    pub tls: bool,
-    pub ca: Option<String>,
-    pub tls_name: Option<String>,
-    pub anybody: bool,
-    pub weight: Option<u32>,
-    pub max_calls: Option<u64>,
-    pub slow_start: Option<String>,
-    pub backup: bool,
-    pub checked: bool,
-    pub interval: Option<String>,
-    pub fast_interval: Option<String>,
-    pub rise: Option<u32>,
-    pub fall: Option<u32>,
-    pub send_proxy: Option<&'static str>,
-    /// Live connections count against it, and so do their answers.
-    pub observed: bool,
-    pub observed_by_answers: bool,
-    pub error_limit: Option<u32>,
-}
-
-impl Proxy {
-    pub fn is_sip(&self) -> bool {
-        self.binds.iter().any(|bind| SIP_PORTS.contains(&bind.port))
-    }
-}
 
 /// All sections, one after another: `defaults` count for what follows.
 pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
@@ -186,6 +84,7 @@ fn settle(proxy: &mut Proxy) {
             observed: own.observed || both.observed,
             observed_by_answers: own.observed_by_answers || both.observed_by_answers,
             error_limit: own.error_limit.or(both.error_limit),
+            check_ssl: own.check_ssl || both.check_ssl,
             ..both
         };
     }
@@ -206,7 +105,10 @@ fn global(line: &Line, edge: &mut Edge) -> Fate {
         }
         "stats" => Fate::NotNeeded("the runtime socket is there without a word, at /run/trunkline/admin.sock"),
         "log" | "log-send-hostname" | "log-tag" => Fate::NotNeeded("the journal has the log"),
-        word if word.starts_with("tune.") || word.starts_with("ssl-") || word == "spread-checks" => {
+        word if word.starts_with("ssl-") => Fate::ByHand(
+            "write `min_version` in [frontend.tls]; ciphers are those that are thought safe today".to_owned(),
+        ),
+        word if word.starts_with("tune.") || word == "spread-checks" => {
             Fate::NotNeeded("nothing of it has to be tuned here")
         }
         "nbproc" | "cpu-map" | "node" | "description" | "hard-stop-after" => {
@@ -284,7 +186,8 @@ fn timeout(line: &Line, says: &mut Says) -> Fate {
         "server" => &mut says.server,
         "check" => &mut says.check_timeout,
         "queue" => return Fate::NotNeeded("who waits for a full server waits as long as `connect`"),
-        "tunnel" | "client-fin" | "server-fin" | "http-request" | "http-keep-alive" | "tarpit" => {
+        "tunnel" => &mut says.tunnel,
+        "client-fin" | "server-fin" | "http-request" | "http-keep-alive" | "tarpit" => {
             return Fate::NotNeeded(
                 "silence of either side ends a connection after the shorter of `client` and `server`",
             );
@@ -307,8 +210,11 @@ fn option(line: &Line, says: &mut Says) -> Fate {
             says.asks.http = Some((method.to_owned(), path.to_owned()));
             Fate::Translated
         }
-        "redispatch" | "tcpka" | "clitcpka" | "srvtcpka" | "splice-auto" | "splice-request" | "splice-response"
-        | "tcp-smart-accept" | "tcp-smart-connect" => Fate::NotNeeded("so it is without a word"),
+        "tcpka" | "clitcpka" | "srvtcpka" => {
+            Fate::NotNeeded("a connection where nothing moves ends by `timeout`, one that is not answered after 30 s")
+        }
+        "redispatch" | "splice-auto" | "splice-request" | "splice-response" | "tcp-smart-accept"
+        | "tcp-smart-connect" => Fate::NotNeeded("so it is without a word"),
         "tcplog"
         | "httplog"
         | "dontlognull"
@@ -389,8 +295,7 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
 
 /// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected.
 fn counted(line: &Line) -> Option<(&str, u64)> {
-    let open = line.words.iter().position(|word| word == "{")?;
-    let [what, than, many, close] = line.words.get(open + 1..open + 5)? else { return None };
+    let [what, than, many] = alone(line)? else { return None };
     let what = what.split('(').next().unwrap_or_default();
     let what = ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|of| what.strip_prefix(of))?;
     let many: u64 = many.parse().ok()?;
@@ -399,7 +304,15 @@ fn counted(line: &Line) -> Option<(&str, u64)> {
         "ge" => many.checked_sub(1)?,
         _ => return None,
     };
-    (close == "}" && most > 0).then_some((what, most))
+    (most > 0).then_some((what, most))
+}
+
+/// What stands in the one condition of a rule: others beside it would make it another rule.
+fn alone(line: &Line) -> Option<&[String]> {
+    let begin = line.words.iter().position(|word| word == "if")?;
+    let (open, rest) = line.words.get(begin + 1..)?.split_first()?;
+    let (close, inside) = rest.split_last()?;
+    (open == "{" && close == "}" && !inside.iter().any(|word| word == "}")).then_some(inside)
 }
 
 fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
@@ -407,7 +320,8 @@ fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
     let stats = edge.stats.get_or_insert_default();
     match line.word(1) {
         "enable" | "uri" | "refresh" | "realm" | "show-legends" | "show-node" | "show-desc" | "hide-version" => {}
-        "admin" => stats.may_change = true,
+        "admin" if line.text.ends_with("if TRUE") => stats.may_change = true,
+        "admin" => return Fate::ByHand("a user's `role` says what it may do; where from, a firewall".to_owned()),
         "auth" => {
             stats.users.extend(line.word(2).split_once(':').map(|(name, _)| name.to_owned()));
             return Fate::ByHand(
@@ -422,10 +336,7 @@ fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
 /// Rules about sources are translated; what looks into what passes is not.
 fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
     let sources = || -> Option<Vec<String>> {
-        let open = line.words.iter().position(|word| word == "{")?;
-        let close = line.words.iter().position(|word| word == "}")?;
-        let inside = line.words.get(open + 1..close)?;
-        let (first, nets) = inside.split_first()?;
+        let (first, nets) = alone(line)?.split_first()?;
         let all = nets.iter().all(|net| net.parse::<ipnet::IpNet>().is_ok() || net.parse::<IpAddr>().is_ok());
         (first == "src" && all && !nets.is_empty()).then(|| nets.to_vec())
     };
@@ -440,7 +351,7 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
             Fate::Translated
         }
         (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line) {
-            Some(("conn_rate", most)) => {
+            Some(("conn_rate", most)) if proxy.says.counted_over.is_some() => {
                 proxy.says.most_in_time = Some(most);
                 Fate::Translated
             }
@@ -448,7 +359,10 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
                 proxy.says.most_at_once = Some(most);
                 Fate::Translated
             }
-            _ => Fate::ByHand("write what of it is about sources into [frontend.limits]".to_owned()),
+            _ => Fate::ByHand(
+                "write what of it is about sources into [frontend.limits], and whom it spares into `trusted`"
+                    .to_owned(),
+            ),
         },
         (["tcp-request", "connection", word, "src", ..], _) if word.starts_with("track-sc") => {
             Fate::NotNeeded("sources are counted without a word")
@@ -476,6 +390,20 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
         },
         accept_proxy: line.has("accept-proxy"),
     };
+    let (mut unknown, mut words) = (Vec::new(), line.words.iter().skip(2));
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "ssl" | "accept-proxy" => {}
+            "crt" | "ca-file" | "verify" | "ssl-min-ver" | "name" | "id" => drop(words.next()),
+            other => unknown.push(other.to_owned()),
+        }
+    }
+    let of_tls = |bind: &Bind| {
+        (bind.certificates.clone(), bind.client_ca.clone(), bind.required, bind.min_version, bind.accept_proxy)
+    };
+    if proxy.binds.first().is_some_and(|first| of_tls(first) != of_tls(&found)) {
+        return Fate::ByHand("it is not like the first: write a frontend of its own for it".to_owned());
+    }
     if line.has("ssl") && found.certificates.is_none() {
         return Fate::ByHand("`ssl` without `crt`: write [frontend.tls] with `certificates`".to_owned());
     }
@@ -491,10 +419,17 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
         if last < first || last - first >= MOST_PORTS {
             return Fate::ByHand("so many ports: write those that are used".to_owned());
         }
-        found.address = if matches!(host, "" | "*") { "0.0.0.0".to_owned() } else { host.to_owned() };
+        found.address = match host.trim_matches(['[', ']']) {
+            "" | "*" => "0.0.0.0".to_owned(),
+            v6 if v6.contains(':') => format!("[{v6}]"),
+            v4 => v4.to_owned(),
+        };
         for port in first..=last {
             proxy.binds.push(Bind { port, ..found.clone() });
         }
+    }
+    if !unknown.is_empty() {
+        return unknown_options(&unknown);
     }
     match found.accept_proxy {
         true => Fate::ByHand(
@@ -511,8 +446,19 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
         return Fate::ByHand("an address with its port is wanted".to_owned());
     }
     let unknown = options(line.words.get(3..).unwrap_or_default(), &mut found);
+    let trusts = |server: &Server| (server.ca.clone(), server.anybody);
+    let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
+    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
     proxy.servers.push(found);
-    unknown_options(&unknown)
+    match () {
+        () if other => {
+            Fate::ByHand("[backend.tls] says whom all its servers must be: give it a backend of its own".to_owned())
+        }
+        () if asks_inside => Fate::ByHand(
+            "its check only connects: behind tcp:// nobody asks over TLS (docs/from-haproxy.md)".to_owned(),
+        ),
+        () => unknown_options(&unknown),
+    }
 }
 
 fn unknown_options(unknown: &[String]) -> Fate {
@@ -550,42 +496,17 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
                 server.observed_by_answers = layer == "layer7";
             }
             "on-error" => match next() {
-                "mark-down" | "sudden-death" | "fail-check" | "fastinter" => {}
+                "mark-down" | "sudden-death" | "fail-check" => {}
                 other => unknown.push(format!("on-error {other}")),
             },
             "on-marked-down" | "on-marked-up" => unknown.push(format!("{word} {}", next())),
             // Without a word, or nothing that anybody misses.
-            "check-ssl" | "check-send-proxy" | "enabled" | "no-check" => {}
+            "check-ssl" => server.check_ssl = true,
+            "check-send-proxy" | "enabled" | "no-check" => {}
             "downinter" | "id" | "resolvers" | "init-addr" | "resolve-prefer" | "maxqueue" | "minconn"
             | "pool-max-conn" => drop(next().len()),
             _ => unknown.push(word.clone()),
         }
     }
     unknown
-}
-
-/// A time in milliseconds, which a number alone is.
-fn millis(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let times = match &text[digits..] {
-        "" | "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(times).filter(|millis| *millis > 0)
-}
-
-/// A time in our words: a number alone is milliseconds there.
-fn duration(text: &str) -> Option<String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    match &text[digits..] {
-        "us" => Some(format!("{}ms", number.div_ceil(1000))),
-        "" | "ms" if number.is_multiple_of(1000) && number > 0 => Some(format!("{}s", number / 1000)),
-        "" | "ms" => Some(format!("{number}ms")),
-        unit @ ("s" | "m" | "h" | "d") => Some(format!("{number}{unit}")),
-        _ => None,
-    }
 }

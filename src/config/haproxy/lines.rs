@@ -120,3 +120,29 @@ mod tests {
         assert_eq!(found, [("global".into(), 1, 1), ("frontend".into(), 4, 1), ("backend".into(), 7, 0)]);
     }
 }
+
+/// A time in milliseconds, which a number alone is.
+pub fn millis(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let times = match &text[digits..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(times).filter(|millis| *millis > 0)
+}
+
+/// A time in our words: a number alone is milliseconds there.
+pub fn duration(text: &str) -> Option<String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    match &text[digits..] {
+        "us" => Some(format!("{}ms", number.div_ceil(1000))),
+        "" | "ms" if number.is_multiple_of(1000) && number > 0 => Some(format!("{}s", number / 1000)),
+        "" | "ms" => Some(format!("{number}ms")),
+        unit @ ("s" | "m" | "h" | "d") => Some(format!("{number}{unit}")),
+        _ => None,
+    }
+}

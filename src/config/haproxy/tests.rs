@@ -68,6 +68,26 @@ fn a_file_becomes_one_that_is_accepted_and_every_line_is_told() {
 }
 
 #[test]
+fn a_rule_that_says_more_than_we_can_is_left_to_somebody() {
+    for (rule, translated) in [
+        ("tcp-request connection reject if { src_conn_rate gt 20 }", true),
+        ("tcp-request connection reject if { src_conn_cur ge 20 }", true),
+        ("tcp-request connection reject if { src 192.0.2.0/24 }", true),
+        ("tcp-request connection reject if !carriers { src_conn_rate gt 20 }", false),
+        ("tcp-request connection reject if { src_conn_rate gt 20 } !{ src 192.0.2.1 }", false),
+        ("tcp-request connection reject if { src 192.0.2.0/24 } !{ src 192.0.2.1 }", false),
+    ] {
+        let table = "stick-table type ip size 1k expire 10s store conn_rate(10s),conn_cur";
+        let text = format!("listen l\n bind 10.0.0.1:80\n {table}\n {rule}\n server s 10.0.0.2:80\n");
+        let Imported { lines, text } = import(&text);
+        assert_eq!(lines[3].fate == Fate::Translated, translated, "{rule}: {text}");
+    }
+    // A table elsewhere may count over another time.
+    let text = "listen l\n bind 10.0.0.1:80\n tcp-request connection reject if { sc0_conn_rate gt 20 }\n";
+    assert!(matches!(import(text).lines[2].fate, Fate::ByHand(_)));
+}
+
+#[test]
 fn whatever_is_read_nothing_panics_and_no_line_is_lost() {
     for text in [
         "",

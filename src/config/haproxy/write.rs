@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::gather::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
+use super::edge::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
 
 /// What HAProxy asks of a server where nothing is said.
 const USUAL: (&str, u32, u32) = ("2s", 2, 3);
@@ -96,9 +96,10 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
 /// So many connections of one source in so many milliseconds.
 fn rate(most: u64, over: u64, is_sip: bool) -> String {
     let a_minute = (most.saturating_mul(60_000) / over).clamp(1, 1_000_000);
+    let burst = most.min(1_000_000);
     match is_sip {
-        true => format!("per_source_connection_rate = \"{a_minute}/m\"\n"),
-        false => format!("per_source_rate = \"{a_minute}/m\"\nper_source_burst = {}\n", most.min(1_000_000)),
+        true => format!("per_source_connection_rate = \"{a_minute}/m\"\nper_source_connection_burst = {burst}\n"),
+        false => format!("per_source_rate = \"{a_minute}/m\"\nper_source_burst = {burst}\n"),
     }
 }
 
@@ -124,9 +125,7 @@ fn backend(proxy: &Proxy, edge: &Edge) -> String {
     };
     let is_sip = edge.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_here).any(Proxy::is_sip);
     let mut text = format!("\n[[backend]]\nname = {}\n", quoted(name));
-    if let Some(balance) = says.balance {
-        let _ = writeln!(text, "balance = \"{balance}\"");
-    }
+    let _ = writeln!(text, "balance = \"{}\"", says.balance.unwrap_or("roundrobin"));
     text += &stick(says, is_sip);
     text += &times(says, is_sip);
     text += &check(says, servers, is_sip);
@@ -160,8 +159,11 @@ fn stick(says: &Says, is_sip: bool) -> String {
 }
 
 fn times(says: &Says, is_sip: bool) -> String {
-    let client = says.client.as_ref().filter(|_| !is_sip);
-    let all = [("connect", says.connect.as_ref()), ("server", says.server.as_ref()), ("client", client)];
+    // Once both sides have spoken it is HAProxy's time for silence of either.
+    let tunnel = says.tunnel.as_ref().filter(|_| !is_sip);
+    let client = tunnel.or(says.client.as_ref()).filter(|_| !is_sip);
+    let server = tunnel.or(says.server.as_ref());
+    let all = [("connect", says.connect.as_ref()), ("server", server), ("client", client)];
     let all: Vec<_> = all.into_iter().filter_map(|(key, time)| Some(format!("{key} = {}", quoted(time?)))).collect();
     if all.is_empty() { String::new() } else { format!("timeout = {{ {} }}\n", all.join(", ")) }
 }
@@ -171,8 +173,9 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
         return "check = { type = \"none\" }\n".to_owned();
     };
     let Asks { http, host, status, text, options } = &says.asks;
+    let reached = |server: &Server| server.tls || !server.check_ssl;
     let mut parts =
-        match http {
+        match http.as_ref().filter(|_| servers.iter().all(reached)) {
             Some((method, path)) => {
                 let mut parts = vec![
                     "type = \"http\"".to_owned(),

@@ -297,12 +297,13 @@ impl Engine {
         if kept_out {
             self.streams.refused.insert(id, now + BACK_OFF);
         }
-        let broke_off = matches!(end, End::Closed | End::Broken) && !connection.unanswered.borrow().is_empty();
-        if let Some(server) = server
-            && (kept_out || broke_off)
-        {
-            let live = &snapshot.servers[server].live;
+        // A reset counts for a breaker; who closes in order may have forgotten what nobody waits for.
+        let broke_off = end == End::Broken && !connection.unanswered.borrow().is_empty();
+        let live = server.filter(|_| kept_out || broke_off).map(|server| &snapshot.servers[server].live);
+        if let Some(live) = live {
             live.counters.of(self.tools.memory.worker).unreachable.add(1);
+        }
+        if let Some(live) = live.filter(|_| kept_out) {
             self.tools.memory.sign(live, Sign::Unreachable);
         }
         server

@@ -61,7 +61,7 @@ impl Engine {
         let snapshot = Arc::clone(self.snapshot.load());
         if let Some(at) = snapshot.frontend(frontend) {
             let memory = &self.tools.memory;
-            proxy::hold_against(client, offence, &snapshot.frontends[at], clock(), &snapshot, memory);
+            proxy::hold_against((client, true), offence, &snapshot.frontends[at], clock(), &snapshot, memory);
         }
     }
 
@@ -231,16 +231,24 @@ impl Relayed {
         }
     }
 
-    /// The server did not let us in, or broke off before it said a word: its check looks at it at once.
+    /// The server did not let us in: its check looks at it at once.
     fn refused(&self) {
+        self.failed();
         let mut engine = self.engine.borrow_mut();
         let Some((_, live)) = &self.server else { return };
-        live.counters.of(self.worker).unreachable.add(1);
         engine.tools.memory.sign(live, Sign::Unreachable);
         engine.wake();
     }
 
-    /// The server said something, or ended in order what needed no answer: its breaker counts on that.
+    /// A connection failed at its server, for the breaker of that. A reset alone is no reason to suspect it: whoever greets a
+    /// server with nonsense may have earned one.
+    fn failed(&self) {
+        if let Some((_, live)) = &self.server {
+            live.counters.of(self.worker).unreachable.add(1);
+        }
+    }
+
+    /// The server said something, or took in order what wanted no answer: its breaker counts on that.
     fn went_well(&self) {
         let Some((_, live)) = &self.server else { return };
         live.counters.of(self.worker).flows_good.add(1);
@@ -271,7 +279,7 @@ impl Relayed {
         there.judged = !self.suspected;
         there.to_socket = socket(&server).1;
         back.to_socket = self.flow.transport != Transport::Tls;
-        let (mut last, mut gone) = (clock(), [false; 2]);
+        let (mut last, mut gone, mut hung_up) = (clock(), [false; 2], false);
         let mut silence = Box::pin(sleep(idle));
         let end = poll_fn(|cx| {
             let mut scratch = self.scratch();
@@ -293,6 +301,7 @@ impl Relayed {
                 last = clock();
                 self.count(there.moved - before.0, back.moved - before.1);
             }
+            hung_up |= back.ended && !there.ended;
             if before.1 == 0 && back.moved > 0 {
                 self.went_well();
             }
@@ -313,8 +322,9 @@ impl Relayed {
         })
         .await;
         match end {
-            End::Broken if gone[SERVER] && !gone[CLIENT] && back.moved == 0 => self.refused(),
-            End::Closed if back.moved == 0 => self.went_well(),
+            End::Broken if gone[SERVER] && !gone[CLIENT] && back.moved == 0 => self.failed(),
+            // Whoever hangs up on a question has not answered it, and nobody asked says nothing.
+            End::Closed if back.moved == 0 && there.moved > 0 && !hung_up => self.went_well(),
             _ => {}
         }
         // Whoever breaks off takes nothing more: its server learns that at once, as from HAProxy.

@@ -1,0 +1,107 @@
+//! What of haproxy.cfg is translated.
+
+/// Ports on which SIP is spoken by habit: what listens there becomes a proxy, everything else a relay.
+const SIP_PORTS: std::ops::RangeInclusive<u16> = 5060..=5069;
+
+/// Everything that is translated.
+#[derive(Clone, Debug, Default)]
+pub struct Edge {
+    pub workers: Option<u32>,
+    pub stats: Option<Stats>,
+    pub proxies: Vec<Proxy>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub bind: Option<String>,
+    pub users: Vec<String>,
+    pub may_change: bool,
+}
+
+/// A frontend, a backend, or both.
+#[derive(Clone, Debug, Default)]
+pub struct Proxy {
+    pub name: String,
+    pub says: Says,
+    pub binds: Vec<Bind>,
+    pub routes: Vec<(String, String)>,
+    pub servers: Vec<Server>,
+    /// It is there for the page alone.
+    pub is_stats: bool,
+}
+
+/// What a proxy says, or its `defaults` for it.
+#[derive(Clone, Debug, Default)]
+pub struct Says {
+    pub connect: Option<String>,
+    pub client: Option<String>,
+    pub server: Option<String>,
+    pub tunnel: Option<String>,
+    pub check_timeout: Option<String>,
+    pub maxconn: Option<u64>,
+    pub balance: Option<&'static str>,
+    pub default_backend: Option<String>,
+    pub stick: Option<(Option<u64>, Option<String>)>,
+    pub sticks: bool,
+    pub deny: Vec<String>,
+    /// Milliseconds that the table counts connections over; and more of one source than this are rejected.
+    pub counted_over: Option<u64>,
+    pub most_in_time: Option<u64>,
+    pub most_at_once: Option<u64>,
+    pub asks: Asks,
+    /// Words of `default-server`.
+    pub each: Vec<String>,
+}
+
+/// What checks ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    pub http: Option<(String, String)>,
+    pub host: Option<String>,
+    pub status: Option<String>,
+    pub text: Option<String>,
+    pub options: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bind {
+    pub address: String,
+    pub port: u16,
+    pub certificates: Option<String>,
+    pub client_ca: Option<String>,
+    pub required: bool,
+    pub min_version: Option<&'static str>,
+    pub accept_proxy: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub name: String,
+    pub address: String,
+    pub tls: bool,
+    pub ca: Option<String>,
+    pub tls_name: Option<String>,
+    pub anybody: bool,
+    pub weight: Option<u32>,
+    pub max_calls: Option<u64>,
+    pub slow_start: Option<String>,
+    pub backup: bool,
+    pub checked: bool,
+    pub interval: Option<String>,
+    pub fast_interval: Option<String>,
+    pub rise: Option<u32>,
+    pub fall: Option<u32>,
+    pub send_proxy: Option<&'static str>,
+    /// Live connections count against it, and so do their answers.
+    pub observed: bool,
+    pub observed_by_answers: bool,
+    pub error_limit: Option<u32>,
+    /// Its checks speak TLS.
+    pub check_ssl: bool,
+}
+
+impl Proxy {
+    pub fn is_sip(&self) -> bool {
+        self.binds.iter().any(|bind| SIP_PORTS.contains(&bind.port))
+    }
+}
