@@ -95,32 +95,6 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_as_haproxy_reads_them() {
-        for (line, expected) in [
-            ("  server a 10.0.0.1:443 check # the first", &["server", "a", "10.0.0.1:443", "check"][..]),
-            ("http-check expect string \"all is well\"", &["http-check", "expect", "string", "all is well"]),
-            ("http-check expect string all\\ is\\ well", &["http-check", "expect", "string", "all is well"]),
-            ("stats realm 'a \\ b'\"c\"", &["stats", "realm", "a \\ bc"]),
-            ("   # nothing", &[]),
-            ("a \"\" b", &["a", "", "b"]),
-        ] {
-            assert_eq!(words(line), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn sections_have_their_lines() {
-        let found = sections("global\n  daemon\n\nfrontend a\n# no\n  bind :80\nbackend b\n");
-        let found: Vec<_> = found.iter().map(|of| (of.kind().to_owned(), of.head.number, of.lines.len())).collect();
-        assert_eq!(found, [("global".into(), 1, 1), ("frontend".into(), 4, 1), ("backend".into(), 7, 0)]);
-    }
-}
-
 /// A time in milliseconds, which a number alone is.
 pub fn millis(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -144,5 +118,31 @@ pub fn duration(text: &str) -> Option<String> {
         "" | "ms" => Some(format!("{number}ms")),
         unit @ ("s" | "m" | "h" | "d") => Some(format!("{number}{unit}")),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_as_haproxy_reads_them() {
+        for (line, expected) in [
+            ("  server a 10.0.0.1:443 check # the first", &["server", "a", "10.0.0.1:443", "check"][..]),
+            ("http-check expect string \"all is well\"", &["http-check", "expect", "string", "all is well"]),
+            ("http-check expect string all\\ is\\ well", &["http-check", "expect", "string", "all is well"]),
+            ("stats realm 'a \\ b'\"c\"", &["stats", "realm", "a \\ bc"]),
+            ("   # nothing", &[]),
+            ("a \"\" b", &["a", "", "b"]),
+        ] {
+            assert_eq!(words(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn sections_have_their_lines() {
+        let found = sections("global\n  daemon\n\nfrontend a\n# no\n  bind :80\nbackend b\n");
+        let found: Vec<_> = found.iter().map(|of| (of.kind().to_owned(), of.head.number, of.lines.len())).collect();
+        assert_eq!(found, [("global".into(), 1, 1), ("frontend".into(), 4, 1), ("backend".into(), 7, 0)]);
     }
 }
