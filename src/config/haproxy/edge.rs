@@ -100,6 +100,23 @@ pub struct Server {
     pub check_ssl: bool,
 }
 
+impl Server {
+    /// Whether it says otherwise than another of its backend what servers say together here.
+    pub fn is_unlike(&self, other: &Self) -> bool {
+        let differ = |one: &Option<String>, other: &Option<String>| {
+            one.as_ref().zip(other.as_ref()).is_some_and(|(one, other)| one != other)
+        };
+        let numbers = |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one != other);
+        self.checked != other.checked
+            || self.send_proxy != other.send_proxy
+            || self.observed != other.observed
+            || differ(&self.interval, &other.interval)
+            || differ(&self.fast_interval, &other.fast_interval)
+            || numbers(self.rise, other.rise)
+            || numbers(self.fall, other.fall)
+    }
+}
+
 impl Proxy {
     pub fn is_sip(&self) -> bool {
         self.binds.iter().any(|bind| SIP_PORTS.contains(&bind.port))

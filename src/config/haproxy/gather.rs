@@ -157,7 +157,7 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
             "source" => (says.balance, says.sticks) = (Some("hash"), true),
             other => return Fate::ByHand(format!("`balance {other}`: choose one of docs/balance.md")),
         },
-        "stick" if line.word(1) == "on" && line.word(2) == "src" => says.sticks = true,
+        "stick" if line.word(1) == "on" && line.word(2) == "src" && !line.has("table") => says.sticks = true,
         "stick" => {
             return by_hand("`stick = { on = ... }` knows sources, users and headers of SIP: docs/configuration.md");
         }
@@ -319,6 +319,7 @@ fn stats(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
     proxy.is_stats = true;
     let stats = edge.stats.get_or_insert_default();
     match line.word(1) {
+        "uri" if line.word(2) != "/stats" => return Fate::ByHand("the page is at /stats".to_owned()),
         "enable" | "uri" | "refresh" | "realm" | "show-legends" | "show-node" | "show-desc" | "hide-version" => {}
         "admin" if line.text.ends_with("if TRUE") => stats.may_change = true,
         "admin" => return Fate::ByHand("a user's `role` says what it may do; where from, a firewall".to_owned()),
@@ -448,12 +449,18 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
     let unknown = options(line.words.get(3..).unwrap_or_default(), &mut found);
     let trusts = |server: &Server| (server.ca.clone(), server.anybody);
     let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
-    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
+    let unlike = proxy.servers.first().is_some_and(|first| found.is_unlike(first));
+    let all_ask_inside = proxy.says.each.iter().any(|word| word == "check-ssl");
+    let asks_inside = (found.check_ssl || all_ask_inside) && !found.tls && proxy.says.asks.http.is_some();
     proxy.servers.push(found);
     match () {
         () if other => {
             Fate::ByHand("[backend.tls] says whom all its servers must be: give it a backend of its own".to_owned())
         }
+        () if unlike => Fate::ByHand(
+            "checks, breaker and `send_proxy` are the backend's: the first server's count; give this one a backend of its own"
+                .to_owned(),
+        ),
         () if asks_inside => Fate::ByHand(
             "its check only connects: behind tcp:// nobody asks over TLS (docs/from-haproxy.md)".to_owned(),
         ),
@@ -503,8 +510,8 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
             // Without a word, or nothing that anybody misses.
             "check-ssl" => server.check_ssl = true,
             "check-send-proxy" | "enabled" | "no-check" => {}
-            "downinter" | "id" | "resolvers" | "init-addr" | "resolve-prefer" | "maxqueue" | "minconn"
-            | "pool-max-conn" => drop(next().len()),
+            "downinter" | "maxqueue" | "minconn" => unknown.push(format!("{word} {}", next())),
+            "id" | "resolvers" | "init-addr" | "resolve-prefer" | "pool-max-conn" => drop(next().len()),
             _ => unknown.push(word.clone()),
         }
     }

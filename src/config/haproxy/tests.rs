@@ -88,6 +88,34 @@ fn a_rule_that_says_more_than_we_can_is_left_to_somebody() {
 }
 
 #[test]
+fn what_servers_or_binds_say_alone_is_left_to_somebody() {
+    let first = "server a 10.0.0.1:80 check inter 2s";
+    for (line, translated) in [
+        ("server b 10.0.0.2:80 check backup", true),
+        ("server b 10.0.0.2:80", false),
+        ("server b 10.0.0.2:80 check inter 5s", false),
+        ("server b 10.0.0.2:80 check send-proxy", false),
+        ("server b 10.0.0.2:80 check minconn 5", false),
+        ("bind 10.0.0.9:444 ssl crt /certs", false),
+        ("bind 10.0.0.9:81 interface lo", false),
+        ("bind :::81", true),
+        ("stick on src table other", false),
+        ("stats admin if { src 10.0.0.0/8 }", false),
+        ("stats uri /haproxy", false),
+    ] {
+        let Imported { lines, text } = import(&format!("listen l\n bind 10.0.0.9:80\n {first}\n {line}\n"));
+        assert_eq!(lines[3].fate == Fate::Translated, translated, "{line}: {text}");
+    }
+    let pass = "listen l\n bind 10.0.0.9:443\n timeout client 5s\n timeout tunnel 1h\n option httpchk GET /\n";
+    let Imported { lines, text } = import(&format!("{pass} server a 10.0.0.1:443 check check-ssl verify none\n"));
+    assert!(matches!(lines[5].fate, Fate::ByHand(_)), "behind tcp:// nobody asks over TLS");
+    assert!(
+        text.contains("type = \"tcp\"") && text.contains("client = \"1h\"") && text.contains("\"roundrobin\""),
+        "{text}"
+    );
+}
+
+#[test]
 fn whatever_is_read_nothing_panics_and_no_line_is_lost() {
     for text in [
         "",
