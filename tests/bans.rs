@@ -5,12 +5,12 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use support::http::{admin, get};
-use support::process::{DEADLINE, wait_for};
+use support::pki::Pki;
+use support::process::{Balancer, DEADLINE, wait_for};
 use support::regions::{Edge, Net, answer, named, stop};
 use support::streams::{Messages, connect_from, header};
 use support::workers::bound;
@@ -24,7 +24,7 @@ struct Phone {
 }
 
 impl Phone {
-    fn new(ip: std::net::Ipv4Addr, at: SocketAddr) -> Self {
+    fn new(ip: Ipv4Addr, at: SocketAddr) -> Self {
         let socket = bound(&format!("{ip}:0"));
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         Self { socket, at }
@@ -178,7 +178,7 @@ fn who_offends_by_connections_is_shut_out_but_for_its_calls() {
     stop(servers);
 }
 
-fn connect(source: std::net::IpAddr, at: SocketAddr) -> TcpStream {
+fn connect(source: IpAddr, at: SocketAddr) -> TcpStream {
     let stream = connect_from(source, at);
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
@@ -194,7 +194,7 @@ fn by_tcp(method: &str, call: &str, lines: &str) -> String {
 }
 
 /// Whether something new is answered that is asked by a connection.
-fn is_served_by_connection(source: std::net::IpAddr, at: SocketAddr, call: &str) -> bool {
+fn is_served_by_connection(source: IpAddr, at: SocketAddr, call: &str) -> bool {
     let stream = connect(source, at);
     (&stream).write_all(by_tcp("OPTIONS", call, "").as_bytes()).unwrap();
     Messages::of(&stream).next().is_some_and(|answer| answer.starts_with("SIP/2.0 200 "))
@@ -239,16 +239,15 @@ fn a_relay_lets_nobody_in_who_forges() {
         net.ip(150)
     );
     for (n, address) in net.servers().into_iter().enumerate() {
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         std::thread::spawn(move || {
             listener.incoming().map_while(Result::ok).for_each(|mut stream| drop(stream.write_all(b"hello")));
         });
         text += &format!("[[backend.server]]\nname = \"s{n}\"\naddress = \"tcp://{address}\"\n");
     }
-    let balancer = support::process::Balancer::start(4, &format!("{}{text}", admin(looked_at)));
+    let balancer = Balancer::start(4, &format!("{}{text}", admin(looked_at)));
     let come = |host: u8, words: &str| {
-        let mut stream = connect_from(net.ip(host).into(), at);
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut stream = connect(net.ip(host).into(), at);
         let _ = stream.write_all(words.as_bytes());
         let mut heard = String::new();
         let _ = stream.read_to_string(&mut heard);
@@ -269,7 +268,7 @@ fn a_relay_lets_nobody_in_who_forges() {
 #[test]
 fn connections_and_handshakes_have_a_pace() {
     let (net, looked_at) = (Net(181), Net(181).free(3));
-    let pki = support::pki::Pki::new();
+    let pki = Pki::new();
     let folder = pki.path("certs");
     std::fs::create_dir(&folder).unwrap();
     pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
@@ -290,7 +289,7 @@ fn connections_and_handshakes_have_a_pace() {
             format!("tls://{tls}"),
             &format!("limits = {{ per_source_handshake_rate = \"1/m\" }}\ntls = {{ certificates = {folder:?} }}"),
         );
-    let balancer = support::process::Balancer::start(4, &format!("{}{text}", admin(looked_at)));
+    let balancer = Balancer::start(4, &format!("{}{text}", admin(looked_at)));
     let options = |at: SocketAddr, call: u8| {
         format!(
             "OPTIONS sip:{at} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.9;branch=z9hG4bK{call}\r\nFrom: <sip:a@b>;tag=1\r\n\
@@ -298,15 +297,14 @@ fn connections_and_handshakes_have_a_pace() {
         )
     };
     let is_let_in = |host: u8, call: u8| {
-        let stream = connect_from(net.ip(host).into(), tcp);
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let stream = connect(net.ip(host).into(), tcp);
         let _ = (&stream).write_all(options(tcp, call).as_bytes());
         Messages::of(&stream).next().is_some_and(|answer| answer.starts_with("SIP/2.0 200 "))
     };
     // Twice as many as in a minute, at once.
     assert_eq!([0, 1, 2, 3, 4, 5].map(|call| is_let_in(130, call)), [true, true, true, true, false, false]);
     assert!(is_let_in(131, 9), "others are");
-    let hands = |host: u8| shakes(&pki.path("root.ca"), net.ip(host).into(), tls);
+    let hands = |host: u8| shakes(&pki, net.ip(host).into(), tls);
     assert_eq!([hands(130), hands(130), hands(130), hands(131)], [true, true, false, true]);
     let ended = |proxy: &str, end: &str| {
         metric(looked_at, &format!("trunkline_connections_ended_total{{proxy=\"{proxy}\",reason=\"{end}\"}}"))
@@ -318,17 +316,10 @@ fn connections_and_handshakes_have_a_pace() {
     stop(servers);
 }
 
-/// Whether a client that believes this authority gets through its handshake.
-fn shakes(ca: &Path, source: std::net::IpAddr, at: SocketAddr) -> bool {
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    let mut client = rustls::ClientConnection::new(config.into(), "sip.example.ng".try_into().unwrap()).unwrap();
-    let mut stream = connect_from(source, at);
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+/// Whether a client that believes us gets through its handshake.
+fn shakes(pki: &Pki, source: IpAddr, at: SocketAddr) -> bool {
+    let mut client = rustls::ClientConnection::new(pki.trusting(), "sip.example.ng".try_into().unwrap()).unwrap();
+    let mut stream = connect(source, at);
     while client.is_handshaking() {
         if let Err(error) = client.complete_io(&mut stream) {
             println!("{error}");

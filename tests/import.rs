@@ -6,14 +6,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use support::pki::Pki;
 use support::process::{Balancer, DEADLINE, Process, program, wait_for};
 use support::regions::Net;
@@ -145,13 +142,8 @@ fn answer(mut stream: TcpStream, number: usize, well: &Mutex<bool>) -> std::io::
 }
 
 /// Who answers a request over TLS.
-fn get_over_tls(ca: &Path, source: IpAddr, at: SocketAddr) -> String {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    let client = rustls::ClientConnection::new(config.into(), "api.example.ng".try_into().unwrap()).unwrap();
+fn get_over_tls(pki: &Pki, source: IpAddr, at: SocketAddr) -> String {
+    let client = rustls::ClientConnection::new(pki.trusting(), "api.example.ng".try_into().unwrap()).unwrap();
     let mut stream = rustls::StreamOwned::new(client, connect(source, at));
     stream.write_all(b"GET /v1/calls HTTP/1.1\r\nHost: api.example.ng\r\n\r\n").unwrap();
     let mut heard = Vec::new();
@@ -181,9 +173,7 @@ fn an_https_api_with_checks_of_http() {
     let sides = Sides::start(&net, &cfg, |text| text);
     assert_eq!(sides.left, [""; 0]);
     for at in sides.both(port) {
-        let who = || -> BTreeSet<String> {
-            (0..30).map(|n| get_over_tls(&pki.path("root.ca"), net.ip(150 + n).into(), at)).collect()
-        };
+        let who = || -> BTreeSet<String> { (0..30).map(|n| get_over_tls(&pki, net.ip(150 + n).into(), at)).collect() };
         let expected = |gone: &[usize]| (0..5).filter(|n| !gone.contains(n)).map(|n| n.to_string()).collect();
         wait_for("who fails its check to be left alone", || who() == expected(&[3]));
         *wells[1].lock().unwrap() = false;

@@ -410,7 +410,6 @@ fn limits_have_names() {
     balancer.stop();
 }
 
-/// nginx answers as each line says, on a port of its own.
 /// What [`Circuit::word`](trunkline::state::server::Circuit) says of a server.
 fn circuit(say: &impl Fn(&str) -> String, server: &str) -> String {
     let shown = say("sip show breakers");
@@ -509,6 +508,7 @@ fn a_breaker_counts_connects_and_checks_where_that_is_chosen() {
     balancer.stop();
 }
 
+/// nginx answers as each line says, on a port of its own.
 fn nginx(folder: &Path, answers: &[(SocketAddr, &str)]) -> Process {
     let sections: String = answers
         .iter()

@@ -5,15 +5,11 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::ClientConnection;
 use support::core::config;
 use support::pki::Pki;
 use support::process::{wait_for, wait_longer};
@@ -231,13 +227,8 @@ fn the_log_says_which_limits_were_reached() {
 }
 
 /// How a client begins that believes this authority.
-fn client_hello(ca: &Path) -> Vec<u8> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
-    let mut client = ClientConnection::new(config, "sip.example.ng".try_into().unwrap()).unwrap();
+fn client_hello(pki: &Pki) -> Vec<u8> {
+    let mut client = ClientConnection::new(pki.trusting(), "sip.example.ng".try_into().unwrap()).unwrap();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
     hello
@@ -255,7 +246,7 @@ fn handshakes_have_a_bound_in_number_and_in_time() {
     let tls = format!("[frontend.tls]\ncertificates = {folder:?}");
     let node = Node::new(net, 1, "tls", [&tls, ""]);
     let source = |n: usize| IpAddr::from([127, net, 9, n as u8 % 250 + 1]);
-    let hello = client_hello(&pki.path("root.ca"));
+    let hello = client_hello(&pki);
     let begin = |stream: &TcpStream| drop((&*stream).write_all(&hello));
     let mute: Vec<_> = (0..MOST).map(|n| connect_from(source(n), node.at)).collect();
     let idle: Vec<_> = (0..MOST).map(|n| connect_from(source(n), node.at)).collect();

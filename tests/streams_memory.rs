@@ -7,12 +7,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use support::pki::Pki;
 use support::process::{Balancer, wait_for};
 use support::regions::{Net, SERVERS, answer, answer_over, stop};
@@ -134,20 +132,12 @@ fn a_silent_tcp_connection_takes_less_than_eight_kilobytes() {
     assert!((200..=8 * KILOBYTE).contains(&each), "{each} bytes");
 }
 
-fn trusting(ca: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
 #[test]
 fn a_silent_tls_connection_takes_less_than_forty_kilobytes() {
     let pki = Pki::new();
     let certificate = pki.path("sip.pem");
     pki.put(&certificate, &pki.pem("sip", "DNS:sip.example.ng"));
-    let config = trusting(&pki.path("root.ca"));
+    let config = pki.trusting();
     let each = marginal(&Net(59), "TLS", &format!("tls = {{ certificates = {certificate:?} }}"), |at| {
         let name = ServerName::try_from("sip.example.ng").unwrap();
         let connection = ClientConnection::new(Arc::clone(&config), name).unwrap();

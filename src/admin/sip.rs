@@ -139,10 +139,7 @@ pub fn key(view: &View, backend: &str, typed: &str) -> Result<u64, String> {
 /// `sip show bans`: who is banned, or was refused lately.
 pub fn bans(view: &View) -> String {
     let (snapshot, now) = (view.snapshot(), clock());
-    let name = |id| {
-        let frontend = snapshot.frontends.iter().find(|frontend| frontend.config.id == id);
-        frontend.map_or("-", |frontend| &frontend.config.name).to_owned()
-    };
+    let name = |id| snapshot.frontend_name(id).unwrap_or("-").to_owned();
     let ago = |at| format!("{} ago", short(now.since(at).as_secs()));
     let banned = view.shared().bans.all(now);
     let refused = view.shared().refused_sources();
@@ -171,10 +168,9 @@ pub fn bad_messages(view: &View) -> Vec<Value> {
     let (now, at) = (clock(), super::unix_now());
     let snapshot = view.snapshot();
     let shown = |BadMessage { about, bytes }: BadMessage| {
-        let frontend = snapshot.frontends.iter().find(|frontend| frontend.config.id == about.frontend);
         json!({
             "at": at - now.since(about.at).as_secs_f64(),
-            "frontend": frontend.map(|frontend| frontend.config.name.as_str()),
+            "frontend": snapshot.frontend_name(about.frontend),
             "source": about.source.to_string(), "reason": about.reason.word(), "bytes": about.len,
             "text": String::from_utf8_lossy(&bytes),
         })

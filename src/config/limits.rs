@@ -126,41 +126,51 @@ pub fn judge_handshakes(limits: &Section<'_, '_>, binds: &[At<Bind>]) {
 
 /// Reads `[frontend.limits]`.
 pub fn limits(section: Section<'_, '_>) -> Limits {
-    let burst = |key| {
-        section.number(key, 1, BURST);
-        section.optional::<u64>(key)
-    };
-    let (burst, connection_burst) = (burst("per_source_burst"), burst("per_source_connection_burst"));
     for empty in section.list::<String>("deny_user_agent").iter().filter(|part| part.value.is_empty()) {
         section.fault(empty.at, "an empty text is in every User-Agent", "remove it");
     }
-    let rate = |key| section.optional::<Rate>(key).map(|rate| rate.value);
-    let usual = |rate: Rate| PerSource { rate, burst: rate.events.saturating_mul(DEFAULT_BURST_SECONDS) };
-    let paced = |rate: Rate, burst: &Option<At<u64>>| match burst {
-        Some(burst) => PerSource { rate, burst: burst.value.clamp(1, u64::from(u32::MAX)) as u32 },
-        None => usual(rate),
-    };
-    let per_source = rate("per_source_rate").map(|rate| paced(rate, &burst));
     let agents = section.values::<String>("deny_user_agent").into_iter();
     let read = Limits {
-        per_source,
-        connections: rate("per_source_connection_rate").map(|rate| paced(rate, &connection_burst)),
-        handshakes: rate("per_source_handshake_rate").map(usual),
+        per_source: pace(&section, "per_source_rate", Some("per_source_burst"), "200/s"),
+        connections: pace(&section, "per_source_connection_rate", Some("per_source_connection_burst"), "20/s"),
+        handshakes: pace(&section, "per_source_handshake_rate", None, "10/s"),
         ban: section.section("ban", "[frontend.limits.ban]").map(ban),
         trusted: section.values("trusted"),
         deny: section.values("deny"),
         deny_user_agent: agents.map(|part| part.to_ascii_lowercase()).collect(),
         max_message: section.number("max_message", *MAX_MESSAGE.end(), MAX_MESSAGE) as usize,
     };
-    if let (None, Some(burst)) = (read.per_source, &burst) {
-        section.fault(burst.at, "`per_source_burst` without `per_source_rate`", "add `per_source_rate = \"200/s\"`");
-    }
-    if let (None, Some(burst)) = (read.connections, &connection_burst) {
-        let what = "`per_source_connection_burst` without `per_source_connection_rate`";
-        section.fault(burst.at, what, "add `per_source_connection_rate = \"20/s\"`");
-    }
     section.finish(&[]);
     read
+}
+
+/// A rate of one source, and how many may come at once after silence; a burst alone means nothing.
+fn pace(
+    section: &Section<'_, '_>,
+    rate_key: &'static str,
+    burst_key: Option<&'static str>,
+    example: &str,
+) -> Option<PerSource> {
+    let burst = burst_key.and_then(|key| {
+        section.number(key, 1, BURST);
+        Some((key, section.optional::<u64>(key)?))
+    });
+    let rate = section.optional::<Rate>(rate_key).map(|rate| rate.value);
+    match (rate, burst) {
+        (Some(rate), Some((_, burst))) => {
+            Some(PerSource { rate, burst: burst.value.clamp(1, u64::from(u32::MAX)) as u32 })
+        }
+        (Some(rate), None) => Some(PerSource { rate, burst: rate.events.saturating_mul(DEFAULT_BURST_SECONDS) }),
+        (None, Some((key, burst))) => {
+            section.fault(
+                burst.at,
+                format!("`{key}` without `{rate_key}`"),
+                format!("add `{rate_key} = \"{example}\"`"),
+            );
+            None
+        }
+        (None, None) => None,
+    }
 }
 
 fn ban(section: Section<'_, '_>) -> Ban {

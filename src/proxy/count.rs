@@ -121,6 +121,18 @@ fn count_to_server(server: &ServerCounters, method: Method, balanced: bool, len:
 /// A connection from a source ended, or was not let in.
 pub fn count_end(end: End, source: IpAddr, frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &Memory) {
     frontend.live.of(memory.worker).connection_ends.of(end).add(1);
+    hold_end_against(end, source, frontend, now, snapshot, memory);
+}
+
+/// The same of one that is counted elsewhere.
+pub fn hold_end_against(
+    end: End,
+    source: IpAddr,
+    frontend: &Frontend,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &Memory,
+) {
     if let Some(offence) = end.offence() {
         hold_against((source, true), offence, frontend, now, snapshot, memory);
     }

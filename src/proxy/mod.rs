@@ -26,9 +26,9 @@ mod response;
 mod route;
 mod stamp;
 
-pub use admit::{admit_connection, admit_handshake, admit_source, hold_against};
+pub use admit::{admit_connection, admit_handshake, admit_source};
 pub use choose::{Explanation, explain, stick_key_of};
-pub use count::{count, count_drop, count_end, keep_bad};
+pub use count::{count, count_drop, count_end, hold_end_against, keep_bad};
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;

@@ -259,7 +259,7 @@ fn trial(
     if !state.takes_trials() {
         return None;
     }
-    let Some(place) = live.trials.let_through(connection_name(flow, snapshot), false, now) else {
+    let Some(place) = live.trials.let_through(hash_of(flow, snapshot), false, now) else {
         live.counters.of(worker).rejected.add(1);
         return None;
     };
@@ -269,11 +269,6 @@ fn trial(
         return None;
     }
     Some(at)
-}
-
-/// What a connection is called as a trial of a breaker.
-pub fn connection_name(flow: &Flow, snapshot: &Snapshot) -> u64 {
-    hash_of(flow, snapshot)
 }
 
 /// A connection to a server came about: its source sticks to it.
@@ -342,8 +337,9 @@ fn stick_of<'a>(entry: &Entry, snapshot: &'a Snapshot) -> Option<(&'a StickTable
     Some((table, source_key(ip, backend, snapshot), stick))
 }
 
-/// Keyed, so that nobody outside can aim at a chain of the table.
-fn hash_of(flow: &Flow, snapshot: &Snapshot) -> u64 {
+/// What a flow, or a connection that is a trial of a breaker, is known by. Keyed, so that nobody outside can aim at a chain of
+/// the table.
+pub fn hash_of(flow: &Flow, snapshot: &Snapshot) -> u64 {
     let mut bytes = [0; 36];
     let mut end = 0;
     for address in [flow.remote, flow.local] {

@@ -20,11 +20,10 @@ impl Balancer {
             if self.told.bans > TOLD {
                 continue;
             }
-            let Some(at) = snapshot.frontend(frontend) else { continue };
-            let (frontend, why) = (&snapshot.frontends[at].config.name, ban.why.word());
-            let lasts = ban.until.since(ban.since);
-            tracing::warn!(frontend, %source, why, seconds = lasts.as_secs(), "banned: it opens nothing new");
-            self.journal.note(Kind::Ban, frontend, None, format!("{source} banned for {} s: {why}", lasts.as_secs()));
+            let Some(frontend) = snapshot.frontend_name(frontend) else { continue };
+            let (why, seconds) = (ban.why.word(), ban.until.since(ban.since).as_secs());
+            tracing::warn!(frontend, %source, why, seconds, "banned: it opens nothing new");
+            self.journal.note(Kind::Ban, frontend, None, format!("{source} banned for {seconds} s: {why}"));
         }
     }
 

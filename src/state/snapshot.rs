@@ -299,6 +299,11 @@ impl Snapshot {
         self.server(id).map_or_else(|| self.lives.get(id), |at| Some(Arc::clone(&self.servers[at].live)))
     }
 
+    /// What a frontend is called, if it is there.
+    pub fn frontend_name(&self, id: NameHash) -> Option<&str> {
+        self.frontend(id).map(|at| self.frontends[at].config.name.as_str())
+    }
+
     /// The position of a frontend.
     #[inline]
     pub fn frontend(&self, id: NameHash) -> Option<usize> {

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
 use super::process::spawn;
@@ -45,6 +49,15 @@ impl Pki {
         let pki = Self { folder };
         pki.authority("root", None);
         pki
+    }
+
+    /// What a client goes by that believes `root`.
+    pub fn trusting(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("root.ca")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -16,7 +16,7 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
         let head = told(&section.head, Fate::Translated);
         match section.kind() {
             "global" => {
-                lines.push(told(&section.head, Fate::Translated));
+                lines.push(head);
                 lines.extend(section.lines.iter().map(|line| told(line, global(line, &mut edge))));
             }
             "defaults" => {
@@ -30,7 +30,6 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
                 let name = section.head.word(1).to_owned();
                 let mut proxy = Proxy { name, says: defaults.clone(), ..Proxy::default() };
                 lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
-                settle(&mut proxy);
                 if proxy.is_stats {
                     let bind = proxy.binds.first().map(|bind| format!("{}:{}", bind.address, bind.port));
                     edge.stats.get_or_insert_default().bind = bind;
@@ -57,37 +56,6 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
         }
     }
     (edge, lines)
-}
-
-/// What `default-server` says counts for each server, which says more.
-fn settle(proxy: &mut Proxy) {
-    let each = std::mem::take(&mut proxy.says.each);
-    for server in &mut proxy.servers {
-        let own = std::mem::take(server);
-        let mut both = Server { name: own.name.clone(), address: own.address.clone(), ..Server::default() };
-        options(&each, &mut both);
-        *server = Server {
-            tls: own.tls || both.tls,
-            ca: own.ca.or(both.ca),
-            tls_name: own.tls_name.or(both.tls_name),
-            anybody: own.anybody || both.anybody,
-            weight: own.weight.or(both.weight),
-            max_calls: own.max_calls.or(both.max_calls),
-            slow_start: own.slow_start.or(both.slow_start),
-            backup: own.backup || both.backup,
-            checked: own.checked || both.checked,
-            interval: own.interval.or(both.interval),
-            fast_interval: own.fast_interval.or(both.fast_interval),
-            rise: own.rise.or(both.rise),
-            fall: own.fall.or(both.fall),
-            send_proxy: own.send_proxy.or(both.send_proxy),
-            observed: own.observed || both.observed,
-            observed_by_answers: own.observed_by_answers || both.observed_by_answers,
-            error_limit: own.error_limit.or(both.error_limit),
-            check_ssl: own.check_ssl || both.check_ssl,
-            ..both
-        };
-    }
 }
 
 fn global(line: &Line, edge: &mut Edge) -> Fate {
@@ -446,12 +414,13 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
     if !found.address.contains(':') {
         return Fate::ByHand("an address with its port is wanted".to_owned());
     }
+    // What stands there was told with its own line, and counts for those that follow, unless they say otherwise.
+    options(&proxy.says.each, &mut found);
     let unknown = options(line.words.get(3..).unwrap_or_default(), &mut found);
     let trusts = |server: &Server| (server.ca.clone(), server.anybody);
     let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
     let unlike = proxy.servers.first().is_some_and(|first| found.is_unlike(first));
-    let all_ask_inside = proxy.says.each.iter().any(|word| word == "check-ssl");
-    let asks_inside = (found.check_ssl || all_ask_inside) && !found.tls && proxy.says.asks.http.is_some();
+    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
     proxy.servers.push(found);
     match () {
         () if other => {

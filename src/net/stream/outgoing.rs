@@ -254,16 +254,16 @@ impl Engine {
         if of_client {
             shared.connections.give_room_back(1);
         }
+        let now = clock();
         if let Some(frontend) = snapshot.frontend(connection.frontend) {
             let (frontend, memory) = (&snapshot.frontends[frontend], &self.tools.memory);
             frontend.live.of(memory.worker).connections_closed.add(u64::from(of_client));
-            proxy::count_end(end, connection.flow.remote.ip(), frontend, clock(), &snapshot, memory);
+            proxy::count_end(end, connection.flow.remote.ip(), frontend, now, &snapshot, memory);
         }
         if !connection.opened.by_us() {
             shared.connections.release(connection.frontend, connection.flow.remote);
         }
         self.streams.peers -= usize::from(connection.opened == Opened::ToPeer);
-        let now = clock();
         let fate = match connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot)) {
             Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: end != End::NoFiles },
             _ => Fate::Unknown(connection.server()),

@@ -57,11 +57,10 @@ pub(super) fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine
 impl Engine {
     /// Holds the end of a connection against its client, where that is an offence.
     fn hold_against(&mut self, frontend: NameHash, client: IpAddr, end: End) {
-        let Some(offence) = end.offence() else { return };
         let snapshot = Arc::clone(self.snapshot.load());
         if let Some(at) = snapshot.frontend(frontend) {
-            let memory = &self.tools.memory;
-            proxy::hold_against((client, true), offence, &snapshot.frontends[at], clock(), &snapshot, memory);
+            let frontend = &snapshot.frontends[at];
+            proxy::hold_end_against(end, client, frontend, clock(), &snapshot, &self.tools.memory);
         }
     }
 
@@ -120,7 +119,7 @@ impl Relayed {
             proxied: proxied.unwrap_or(Proxied { source: remote, destination: local }),
             frontend: frontend.config.id,
             live: Arc::clone(&frontend.live),
-            name: proxy::relay::connection_name(&flow, &snapshot),
+            name: proxy::relay::hash_of(&flow, &snapshot),
             server: None,
             end: End::Stopped,
         })
