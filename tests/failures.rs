@@ -107,6 +107,10 @@ fn reason(line: &str) -> String {
     format!("{to}: {}", part("reason="))
 }
 
+/// What a server may have received and not yet read when it is told to behave otherwise: a tenth of a second of its calls,
+/// on a machine that others use.
+const UNREAD: u64 = 10;
+
 /// From now to the end.
 fn from_now() -> Vec<(Instant, Instant)> {
     vec![(Instant::now(), Instant::now() + Duration::from_secs(60))]
@@ -197,9 +201,9 @@ fn how_servers_fail_and_what_becomes_of_calls() {
         assert!(row.said.starts_with(said), "{}: {}", row.failure, row.said);
     }
     assert!(jammed.said.contains("new calls in a row got no answer at all"), "{}", jammed.said);
-    assert!(jammed.report.total().lost <= jammed.went as u64, "only what went there before: {}", jammed.report);
+    assert!(jammed.report.total().lost <= jammed.went as u64 + UNREAD, "only what went there before: {}", jammed.report);
     // It lives, and it says so: nothing tells its calls from those of people who do not pick up. Their callers give up.
     assert_eq!((ringing.said.as_str(), ringing.went > 300), ("", true));
     assert_eq!(ringing.report.traffic.retransmitted, 0, "who heard a 100 repeats nothing (RFC 3261 §17.1.1.2)");
-    assert!(ringing.report.total().lost <= ringing.went as u64, "{}", ringing.report);
+    assert!(ringing.report.total().lost <= ringing.went as u64 + UNREAD, "{}", ringing.report);
 }
