@@ -79,7 +79,6 @@ fn reload(node: &Balancer) -> String {
 /// Both nodes have calls that began before a step and end after it, and each takes the tokens of the other.
 #[test]
 fn seals_rotate_in_two_steps_on_two_nodes_and_no_call_is_lost() {
-    const CALLS: u64 = 3_600;
     let net = Net(94);
     let addresses = net.servers();
     let named: Vec<_> = SERVERS.iter().map(|(name, _)| *name).zip(addresses).collect();
@@ -89,7 +88,7 @@ fn seals_rotate_in_two_steps_on_two_nodes_and_no_call_is_lost() {
     let nodes = [node(&net, at, 2, &addresses), node(&net, [at[1], at[0]], 4, &addresses)];
     let [first, second] = [0, 1].map(|at: usize| nodes[at].folder.path());
     let callers = at.map(|at| {
-        let mut options = net.callers(at, CALLS, 200.0);
+        let mut options = net.callers(at, 1_000_000, 200.0);
         options.habits.mix = Mix::parse("call=4,reinvite=2,server-bye=1,server-reinvite=1").unwrap();
         options.habits.hold = Duration::from_secs(2);
         Generator::start(options).unwrap()
@@ -117,6 +116,7 @@ fn seals_rotate_in_two_steps_on_two_nodes_and_no_call_is_lost() {
     assert!(reload(&nodes[1]).contains("cluster key: seals changed: 1, 2 accepted, 2 used"));
     assert_eq!(show(first), show(second));
     calls_go_on();
+    callers.iter().for_each(Generator::stop_starting);
     let reports = callers.map(|callers| callers.finish().unwrap());
     for folder in [first, second] {
         done(folder, &["rotate", "--prune"]);

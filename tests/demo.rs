@@ -22,13 +22,14 @@ fn row(said: &str, name: &str) -> u64 {
 
 #[test]
 fn a_region_dies_and_comes_back_and_no_call_is_lost() {
-    let script = "500ms kill lagos, 1500ms revive lagos";
-    let (code, said) = demo(&["--for", "4s", "--rate", "500", "--script", script]);
+    // On a busy machine it takes a second and more until somebody is missed.
+    let script = "500ms kill lagos, 3s revive lagos";
+    let (code, said) = demo(&["--for", "6s", "--rate", "500", "--script", script]);
     assert_eq!(code, Some(0), "{said}");
     for line in ["lagos killed", "lagos revived", "lagos-2 is dead", "lagos-2 is up", "ok: no call was lost\n"] {
         assert!(said.contains(line), "no `{line}` in\n{said}");
     }
-    assert_eq!((row(&said, "answered"), row(&said, "lost"), row(&said, "refused")), (2000, 0, 0), "{said}");
+    assert_eq!((row(&said, "answered"), row(&said, "lost"), row(&said, "refused")), (3000, 0, 0), "{said}");
     assert!(row(&said, "lagos") > row(&said, "abuja"), "{said}");
 }
 
@@ -36,8 +37,8 @@ fn a_region_dies_and_comes_back_and_no_call_is_lost() {
 #[test]
 fn calls_that_nobody_could_take_fail_the_demo() {
     let killed = "300ms kill lagos, 300ms kill abuja, 300ms kill asaba";
-    let revived = "1500ms revive lagos, 1500ms revive abuja, 1500ms revive asaba";
-    let (code, said) = demo(&["--for", "2s", "--rate", "200", "--script", &format!("{killed}, {revived}")]);
+    let revived = "3500ms revive lagos, 3500ms revive abuja, 3500ms revive asaba";
+    let (code, said) = demo(&["--for", "4s", "--rate", "200", "--script", &format!("{killed}, {revived}")]);
     assert_eq!(code, Some(1), "{said}");
     assert!(row(&said, "refused") > 0 && said.contains("FAILED: calls were lost"), "{said}");
 }

@@ -22,12 +22,12 @@ fn a_server_that_hangs_is_suspected_by_its_silence_and_no_call_is_lost() {
     wait_for("calls to run", || calls.report().total().answered > 100);
     let hung = servers.server("lagos-2").unwrap();
     hung.behave(Behaviour::Silent);
-    let suspected = balancer.process.line_with("to=\"suspect\"");
-    assert!(suspected.contains("pbx/lagos-2") && suspected.contains("answers none of the requests"), "{suspected}");
-    balancer.process.line_with("to=\"dead\"");
+    let suspected = balancer.process.turns("pbx/lagos-2", "suspect");
+    assert!(suspected.contains("answers none of the requests"), "{suspected}");
+    balancer.process.turns("pbx/lagos-2", "dead");
     let sent = hung.counters.new_calls.get();
     hung.behave(Behaviour::Normal);
-    balancer.process.line_with("to=\"up\"");
+    balancer.process.turns("pbx/lagos-2", "up");
     wait_for("it gets calls again", || hung.counters.new_calls.get() > sent);
     let report = calls.finish().unwrap();
     let total = report.total();

@@ -63,7 +63,9 @@ fn answer_as(
 ) -> Answerer {
     let listen = |address: &str| Listen { transport, address: address.parse().unwrap() };
     let servers = servers.iter().map(|(name, address)| ((*name).to_owned(), listen(address))).collect();
-    Answerer::start(&AnswererOptions { servers, manner, certificate, ..AnswererOptions::default() }).unwrap()
+    // They repeat a 2xx over streams, too.
+    let timers = Timers { t1: Duration::from_secs(2), ..Timers::default() };
+    Answerer::start(&AnswererOptions { servers, manner, certificate, timers, ..AnswererOptions::default() }).unwrap()
 }
 
 fn call(options: GeneratorOptions) -> CallReport {

@@ -236,8 +236,10 @@ impl Pair {
         let silence = self.probe.silence_since(at);
         println!("{how}: the other node has the addresses after {moved:?}; no answer for {silence:?}");
         heal(&self.lan, &mut self.nodes[failing]);
-        wait_for("it to wait for its turn", || self.nodes[failing].state() == Some(State::Backup));
-        assert_eq!(self.nodes[1 - failing].state(), Some(State::Master), "{how}: who comes back takes nothing");
+        wait_for("who comes back to take nothing and wait for its turn", || {
+            let [healed, other] = [failing, 1 - failing].map(|node| self.nodes[node].state());
+            healed == Some(State::Backup) && other == Some(State::Master)
+        });
     }
 
     fn started(&self) -> u64 {

@@ -148,7 +148,7 @@ impl Systemd {
 
     /// What a local check says: its exit code, and why.
     fn check(&self) -> (Option<i32>, String) {
-        let output = self.keepalived(&["check-local", "--for", "10ms"]);
+        let output = self.keepalived(&["check-local", "--for", "10ms", "--patience", "10s"]);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 }
@@ -404,7 +404,12 @@ fn a_local_check_is_about_this_process_alone() {
         })
         .take(30)
         .collect();
-    assert_eq!(check(&["--for", "1s"]), (Some(0), String::new()), "with {} prompts", prompts.len());
+    assert_eq!(
+        check(&["--for", "1s", "--patience", "10s"]),
+        (Some(0), String::new()),
+        "with {} prompts",
+        prompts.len()
+    );
     drop(prompts);
     balancer.process.signal(SIGSTOP);
     let (code, why) = check(&["--patience", "300ms"]);

@@ -21,8 +21,8 @@ fn a_tcp_server_that_lets_nobody_in_is_found_out_and_comes_back() {
     let (mut balancer, at) = net.balance_by(["udp", "tcp"], &addresses, ["", OFTEN, ""]);
     let gone = servers.server("lagos-2").unwrap();
     gone.behave(Behaviour::Closed);
-    let dead = balancer.process.line_with("to=\"dead\"");
-    assert!(dead.contains("pbx/lagos-2") && dead.contains("nobody there"), "{dead}");
+    let dead = balancer.process.turns("pbx/lagos-2", "dead");
+    assert!(dead.contains("nobody there"), "{dead}");
     // The others have all calls meanwhile.
     let mut options = net.callers(at, 200, 200.0);
     options.habits.mix = Mix::parse("call=1").unwrap();
@@ -30,8 +30,7 @@ fn a_tcp_server_that_lets_nobody_in_is_found_out_and_comes_back() {
     assert!(report.succeeded() && report.total().answered == 200, "{report}");
     assert_eq!(gone.counters.new_calls.get(), 0);
     gone.behave(Behaviour::Normal);
-    let up = balancer.process.line_with("to=\"up\"");
-    assert!(up.contains("pbx/lagos-2"), "{up}");
+    balancer.process.turns("pbx/lagos-2", "up");
     let report = Generator::start(options).unwrap().finish().unwrap();
     assert!(report.succeeded() && gone.counters.new_calls.get() > 0, "{report}");
     servers.stop().unwrap();

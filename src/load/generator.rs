@@ -268,9 +268,13 @@ impl Run {
     }
 
     /// How long it must be quiet before the end: where datagrams get lost, the servers may still want to hear something
-    /// again.
+    /// again; where something was repeated, its second answer may still be on its way.
     fn farewell(&self) -> Duration {
-        if self.options.weather.is_fair() { Duration::ZERO } else { self.options.timers.t2 * 5 / 4 }
+        match (self.options.weather.is_fair(), self.crowd.traffic().retransmitted) {
+            (false, _) => self.options.timers.t2 * 5 / 4,
+            (true, 0) => Duration::ZERO,
+            (true, _) => self.options.timers.t1,
+        }
     }
 
     /// Waits while there is nothing to do.

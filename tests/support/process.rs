@@ -68,6 +68,18 @@ pub fn is_bound(address: SocketAddr) -> bool {
         || !sockets("tcp", |socket| socket.local == local && socket.state == LISTENING).is_empty()
 }
 
+/// Waits until whoever has this UDP socket has read everything, and says how many datagrams found no room there.
+pub fn read_and_dropped(address: SocketAddr) -> u64 {
+    let local = as_listed(address);
+    let mut dropped = 0;
+    wait_for("everything to be read", || {
+        let sockets = sockets("udp", |socket| socket.local == local);
+        dropped = sockets.iter().map(|socket| socket.drops.parse::<u64>().unwrap()).sum();
+        sockets.iter().all(|socket| socket.queues.ends_with(":00000000"))
+    });
+    dropped
+}
+
 /// Where the connections come from that are open at this address.
 pub fn connections_to(address: SocketAddr) -> Vec<String> {
     let local = as_listed(address);
@@ -84,6 +96,9 @@ struct Listed {
     local: String,
     remote: String,
     state: String,
+    /// What waits to be sent and to be read, and how many datagrams found no room; over UDP.
+    queues: String,
+    drops: String,
 }
 
 /// Asked of the kernel: a trial bind would take the port from whoever is about to.
@@ -93,7 +108,8 @@ fn sockets(transport: &str, wanted: impl Fn(&Listed) -> bool) -> Vec<Listed> {
     let listed = text.lines().skip(1).map(|line| {
         let mut fields = line.split_whitespace().skip(1).map(str::to_owned);
         let mut next = || fields.next().unwrap_or_default();
-        Listed { local: next(), remote: next(), state: next() }
+        let (local, remote, state, queues) = (next(), next(), next(), next());
+        Listed { local, remote, state, queues, drops: fields.last().unwrap_or_default() }
     });
     listed.filter(wanted).collect()
 }
@@ -140,14 +156,23 @@ impl Process {
 
     /// Waits for a line that holds this text, and returns it.
     pub fn line_with(&mut self, text: &str) -> String {
+        self.line_with_all(&[text])
+    }
+
+    /// The next line that says of a server that its state is now this one.
+    pub fn turns(&mut self, server: &str, state: &str) -> String {
+        self.line_with_all(&[&format!("server=\"{server}\""), &format!("to=\"{state}\"")])
+    }
+
+    fn line_with_all(&mut self, texts: &[&str]) -> String {
         let deadline = Instant::now() + DEADLINE;
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             self.seen.push(line.clone());
-            if line.contains(text) {
+            if texts.iter().all(|text| line.contains(text)) {
                 return line;
             }
         }
-        panic!("{}: no line with \"{text}\"; it said:\n{}", self.name, self.seen.join("\n"));
+        panic!("{}: no line with {texts:?}; it said:\n{}", self.name, self.seen.join("\n"));
     }
 
     /// Everything that it has said so far.

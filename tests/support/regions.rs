@@ -28,7 +28,7 @@ pub const DOMAIN: &str = "sip.example.ng";
 pub const MIX: &str = "call=3,server-bye=2,reinvite=1,server-reinvite=1,cancel=1,phone=2,options=1,register=1";
 pub const ROUND: u64 = 12;
 
-const WORKERS: usize = 4;
+pub const WORKERS: usize = 4;
 
 /// What the balancer speaks, and what is written into its configuration beside that.
 #[derive(Clone, Copy)]

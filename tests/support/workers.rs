@@ -46,13 +46,14 @@ pub fn bound(address: &str) -> UdpSocket {
 /// A port that is free on this address, over UDP and TCP. Never one that the kernel gives to whoever asks for any: a server
 /// that ends and comes back would find it taken. Tests that run side by side begin to look in different places.
 pub fn free_port(ip: &str) -> u16 {
-    static ASKED: AtomicU32 = AtomicU32::new(0);
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     let kernels = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let first: u32 = kernels.split_whitespace().next().unwrap().parse().unwrap();
     let own = first - 10_000;
     // A prime, so that neighbours among processes are far apart.
-    let start = std::process::id().wrapping_mul(7_919) + ASKED.fetch_add(1, Ordering::Relaxed);
-    let ports = (0..own).map(|n| (10_000 + (start.wrapping_add(n)) % own) as u16);
+    let start = std::process::id().wrapping_mul(7_919);
+    let next = || GIVEN.fetch_add(1, Ordering::Relaxed);
+    let ports = std::iter::repeat_with(|| (10_000 + start.wrapping_add(next()) % own) as u16).take(own as usize);
     let _alone = nobody_begins();
     let free = |port: &u16| UdpSocket::bind((ip, *port)).is_ok() && TcpListener::bind((ip, *port)).is_ok();
     ports.into_iter().find(free).unwrap()
