@@ -323,11 +323,14 @@ fn a_node_dies_in_five_ways_and_no_call_is_lost() {
         },
     );
 
-    let Pair { calls, probe, answerer, .. } = pair;
+    let Pair { calls, probe, answerer, mut nodes, .. } = pair;
     calls.stop_starting();
     let reports = [calls.finish().unwrap(), phones.finish().unwrap()];
     probe.stop();
     let answered = stop(answerer);
+    for node in &mut nodes {
+        println!("{}", node.balancer.as_mut().unwrap().said());
+    }
     for report in reports {
         let total = report.total();
         assert_eq!((total.lost, total.refused_total(), total.answered), (0, 0, total.started), "{report}\n{answered}");

@@ -296,11 +296,7 @@ fn requests_of_calls_are_not_refused_for_what_this_node_has_lost() {
     server.send_to(&answer(&forwarded), via).unwrap();
     let (ok, _) = receive(&client, "its answer");
     let ok = String::from_utf8(ok).unwrap();
-    let route = ok.lines().find_map(|line| line.strip_prefix("Record-Route: ")).expect("our way back");
-    let bye = String::from_utf8(request("BYE", 1, &format!("Route: {route}\r\n"))).unwrap();
-    let bye = bye
-        .replace("To: <sip:100@sim.example>", "To: <sip:100@sim.example>;tag=t")
-        .replace("branch=z9hG4bK1", "branch=z9hG4bK2");
+    let bye = bye(&ok);
     namespace.ip("addr del 10.98.0.3/32 dev lo");
     client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     for _ in 0..3 {
@@ -313,6 +309,72 @@ fn requests_of_calls_are_not_refused_for_what_this_node_has_lost() {
     let (forwarded, _) = receive(&server, "the BYE");
     assert!(forwarded.starts_with(b"BYE "));
     balancer.stop();
+}
+
+/// The interface towards the servers has a full queue: the kernel says so, for those who ask for errors. Somewhere else on the
+/// way the datagram would have been lost without a word, so it is lost here: nobody is refused, no server is blamed.
+#[test]
+fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
+    let lo = ["addr add 10.97.1.1/32 dev lo", "addr add 10.97.1.5/32 dev lo"];
+    let (namespace, pbx) = (Namespace::new("full", &lo), Namespace::new("full-pbx", &[]));
+    namespace.ip(&format!("link add eth0 type veth peer name eth0 netns {}", pbx.name));
+    for (host, address) in [(&namespace, "10.97.0.1"), (&pbx, "10.97.0.2"), (&pbx, "10.97.0.3")] {
+        host.ip(&format!("addr add {address}/24 dev eth0"));
+        host.ip("link set eth0 up");
+    }
+    // What asks for an address finds the queue full, too: here it is known.
+    pbx.ip("link set eth0 address 02:00:00:00:97:02");
+    for host in [2, 3] {
+        namespace.ip(&format!("neigh replace 10.97.0.{host} lladdr 02:00:00:00:97:02 dev eth0"));
+    }
+    let servers = ["10.97.0.2:5060", "10.97.0.3:5060"].map(str::to_owned);
+    let config = config("\"udp://10.97.1.1:5060\"", "inside = \"10.97.0.1\"", &servers, UNCHECKED);
+    let mut balancer = Balancer::start_under(namespace.command(program()), 4, &config);
+    let client = namespace.enter(|| bound("10.97.1.5:0"));
+    let servers = pbx.enter(|| servers.map(|server| bound(&server)));
+    servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
+    let next = || {
+        let mut datagram = [0; 2000];
+        let mut heard = None;
+        wait_for("what a server gets", || {
+            heard = servers.iter().find_map(|server| Some((server, server.recv_from(&mut datagram).ok()?)));
+            heard.is_some()
+        });
+        let (server, (length, via)) = heard.unwrap();
+        server.send_to(&answer(&datagram[..length]), via).unwrap();
+        String::from_utf8_lossy(&datagram[..length]).into_owned()
+    };
+    let send = |message: &[u8]| client.send_to(message, "10.97.1.1:5060").unwrap();
+    send(&request("INVITE", 1, ""));
+    assert!(next().starts_with("INVITE "));
+    let bye = bye(&String::from_utf8(receive(&client, "its answer").0).unwrap());
+    let queue = |of: &str| {
+        let status = namespace.command("tc").args(of.split(' ')).status().unwrap();
+        assert!(status.success(), "tc {of}");
+    };
+    queue("qdisc add dev eth0 root pfifo limit 0");
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    for number in 2..22 {
+        send(&request("INVITE", number, ""));
+        send(bye.as_bytes());
+        let refused = client.recv(&mut [0; 2000]).map(|_| "an answer");
+        assert!(refused.is_err(), "the call would be over for its client");
+    }
+    queue("qdisc del dev eth0 root");
+    send(bye.as_bytes());
+    assert!(next().starts_with("BYE "));
+    send(&request("INVITE", 2, ""));
+    assert!(next().starts_with("INVITE "));
+    assert!(!balancer.process.said().contains("suspect"), "{}", balancer.process.said());
+    balancer.stop();
+}
+
+/// The BYE of a call's client that got this answer to its INVITE.
+fn bye(ok: &str) -> String {
+    let route = ok.lines().find_map(|line| line.strip_prefix("Record-Route: ")).expect("our way back");
+    let bye = String::from_utf8(request("BYE", 1, &format!("Route: {route}\r\n"))).unwrap();
+    bye.replace("To: <sip:100@sim.example>", "To: <sip:100@sim.example>;tag=t")
+        .replace("branch=z9hG4bK1", "branch=z9hG4bK2")
 }
 
 /// A datagram larger than the path's MTU is fragmented, not lost; what fits no datagram is refused.

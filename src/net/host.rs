@@ -66,6 +66,12 @@ pub fn lost_its_place(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETDOWN | Errno::ENETUNREACH))
 }
 
+/// Whether the kernel lost a datagram on its way out: a queue was full, or memory was short. It says so to those who ask for ICMP
+/// errors, and to nobody else (`udp_send_skb`).
+pub fn had_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOBUFS | Errno::ENOMEM))
+}
+
 /// Lets this process have so many files open, and so many more where the host allows them. Says how many more.
 ///
 /// # Errors

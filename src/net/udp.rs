@@ -39,6 +39,9 @@ const SLOT: usize = SPARE + MAX_MESSAGE;
 /// Errors that are taken from a socket's error queue at once; a queue that is left full makes the socket deaf.
 const ERRORS_AT_ONCE: usize = 256;
 
+/// How often a datagram is tried again because the kernel had to say something about others.
+const TRIES: u8 = 4;
+
 /// The most batches that are read from a socket before it is closed: more than any receive buffer holds.
 const BATCHES_TO_DRAIN: usize = 4096;
 
@@ -102,12 +105,19 @@ pub(super) struct Leaving {
     pub origin: Origin,
     /// How much of the message's head was saved before the edit.
     pub saved: usize,
+    /// It was refused for this node's own sake: nobody that it was for is to blame.
+    pub ours: bool,
 }
 
 impl Leaving {
-    /// Whether it is a request within a call that its sender repeats: when this node has lost an address or a network, the
-    /// next copy comes to whoever has it now, and a 503 in between would end the call. What opens something is tried elsewhere.
-    fn comes_again(&self) -> bool {
+    /// Whether its sender repeats it and need not hear of it. Where it was lost because a queue was full, as it could have been
+    /// anywhere on its way, that is all that came by datagrams. When this node has lost an address or a network, it is requests
+    /// within a call: the next copy comes to whoever has it now, and a 503 in between would end the call. What opens something
+    /// is tried elsewhere.
+    fn comes_again(&self, crowded: bool) -> bool {
+        if crowded {
+            return self.origin.flow.connection.is_none();
+        }
         let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
         let within = !matches!(passage, Passage::RequestToServer { balanced: true, .. });
         let is_request = matches!(passage, Passage::RequestToServer { .. } | Passage::RequestToClient { .. });
@@ -260,7 +270,7 @@ impl Engine {
                 continue;
             };
             self.decide_anew(&leaving, snapshot, |received, memory, edits| {
-                proxy::undelivered(received, passage, true, now, snapshot, memory, edits)
+                proxy::undelivered(received, passage, !leaving.ours, now, snapshot, memory, edits)
             });
         }
         // Streams say at once what they do not take; sockets when they are flushed.
@@ -343,7 +353,7 @@ impl Engine {
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
                 let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, again: false };
-                let leaving = Leaving { verdict: None, origin, saved: 0 };
+                let leaving = Leaving { verdict: None, origin, saved: 0, ours: false };
                 let to = Hop::Datagram(To { bind: at, local, remote: flow.remote });
                 self.push(to, data.end..data.end + len, leaving, snapshot);
             }
@@ -370,7 +380,7 @@ impl Engine {
         }
         match left {
             Some((to, datagram, saved)) => {
-                let leaving = Leaving { verdict: Some(verdict), origin, saved };
+                let leaving = Leaving { verdict: Some(verdict), origin, saved, ours: false };
                 self.push(to, datagram, leaving, snapshot);
             }
             None => {
@@ -439,10 +449,10 @@ fn prepare(verdict: &Verdict, n: usize, len: usize, tools: &mut Tools) -> Option
     }
 }
 
-/// Takes what is in a socket's error queue. An ICMP error about a server is a sign for its health.
-fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory) {
-    for _ in 0..ERRORS_AT_ONCE {
-        let Some((remote, _)) = take_error(socket) else { return };
+/// Takes what is in a socket's error queue; says whether anything was. An ICMP error about a server is a sign for its health.
+fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory) -> bool {
+    for n in 0..ERRORS_AT_ONCE {
+        let Some((remote, _)) = take_error(socket) else { return n > 0 };
         memory.shared.workers.of(memory.worker).icmp.add(1);
         if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(&remote)) {
             let live = &snapshot.servers[server].live;
@@ -450,6 +460,7 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
             memory.sign(live, Sign::Unreachable);
         }
     }
+    true
 }
 
 impl Leaving {
@@ -476,10 +487,10 @@ impl Lane {
 
     /// Sends everything; what could not be sent is left in `failed`.
     ///
-    /// After an ICMP error of an earlier send the kernel refuses the next datagram, whoever it is for: that one is sent
-    /// again once. A second error is its own, and the rest goes on behind it.
+    /// After an ICMP error of an earlier send, of any worker, the kernel refuses the next datagram, whoever it is for: that one
+    /// is sent again. What is refused while nothing is said about others is its own error, and the rest goes on behind it.
     fn flush(&mut self, snapshot: &Snapshot, tools: &mut Tools, failed: &mut Vec<Leaving>) {
-        let (mut at, mut again) = (0, false);
+        let (mut at, mut tries) = (0, 0);
         let mut leaving = self.leaving.drain(..);
         while at < self.outbox.len() {
             tools.memory.shared.workers.of(tools.memory.worker).sends.add(1);
@@ -488,7 +499,7 @@ impl Lane {
                     for (n, leaving) in (at..at + sent).zip(leaving.by_ref()) {
                         leaving.count(self.outbox.bytes(n..n + 1), snapshot, &mut tools.memory);
                     }
-                    (at, again) = (at + sent, false);
+                    (at, tries) = (at + sent, 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -498,18 +509,22 @@ impl Lane {
                         .for_each(|leaving| leaving.count_drop(Reason::SendBlocked, snapshot, &tools.memory));
                     break;
                 }
-                Err(_) if !again => {
-                    drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
-                    again = true;
+                Err(error) if tries < TRIES && !host::had_no_room(&error) => {
+                    let told = drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
+                    // With nothing said about others, one more try: it may have been said in between.
+                    tries = if told { tries + 1 } else { TRIES };
                 }
                 Err(error) => {
+                    let crowded = host::had_no_room(&error);
+                    let ours = crowded || host::lost_its_place(&error);
+                    let reason = if crowded { Reason::SendBlocked } else { Reason::SendFailed };
                     match leaving.next() {
-                        Some(leaving) if leaving.comes_again() && host::lost_its_place(&error) => {
-                            leaving.count_drop(Reason::SendFailed, snapshot, &tools.memory);
+                        Some(leaving) if ours && leaving.comes_again(crowded) => {
+                            leaving.count_drop(reason, snapshot, &tools.memory);
                         }
-                        leaving => failed.extend(leaving),
+                        leaving => failed.extend(leaving.map(|leaving| Leaving { ours, ..leaving })),
                     }
-                    (at, again) = (at + 1, false);
+                    (at, tries) = (at + 1, 0);
                 }
             }
         }

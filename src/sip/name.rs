@@ -200,26 +200,6 @@ const COMPACT: [Name; 32] = {
     table
 };
 
-/// A letter in either case as a bit; other bytes share these bits.
-#[inline(always)]
-pub(super) const fn letter_bit(letter: u8) -> u32 {
-    1 << (letter & 31)
-}
-
-/// Whether a name that is told apart may begin with this byte.
-#[inline(always)]
-pub(super) fn is_letter_of_ours(letter: u8) -> bool {
-    const OURS: u32 = {
-        let (mut letters, mut n) = (0, 0);
-        while n < NAMES.len() {
-            letters |= letter_bit(NAMES[n].0[0]);
-            n += 1;
-        }
-        letters
-    };
-    OURS & letter_bit(letter) != 0
-}
-
 /// Where names stand that begin with these two letters, in any case. The factor was searched for: it separates them.
 #[inline(always)]
 const fn slot(letters: u16) -> usize {
