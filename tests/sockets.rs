@@ -5,6 +5,7 @@ mod support;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use support::http::{admin, get};
 use support::netns::Namespace;
 use support::process::{Balancer, program, wait_for};
 use support::workers::{bound, free_port, prepare};
@@ -311,38 +312,35 @@ fn requests_of_calls_are_not_refused_for_what_this_node_has_lost() {
     balancer.stop();
 }
 
-/// The interface towards the servers has a full queue: the kernel says so, for those who ask for errors. Somewhere else on the
-/// way the datagram would have been lost without a word, so it is lost here: nobody is refused, no server is blamed.
+/// The interface towards the server has a full queue: the kernel says so to those who ask for errors. Somewhere else on the
+/// way the datagram would have been lost without a word, so it is lost here: nobody is refused, the server is not blamed.
 #[test]
 fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
+    const ROUNDS: usize = 20;
     let lo = ["addr add 10.97.1.1/32 dev lo", "addr add 10.97.1.5/32 dev lo"];
     let (namespace, pbx) = (Namespace::new("full", &lo), Namespace::new("full-pbx", &[]));
     namespace.ip(&format!("link add eth0 type veth peer name eth0 netns {}", pbx.name));
-    for (host, address) in [(&namespace, "10.97.0.1"), (&pbx, "10.97.0.2"), (&pbx, "10.97.0.3")] {
+    for (host, address) in [(&namespace, "10.97.0.1"), (&pbx, "10.97.0.2")] {
         host.ip(&format!("addr add {address}/24 dev eth0"));
         host.ip("link set eth0 up");
     }
-    // What asks for an address finds the queue full, too: here it is known.
+    // What asks for an address would find the queue full, too.
     pbx.ip("link set eth0 address 02:00:00:00:97:02");
-    for host in [2, 3] {
-        namespace.ip(&format!("neigh replace 10.97.0.{host} lladdr 02:00:00:00:97:02 dev eth0"));
-    }
-    let servers = ["10.97.0.2:5060", "10.97.0.3:5060"].map(str::to_owned);
-    let config = config("\"udp://10.97.1.1:5060\"", "inside = \"10.97.0.1\"", &servers, UNCHECKED);
+    namespace.ip("neigh replace 10.97.0.2 lladdr 02:00:00:00:97:02 dev eth0");
+    let looked_at: SocketAddr = "10.97.1.1:8080".parse().unwrap();
+    let seldom = "{ interval = \"60s\", timeout = \"20s\" }";
+    let config = admin(looked_at)
+        + &config("\"udp://10.97.1.1:5060\"", "inside = \"10.97.0.1\"", &["10.97.0.2:5060".to_owned()], seldom);
+    let server = pbx.enter(|| bound("10.97.0.2:5060"));
     let mut balancer = Balancer::start_under(namespace.command(program()), 4, &config);
     let client = namespace.enter(|| bound("10.97.1.5:0"));
-    let servers = pbx.enter(|| servers.map(|server| bound(&server)));
-    servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
-    let next = || {
-        let mut datagram = [0; 2000];
-        let mut heard = None;
-        wait_for("what a server gets", || {
-            heard = servers.iter().find_map(|server| Some((server, server.recv_from(&mut datagram).ok()?)));
-            heard.is_some()
-        });
-        let (server, (length, via)) = heard.unwrap();
-        server.send_to(&answer(&datagram[..length]), via).unwrap();
-        String::from_utf8_lossy(&datagram[..length]).into_owned()
+    // What comes to the server, but for checks.
+    let next = || loop {
+        let (request, via) = receive(&server, "a request");
+        server.send_to(&answer(&request), via).unwrap();
+        if !request.starts_with(b"OPTIONS ") {
+            return String::from_utf8(request).unwrap();
+        }
     };
     let send = |message: &[u8]| client.send_to(message, "10.97.1.1:5060").unwrap();
     send(&request("INVITE", 1, ""));
@@ -354,12 +352,15 @@ fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
     };
     queue("qdisc add dev eth0 root pfifo limit 0");
     client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    for number in 2..22 {
-        send(&request("INVITE", number, ""));
+    for number in 0..ROUNDS {
+        send(&request("INVITE", 2 + number, ""));
         send(bye.as_bytes());
         let refused = client.recv(&mut [0; 2000]).map(|_| "an answer");
         assert!(refused.is_err(), "the call would be over for its client");
     }
+    let metrics = || namespace.enter(|| get(looked_at, "/metrics"));
+    let lost = format!("trunkline_dropped_total{{proxy=\"f\",reason=\"send_blocked\"}} {}\n", 2 * ROUNDS);
+    wait_for("what was lost to be counted", || metrics().contains(&lost));
     queue("qdisc del dev eth0 root");
     send(bye.as_bytes());
     assert!(next().starts_with("BYE "));

@@ -66,8 +66,8 @@ pub fn lost_its_place(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETDOWN | Errno::ENETUNREACH))
 }
 
-/// Whether the kernel lost a datagram on its way out: a queue was full, or memory was short. It says so to those who ask for ICMP
-/// errors, and to nobody else (`udp_send_skb`).
+/// Whether the kernel lost a datagram on its way out: memory was short, or a queue was full, of which it tells only those who ask
+/// for ICMP errors (`udp_send_skb`).
 pub fn had_no_room(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOBUFS | Errno::ENOMEM))
 }

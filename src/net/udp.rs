@@ -110,19 +110,46 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Whether its sender repeats it and need not hear of it. Where it was lost because a queue was full, as it could have been
-    /// anywhere on its way, that is all that came by datagrams. When this node has lost an address or a network, it is requests
-    /// within a call: the next copy comes to whoever has it now, and a 503 in between would end the call. What opens something
-    /// is tried elsewhere.
-    fn comes_again(&self, crowded: bool) -> bool {
-        if crowded {
-            return self.origin.flow.connection.is_none();
+    /// The kernel does not send it: dropped by name where its sender repeats it and need not hear of it, else given back, to be
+    /// decided about anew. What was lost for want of room could have been lost anywhere on its way: all that came by datagrams
+    /// comes again.
+    fn refused(mut self, refusal: Refusal, snapshot: &Snapshot, memory: &Memory) -> Option<Self> {
+        let by_datagram = self.origin.flow.connection.is_none();
+        let (comes_again, reason) = match refusal {
+            Refusal::NoRoom => (by_datagram, Reason::SendBlocked),
+            Refusal::Unknown => (by_datagram, Reason::SendFailed),
+            Refusal::NoPlace => (by_datagram && self.is_within_a_call(), Reason::SendFailed),
+            Refusal::Own => (false, Reason::SendFailed),
+        };
+        if comes_again {
+            self.count_drop(reason, snapshot, memory);
+            return None;
         }
-        let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
-        let within = !matches!(passage, Passage::RequestToServer { balanced: true, .. });
-        let is_request = matches!(passage, Passage::RequestToServer { .. } | Passage::RequestToClient { .. });
-        is_request && within && self.origin.flow.connection.is_none()
+        self.ours = matches!(refusal, Refusal::NoRoom | Refusal::Unknown);
+        Some(self)
     }
+
+    /// Whether it is a request within a call. When this node has lost an address or a network, the next copy comes to whoever
+    /// has it now, and a 503 in between would end the call; what opens something is tried elsewhere.
+    fn is_within_a_call(&self) -> bool {
+        let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
+        let opens = matches!(passage, Passage::RequestToServer { balanced: true, .. });
+        let is_request = matches!(passage, Passage::RequestToServer { .. } | Passage::RequestToClient { .. });
+        is_request && !opens
+    }
+}
+
+/// Why the kernel does not send something.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// A queue of this host was full, or memory was short.
+    NoRoom,
+    /// It keeps telling of others: whose error it is nobody knows.
+    Unknown,
+    /// This node has lost the address or the network that it leaves by.
+    NoPlace,
+    /// It cannot be sent there.
+    Own,
 }
 
 /// Where a message lies, how long it is, and how it came.
@@ -490,7 +517,7 @@ impl Lane {
     /// After an ICMP error of an earlier send, of any worker, the kernel refuses the next datagram, whoever it is for: that one
     /// is sent again. What is refused while nothing is said about others is its own error, and the rest goes on behind it.
     fn flush(&mut self, snapshot: &Snapshot, tools: &mut Tools, failed: &mut Vec<Leaving>) {
-        let (mut at, mut tries) = (0, 0);
+        let (mut at, mut tries, mut told) = (0, 0, false);
         let mut leaving = self.leaving.drain(..);
         while at < self.outbox.len() {
             tools.memory.shared.workers.of(tools.memory.worker).sends.add(1);
@@ -503,28 +530,25 @@ impl Lane {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Waiting for room would let the receive queue overflow instead; SIP retransmits.
-                    leaving
-                        .by_ref()
-                        .for_each(|leaving| leaving.count_drop(Reason::SendBlocked, snapshot, &tools.memory));
+                    // Waiting for room would let the receive queue overflow instead.
+                    let lost = |leaving: Leaving| leaving.refused(Refusal::NoRoom, snapshot, &tools.memory);
+                    failed.extend(leaving.by_ref().filter_map(lost));
                     break;
                 }
                 Err(error) if tries < TRIES && !host::had_no_room(&error) => {
-                    let told = drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
+                    told = drain_errors(self.socket.as_fd(), snapshot, &mut tools.memory);
                     // With nothing said about others, one more try: it may have been said in between.
                     tries = if told { tries + 1 } else { TRIES };
                 }
                 Err(error) => {
-                    let crowded = host::had_no_room(&error);
-                    let ours = crowded || host::lost_its_place(&error);
-                    let reason = if crowded { Reason::SendBlocked } else { Reason::SendFailed };
-                    match leaving.next() {
-                        Some(leaving) if ours && leaving.comes_again(crowded) => {
-                            leaving.count_drop(reason, snapshot, &tools.memory);
-                        }
-                        leaving => failed.extend(leaving.map(|leaving| Leaving { ours, ..leaving })),
-                    }
-                    (at, tries) = (at + 1, 0);
+                    let refusal = match () {
+                        () if host::had_no_room(&error) => Refusal::NoRoom,
+                        () if told => Refusal::Unknown,
+                        () if host::lost_its_place(&error) => Refusal::NoPlace,
+                        () => Refusal::Own,
+                    };
+                    failed.extend(leaving.next().and_then(|one| one.refused(refusal, snapshot, &tools.memory)));
+                    (at, tries, told) = (at + 1, 0, false);
                 }
             }
         }

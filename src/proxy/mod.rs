@@ -301,8 +301,8 @@ pub fn undelivered(
         }
     };
     let failed = &snapshot.servers[server];
-    failed.live.counters.of(memory.worker).failed.add(1);
     if blamed {
+        failed.live.counters.of(memory.worker).failed.add(1);
         memory.sign(&failed.live, Sign::Unreachable);
     }
     Case::new(received, now, snapshot, memory, edits).request(Some(server))

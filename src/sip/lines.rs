@@ -91,11 +91,9 @@ impl Lines {
     /// The header lines that begin with this byte; letters in lower case stand for both.
     #[inline]
     pub fn beginning_with<'l>(&'l self, bytes: &'l [u8], first: u8) -> impl Iterator<Item = Line> + use<'l> {
-        let is_so = move |index: &u8| {
-            let start = self.starts[*index as usize];
-            bytes.get(start as usize).is_some_and(|byte| byte | 0x20 == first)
-        };
-        (0..self.count).filter(is_so).map(|index| self.get(index))
+        let starts = self.starts.iter().zip(0..self.count);
+        let so = starts.filter(move |(start, _)| bytes.get(**start as usize).is_some_and(|byte| byte | 0x20 == first));
+        so.map(|(_, index)| self.get(index))
     }
 
     /// Where the last line ends.
