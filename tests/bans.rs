@@ -49,10 +49,7 @@ impl Phone {
         let mut datagram = [0; 4096];
         while let Ok(len) = self.socket.recv(&mut datagram) {
             let text = String::from_utf8_lossy(&datagram[..len]).into_owned();
-            let is_to = ["Call-ID: ", "CSeq: 1 "]
-                .iter()
-                .zip([call, method])
-                .all(|(name, value)| text.contains(&format!("{name}{value}\r\n")));
+            let is_to = header(&text, "Call-ID") == call && header(&text, "CSeq") == format!("1 {method}");
             if is_to && !text.starts_with("SIP/2.0 1") {
                 return Some(text);
             }

@@ -87,7 +87,7 @@ fn run(
     wait_for("the server", || is_bound(named[VICTIM].1));
     let orders = victim.child.stdin.take().unwrap();
     let IpAddr::V4(ip) = named[VICTIM].1.ip() else { panic!("IPv4") };
-    let (tap, scene_began) = (Tap::start(ip), Instant::now());
+    let tap = Tap::start(ip);
     let (mut balancer, at) = net.balance(&addresses, &format!("{SELDOM}\n{backend}"));
     let mut options = net.callers(at, (RATE * 6.0) as u64, RATE);
     options.habits.mix = Mix::parse("call=1").unwrap();
@@ -103,7 +103,7 @@ fn run(
         let window = windows.iter().find(|(from, to)| (from..to).contains(&at)).unwrap();
         at.duration_since(window.0)
     };
-    let got = tap.between(scene_began, Instant::now()).len();
+    let got = tap.count();
     let last = went.iter().map(since).max().unwrap_or_default();
     let report = calls.finish().unwrap();
     said.extend(balancer.process.said().lines().filter(|line| line.contains(" to=\"")).map(reason));

@@ -185,7 +185,7 @@ reasons! {
     FlowRefused = "flow_refused";
     /// No socket of ours has the address that it must leave from.
     NoSocket = "no_socket";
-    /// The kernel had no room for it: its sender repeats it.
+    /// The kernel had no room for it.
     SendBlocked = "send_blocked";
     /// The kernel refused to send it, twice.
     SendFailed = "send_failed";

@@ -54,6 +54,11 @@ impl Tap {
         Self { calls, over, thread: Some(thread) }
     }
 
+    /// How many calls there were.
+    pub fn count(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
     /// The calls from one moment to another.
     pub fn between(&self, from: Instant, to: Instant) -> Vec<Instant> {
         self.calls.lock().unwrap().iter().copied().filter(|at| (from..to).contains(at)).collect()

@@ -53,8 +53,8 @@ pub fn free_port(ip: &str) -> u16 {
     // A prime, so that neighbours among processes are far apart.
     let start = std::process::id().wrapping_mul(7_919);
     let next = || GIVEN.fetch_add(1, Ordering::Relaxed);
-    let ports = std::iter::repeat_with(|| (10_000 + start.wrapping_add(next()) % own) as u16).take(own as usize);
+    let mut ports = std::iter::repeat_with(|| (10_000 + start.wrapping_add(next()) % own) as u16).take(own as usize);
     let _alone = nobody_begins();
     let free = |port: &u16| UdpSocket::bind((ip, *port)).is_ok() && TcpListener::bind((ip, *port)).is_ok();
-    ports.into_iter().find(free).unwrap()
+    ports.find(free).unwrap()
 }
