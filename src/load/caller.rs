@@ -129,7 +129,7 @@ impl Call {
 
     /// Sends the ACK to a refusal: the INVITE's branch, route and target, the answer's To (RFC 3261 §17.1.1.3).
     fn acknowledge_refusal(&mut self, invite: &Pending, bytes: &[u8], message: &Message, turn: &mut Turn<'_>) {
-        let Some(to) = message.to else { return };
+        let Some(to) = message.to(bytes) else { return };
         turn.scratch.clear();
         let mut request = self.dialog.request(Method::Ack, invite.branch, &[], &[]);
         request.to = to.of(bytes);

@@ -136,7 +136,7 @@ impl Response<'_> {
     pub fn write(&self, asked: Asked<'_>, local: &Local, out: &mut Vec<u8>) -> Option<SocketAddr> {
         let Asked { bytes: request, message, source } = asked;
         let via = message.via?;
-        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq?);
+        let (from, to, call_id, cseq) = (message.from(request)?, message.to(request)?, message.call_id?, message.cseq?);
         let _ = write!(out, "SIP/2.0 {} {}\r\n", self.status, reason(self.status));
         for (n, line) in message.lines(Name::Via).enumerate() {
             match n {

@@ -70,9 +70,9 @@ impl Dialog {
         let unrouted = if message.next_via.is_some() { address_of(bytes, &uri) } else { None };
         Some(Self {
             call_id: message.call_id?.of(bytes).to_vec(),
-            local: [message.to?.of(bytes), b";tag=", &local_tag].concat(),
+            local: [message.to(bytes)?.of(bytes), b";tag=", &local_tag].concat(),
             local_tag,
-            remote: message.from?.of(bytes).to_vec(),
+            remote: message.from(bytes)?.of(bytes).to_vec(),
             next_hop: first_hop(&routes).or(unrouted).unwrap_or(source),
             routes,
             target: contact.of(bytes).to_vec(),
@@ -83,7 +83,7 @@ impl Dialog {
 
     /// The calling end learns from a 2xx to its INVITE who answered and by which way (RFC 3261 §12.1.2).
     pub fn establish(&mut self, bytes: &[u8], message: &Message) {
-        if let Some(to) = message.to {
+        if let Some(to) = message.to(bytes) {
             self.remote = to.of(bytes).to_vec();
         }
         self.routes.clear();

@@ -75,7 +75,7 @@ impl Registrar {
     /// where the table is full.
     pub fn register(&mut self, asked: Asked<'_>, now: Time) -> Result<Registered, u16> {
         let Asked { bytes, message, source } = asked;
-        let aor = message.to.and_then(|to| Address::parse(bytes, to)).ok_or(400u16)?.uri.of(bytes);
+        let aor = message.to(bytes).and_then(|to| Address::parse(bytes, to)).ok_or(400u16)?.uri.of(bytes);
         let paths: Vec<&[u8]> = paths(bytes, message).collect();
         if !paths.is_empty() && !supports_path(bytes, message) {
             return Err(420);

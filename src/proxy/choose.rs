@@ -308,8 +308,8 @@ impl<'a> Case<'a> {
             StickOn::Source { v6_prefix } => {
                 return Some(self.snapshot.keys.source(masked(self.received.flow.remote.ip(), *v6_prefix)));
             }
-            StickOn::FromUser => user(message.from)?,
-            StickOn::ToUser => user(message.to)?,
+            StickOn::FromUser => user(message.from(bytes))?,
+            StickOn::ToUser => user(message.to(bytes))?,
             StickOn::Header(name) => {
                 let line = message.lines_named(bytes, name.as_bytes()).next()?;
                 line.value(bytes).of(bytes)

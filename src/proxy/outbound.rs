@@ -68,7 +68,7 @@ impl<'a> Case<'a> {
             stamp::record_route(self.edits, &sealed, identity.call, &snapshot.keys, &target.side, &inside);
         }
         stamp::count_hop(self.edits, received.message);
-        stamp::receive_via(self.edits, identity.via, &identity.source, false);
+        stamp::receive_via(self.edits, identity.via, identity.source, false);
         self.fits()?;
         self.own_call(identity.call, server);
         Ok(Verdict::Forward {

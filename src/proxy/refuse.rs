@@ -69,8 +69,8 @@ impl Case<'_> {
     ) -> Verdict {
         let flow = self.received.flow;
         self.edits.clear();
-        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
-        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::home(identity.via, identity.source, identity.force_rport);
+        stamp::receive_via(self.edits, identity.via, identity.source, identity.force_rport);
         let to = match flow.connection {
             Some(connection) => Hop::Connection(connection),
             None if may_send_to(&remote, self.snapshot) => {

@@ -30,7 +30,7 @@ pub(super) struct Identity<'a> {
     /// [`crate::sip::token::Keys::call`] of the Call-ID.
     pub call: u64,
     pub transaction: u64,
-    pub source: stamp::Source<'a>,
+    pub source: &'a stamp::Source<'a>,
     /// The sender is behind NAT: only its flow reaches it.
     pub nat: bool,
     /// Answers go to the source port though the sender did not ask for it.
@@ -39,13 +39,20 @@ pub(super) struct Identity<'a> {
 
 impl<'a> Identity<'a> {
     /// `None` where the request lacks what identifies it: then it cannot be answered either.
-    fn of(received: Received<'a>, from_server: bool, frontend: &Frontend, keys: &Keys) -> Option<Self> {
+    #[inline(always)]
+    fn of(
+        received: Received<'a>,
+        source: &'a stamp::Source<'a>,
+        from_server: bool,
+        frontend: &Frontend,
+        keys: &Keys,
+    ) -> Option<Self> {
         let (bytes, message) = (received.bytes, received.message);
         let (via, call_id) = (message.via.as_ref()?, message.call_id?);
-        if message.from.is_none()
-            || message.to.is_none()
-            || message.cseq.is_none() && message.cseq_text(bytes).is_none()
-        {
+        // Where nothing is wrong with it, all of them are there.
+        let lacks =
+            || message.from(bytes).is_none() || message.to(bytes).is_none() || message.cseq_text(bytes).is_none();
+        if message.fault.is_some() && lacks() {
             return None;
         }
         let call = keys.call(call_id.of(bytes));
@@ -62,8 +69,7 @@ impl<'a> Identity<'a> {
             from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let source = stamp::Source::new(&received.flow.remote);
-        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, &source);
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, source);
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
@@ -84,7 +90,8 @@ impl Case<'_> {
         if let Err(reason) = self.admit_sender(server.is_some()) {
             return Verdict::Drop(reason);
         }
-        let identity = Identity::of(self.received, server.is_some(), self.frontend, &self.snapshot.keys);
+        let source = stamp::Source::new(&self.received.flow.remote);
+        let identity = Identity::of(self.received, &source, server.is_some(), self.frontend, &self.snapshot.keys);
         if let Some(fault) = self.received.message.fault {
             return self.refuse(identity.as_ref(), reason_of(fault), Some(fault.phrase()));
         }
@@ -113,7 +120,8 @@ impl Case<'_> {
 
     /// A client's request that may have reached this server, and whose answer will not come.
     pub(super) fn lost(mut self, by: Option<NameHash>) -> Verdict {
-        let identity = Identity::of(self.received, false, self.frontend, &self.snapshot.keys);
+        let source = stamp::Source::new(&self.received.flow.remote);
+        let identity = Identity::of(self.received, &source, false, self.frontend, &self.snapshot.keys);
         self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
         if let Some(identity) = identity.as_ref().filter(|_| self.opens())
             && let Some(pin) = self.memory.shared.pins.find(identity.call, self.now)
@@ -132,7 +140,8 @@ impl Case<'_> {
     /// A server's request that could not be sent to its client (RFC 3261 §16.9).
     pub(super) fn unsent(mut self) -> Verdict {
         self.from_server = true;
-        let identity = Identity::of(self.received, true, self.frontend, &self.snapshot.keys);
+        let source = stamp::Source::new(&self.received.flow.remote);
+        let identity = Identity::of(self.received, &source, true, self.frontend, &self.snapshot.keys);
         self.refuse(identity.as_ref(), Reason::NoServer, None)
     }
 
@@ -178,7 +187,7 @@ impl Case<'_> {
         if flow.connection.is_some() {
             return Ok(flow.token());
         }
-        let remote = stamp::home(identity.via, &identity.source, identity.force_rport);
+        let remote = stamp::home(identity.via, identity.source, identity.force_rport);
         // Where it came from was looked at when it came.
         match remote == flow.remote || may_send_to(&remote, self.snapshot) {
             true => Ok(FlowToken::Ends { local: flow.local, remote }),
@@ -282,10 +291,10 @@ impl Case<'_> {
         own_via.put(self.edits, &egress.side, &snapshot.keys);
         self.put_routes(identity, chosen.id, &egress.side);
         if let Some(prefix) = &frontend.source_header {
-            stamp::source_header(self.edits, prefix, &identity.source, received.flow.transport);
+            stamp::source_header(self.edits, prefix, identity.source, received.flow.transport);
         }
         stamp::count_hop(self.edits, received.message);
-        stamp::receive_via(self.edits, identity.via, &identity.source, identity.force_rport);
+        stamp::receive_via(self.edits, identity.via, identity.source, identity.force_rport);
         self.fits()?;
         self.open_pin(identity.call, pin, server, false, reserved);
         if chosen.counts_transactions && self.method != Method::Ack {

@@ -24,7 +24,7 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     #[inline]
     pub fn new(address: &'a SocketAddr) -> Self {
-        Self { address, ip: Text::<48>::ip(address.ip()), port: Text::<16>::number(u32::from(address.port())) }
+        Self { address, ip: Text::<48>::ip(address.ip()), port: Text::port(address.port()) }
     }
 
     /// Whether sent-by names its address. An IPv4 address has one text; of IPv6 there are many.
@@ -176,8 +176,10 @@ pub fn source_header(edits: &mut Edits, prefix: &[u8], source: &Source<'_>, tran
 /// take a lone carriage return for a line end (sofia-sip does).
 #[must_use]
 pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, name: &str) -> bool {
-    for line in message.lines_named(bytes, name.as_bytes()) {
-        edits.replace(line.span);
+    if message.may_have(name.as_bytes()) {
+        for line in message.lines_named(bytes, name.as_bytes()) {
+            edits.replace(line.span);
+        }
     }
     !has_lone_return(bytes, message.head as usize, message.body as usize)
 }

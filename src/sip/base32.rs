@@ -73,12 +73,9 @@ fn letters(values: u8x16) -> u8x16 {
 #[inline(always)]
 pub fn decode<const N: usize>(text: &[u8]) -> Option<([u64; N], usize)> {
     let len = raw_len(text.len());
-    let (steps, rest) = text.as_chunks::<STEP>();
-    let mut last = [b'a'; STEP];
-    last[..rest.len()].copy_from_slice(rest);
     let (mut raw, mut wrong) = ([0; N], u8x16::ZERO);
-    for (step, text) in steps.iter().chain([&last]).enumerate() {
-        let text = u8x16::new(*text);
+    let mut read = |step: usize, text: [u8; STEP]| {
+        let text = u8x16::new(text);
         // Letters, and only they, have the bit 0x40: their case is 0x20.
         let letter: u8x16 = cast(cast::<_, u16x8>(text & u8x16::splat(0x40)) >> 1);
         let lower = text | letter;
@@ -96,6 +93,16 @@ pub fn decode<const N: usize>(text: &[u8]) -> Option<([u64; N], usize)> {
                 *word |= group << 1 << (63 - shift);
             }
         }
+    };
+    // In a loop over the steps alone: with the rest in it, it would not be unrolled.
+    let (steps, rest) = text.as_chunks::<STEP>();
+    for (step, text) in steps.iter().enumerate() {
+        read(step, *text);
+    }
+    if !rest.is_empty() {
+        let mut last = [b'a'; STEP];
+        last[..rest.len()].copy_from_slice(rest);
+        read(steps.len(), last);
     }
     let behind = raw.get(len / 8)? << (8 * (len % 8));
     let good = wrong == u8x16::ZERO && behind == 0 && text_len(len) == text.len();

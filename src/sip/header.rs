@@ -12,21 +12,7 @@ pub fn is_blank(byte: u8) -> bool {
 }
 
 /// `start..end` without the blanks at both ends.
-#[inline(always)]
-pub fn trim(bytes: &[u8], start: usize, end: usize) -> Span {
-    // What nearly everybody writes: one space, the value, CRLF.
-    if let Some(text) = bytes.get(start..end)
-        && text.len() >= 4
-        && let (Some([b' ', first]), Some([last, b'\r', b'\n'])) = (text.first_chunk(), text.last_chunk())
-        && *first > b' '
-        && *last > b' '
-    {
-        return Span::new(start + 1, end - 2);
-    }
-    trim_slowly(bytes, start, end)
-}
-
-fn trim_slowly(bytes: &[u8], mut start: usize, mut end: usize) -> Span {
+pub fn trim(bytes: &[u8], mut start: usize, mut end: usize) -> Span {
     while start < end && is_blank(bytes[start]) {
         start += 1;
     }
@@ -150,6 +136,21 @@ impl<'a> Marks<'a> {
 #[inline]
 pub fn number(digits: &[u8]) -> Option<u32> {
     leading_number(digits, 0, digits.len()).filter(|(_, stop)| *stop == digits.len()).map(|(value, _)| value)
+}
+
+/// A number of one to four digits, read in one piece: what nearly all are. `None` says only that it is not that.
+#[inline(always)]
+pub fn short_number(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
+    let length @ 1..=4 = end.wrapping_sub(at) else { return None };
+    let last = u32::from_le_bytes(*bytes.get(..end)?.last_chunk()?);
+    // What stands before the number counts as zeros.
+    let digits = (last ^ u32::from_le_bytes(*b"0000")) & u32::MAX << (32 - 8 * length);
+    if (digits | digits.wrapping_add(0x0606_0606)) & 0xf0f0_f0f0 != 0 {
+        return None;
+    }
+    // Tens and ones, then hundreds and they; each factor has the one of what stands below it on top.
+    let pairs = digits.wrapping_mul(10 << 8 | 1) >> 8 & 0x00ff_00ff;
+    Some(pairs.wrapping_mul(100 << 16 | 1) >> 16)
 }
 
 /// The number that the digits at `at` make, and just behind them. `None` where there is none, or where it does not fit.
@@ -349,6 +350,16 @@ impl Address {
 mod tests {
     use super::*;
     use crate::sip::name::Name;
+
+    proptest::proptest! {
+        #[test]
+        fn a_short_number_is_a_number(before in "[ -~]{4}", text in "[0-9]{0,5}|[ -~]{1,4}", behind in "[ -~]{0,4}") {
+            let bytes = [&before, &text, &behind].map(|part| part.as_bytes()).concat();
+            let end = 4 + text.len();
+            let wanted = number(text.as_bytes()).filter(|_| text.len() <= 4);
+            proptest::prop_assert_eq!(short_number(&bytes, 4, end), wanted);
+        }
+    }
 
     #[test]
     fn values_split_at_commas_that_are_outside_of_quotes_and_brackets() {

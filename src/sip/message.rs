@@ -200,9 +200,6 @@ pub struct Message {
     pub via_line: Span,
     pub call_id: Option<Span>,
     pub cseq: Option<CSeq>,
-    /// The values of From and To.
-    pub from: Option<Span>,
-    pub to: Option<Span>,
     /// The digits of Max-Forwards and their number.
     pub max_forwards: Option<(Span, u8)>,
     pub content_length: Option<u32>,
@@ -224,8 +221,6 @@ impl Default for Message {
             via_line: Span::default(),
             call_id: None,
             cseq: None,
-            from: None,
-            to: None,
             max_forwards: None,
             content_length: None,
             fault: None,
@@ -283,12 +278,18 @@ impl Message {
         self.lines(name).flat_map(move |line| Values::of_line(bytes, line))
     }
 
+    /// Whether a header of this name may be there; false where none begins with its letter.
+    #[inline]
+    pub fn may_have(&self, name: &[u8]) -> bool {
+        name.first().is_some_and(|letter| self.lines.may_begin_with(*letter))
+    }
+
     /// The header lines whose name is `name`, compared without case; for names that only the configuration knows.
     pub fn lines_named<'m>(&'m self, bytes: &'m [u8], name: &'m [u8]) -> impl Iterator<Item = Line> + use<'m> {
-        let first = name.first().map_or(0, |b| b | 0x20);
-        self.lines.beginning_with(bytes, first).filter_map(move |line| {
-            let colon_end = value_after(line.span.of(bytes), name)?;
-            Some(Line { colon_end: line.span.start + colon_end as u16, ..line })
+        let lines = self.may_have(name).then(|| self.lines.all(bytes)).into_iter().flatten();
+        lines.filter_map(move |span| {
+            let colon_end = span.start + value_after(span.of(bytes), name)? as u16;
+            Some(Line { span, colon_end, name: Name::Other })
         })
     }
 }

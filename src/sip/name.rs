@@ -2,7 +2,7 @@
 
 use wide::u8x16;
 
-/// The headers that routing reads. Everything else is [`Name::Other`] and passes unread.
+/// The headers that routing reads. Everything else passes unread; [`Name::Other`] stands where there is none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Name {
@@ -36,7 +36,7 @@ impl Name {
     }
 }
 
-/// Long and compact forms in lower case. Of two that begin with the same two letters the one that is met more often
+/// Long and compact forms in lower case. Of two that begin with the same three letters the one that is met more often
 /// comes first.
 const NAMES: [(&[u8], Name); 24] = [
     (b"via", Name::Via),
@@ -44,8 +44,8 @@ const NAMES: [(&[u8], Name); 24] = [
     (b"to", Name::To),
     (b"call-id", Name::CallId),
     (b"cseq", Name::CSeq),
-    (b"contact", Name::Contact),
     (b"content-length", Name::ContentLength),
+    (b"contact", Name::Contact),
     (b"max-forwards", Name::MaxForwards),
     (b"record-route", Name::RecordRoute),
     (b"route", Name::Route),
@@ -113,36 +113,24 @@ const WIDTH: usize = 16;
 #[repr(C, align(64))]
 struct Long {
     text: [u8; WIDTH],
-    mask: [u8; WIDTH],
     fold: [u8; WIDTH],
-    /// One bit for each letter.
-    letters: u16,
     /// With the colon.
     len: u8,
     name: Name,
-    /// Where the next name stands that begins with the same two letters; 0 where there is none.
+    /// Where among the others another name stands that begins with the same three letters; nobody's stands at 0.
     next: u8,
 }
 
 impl Long {
-    /// Nobody's name: what is masked cannot be 1.
-    const NONE: Self = Self {
-        text: [1; WIDTH],
-        mask: [0; WIDTH],
-        fold: [0; WIDTH],
-        letters: u16::MAX,
-        len: 0,
-        name: Name::Other,
-        next: 0,
-    };
+    /// Nobody's name: what is folded cannot be 0.
+    const NONE: Self = Self { text: [0; WIDTH], fold: [0xff; WIDTH], len: 0, name: Name::Other, next: 0 };
 
     const fn new(text: &[u8], name: Name) -> Self {
-        let len = text.len();
-        let mut long = Self { text: [0; WIDTH], letters: (1 << len) - 1, len: len as u8 + 1, name, ..Self::NONE };
+        // Behind the colon every byte is folded to the same.
+        let mut long = Self { text: [0xff; WIDTH], len: text.len() as u8 + 1, name, ..Self::NONE };
         let mut at = 0;
-        while at <= len {
-            long.text[at] = if at < len { text[at] } else { b':' };
-            long.mask[at] = 0xff;
+        while at <= text.len() {
+            long.text[at] = if at < text.len() { text[at] } else { b':' };
             // No other byte may pass for `-`.
             long.fold[at] = if long.text[at].is_ascii_lowercase() { 0x20 } else { 0 };
             at += 1;
@@ -150,41 +138,41 @@ impl Long {
         long
     }
 
-    /// Which bytes of a line are as they should be.
+    /// Whether a line begins with it.
     #[inline(always)]
-    fn alike(&self, line: u8x16) -> u16 {
-        let text = (line | u8x16::new(self.fold)) & u8x16::new(self.mask);
-        text.simd_eq(u8x16::new(self.text)).to_bitmask() as u16
+    fn begins(&self, line: u8x16) -> bool {
+        (line | u8x16::new(self.fold)).simd_eq(u8x16::new(self.text)).to_bitmask() == 0xffff
     }
 }
 
-/// Slots that [`slot`] chooses from; names that begin like another one stand behind.
+/// Slots that [`slot`] chooses from, and how many names stand behind another one, with nobody's.
 const SLOTS: usize = 32;
+const MORE: usize = 2;
 
-/// Every long form, found by its first two letters.
-static LONG: [Long; 2 * SLOTS] = {
-    let mut table = [Long::NONE; 2 * SLOTS];
-    let (mut n, mut free) = (0, SLOTS);
+/// Every long form, found by its first three letters; and those that begin like another one.
+static LONG: ([Long; SLOTS], [Long; MORE]) = {
+    let (mut first, mut more) = ([Long::NONE; SLOTS], [Long::NONE; MORE]);
+    let (mut n, mut behind) = (0, 1);
     while n < NAMES.len() {
         let (text, name) = NAMES[n];
         n += 1;
         if text.len() == 1 {
             continue;
         }
-        let mut at = slot(u16::from_le_bytes([text[0], text[1]]));
-        if table[at].len != 0 {
-            // One slot must not serve two beginnings.
-            assert!(table[at].text[0] == text[0] && table[at].text[1] == text[1]);
-            while table[at].next != 0 {
-                at = table[at].next as usize;
-            }
-            table[at].next = free as u8;
-            at = free;
-            free += 1;
+        let third = if text.len() == 2 { b':' } else { text[2] };
+        let at = slot(u32::from_le_bytes([text[0], text[1], third, 0]));
+        if first[at].len == 0 {
+            first[at] = Long::new(text, name);
+            continue;
         }
-        table[at] = Long::new(text, name);
+        // One slot must not serve two beginnings, nor three names.
+        let is_like = first[at].text[0] == text[0] && first[at].text[1] == text[1] && first[at].text[2] == text[2];
+        assert!(is_like && first[at].next == 0);
+        first[at].next = behind as u8;
+        more[behind] = Long::new(text, name);
+        behind += 1;
     }
-    table
+    (first, more)
 };
 
 /// The compact forms, by their letter's place in the alphabet.
@@ -200,53 +188,57 @@ const COMPACT: [Name; 32] = {
     table
 };
 
-/// Where names stand that begin with these two letters, in any case. The factor was searched for: it separates them.
+/// Where names stand that begin with these three letters, in any case. The factor was searched for: it separates them.
 #[inline(always)]
-const fn slot(letters: u16) -> usize {
-    (((letters as u32 & 0x1f1f) * 39) >> 6) as usize % SLOTS
+const fn slot(letters: u32) -> usize {
+    (((letters & 0x1f_1f1f) * 685) >> 14) as usize % SLOTS
 }
 
-/// The name of a line of which this is the beginning, and how long it is with its colon; the length means nothing for
-/// [`Name::Other`]. `None` where that wants a closer look: a blank begins the line, or stands before the colon.
-///
-/// Hot path: one look into a table.
+/// The first four bytes of a line, the first one lowest.
 #[inline(always)]
-pub(super) fn usual(line: &[u8; WIDTH]) -> Option<(Name, usize)> {
-    let start = line.first_chunk().map_or(0, |two| u16::from_le_bytes(*two));
-    // Not a letter behind the first: a compact form, or none of ours.
-    if start as u8 <= b' ' || start >> 8 <= u16::from(b':') {
-        return match line {
-            [letter, b':', ..] if letter.is_ascii_alphabetic() => Some((COMPACT[(letter & 31) as usize], 2)),
-            [..=b' ', ..] | [_, b' ' | b'\t', ..] => None,
-            _ => Some((Name::Other, 0)),
-        };
+pub(super) fn letters(line: &[u8; WIDTH]) -> u32 {
+    line.first_chunk().map_or(0, |four| u32::from_le_bytes(*four))
+}
+
+/// The name in its long form that a line begins with, and how long it is with its colon. `letters` are its [`letters`].
+///
+/// Hot path: one look into a table, or two.
+#[inline(always)]
+pub(super) fn long(line: &[u8; WIDTH], letters: u32) -> Option<(Name, u8)> {
+    let first = &LONG.0[slot(letters)];
+    let line = u8x16::new(*line);
+    // What was compared holds no line end, so it lies within the line.
+    if first.begins(line) {
+        return Some((first.name, first.len));
     }
-    let mut long = &LONG[slot(start)];
-    let text = u8x16::new(*line);
-    loop {
-        let alike = long.alike(text);
-        // What was compared holds no line end, so it lies within the line.
-        if alike == u16::MAX {
-            return Some((long.name, long.len as usize));
-        }
-        if alike & long.letters == long.letters
-            && matches!(line[long.letters.trailing_ones() as usize % WIDTH], b' ' | b'\t')
-        {
-            return None;
-        }
-        if long.next == 0 {
-            return Some((Name::Other, 0));
-        }
-        long = &LONG[long.next as usize % LONG.len()];
+    let second = &LONG.1[first.next as usize % MORE];
+    second.begins(line).then_some((second.name, second.len))
+}
+
+/// The same of a line that begins with none of them: a compact form, or, inside, `None` for a name that is none of ours.
+/// `None` where that wants a closer look: a blank begins the line, or stands before the colon.
+#[inline(always)]
+pub(super) fn other(line: &[u8; WIDTH], letters: u32) -> Option<Option<(Name, u8)>> {
+    let letter = letters as u8;
+    let line = u8x16::new(*line);
+    let blanks = line.simd_eq(line.min(u8x16::splat(b' '))).to_bitmask();
+    let colons = line.simd_eq(u8x16::splat(b':')).to_bitmask();
+    // Up to the first colon; everything where there is none.
+    if blanks & (colons ^ colons.wrapping_sub(1)) != 0 {
+        return None;
     }
+    if colons & 0b11 != 0b10 || !letter.is_ascii_alphabetic() {
+        return Some(None);
+    }
+    let compact = COMPACT[(letter & 31) as usize];
+    Some((compact != Name::Other).then_some((compact, 2)))
 }
 
 /// Reads the name of the header line at `at`, wherever that is and with blanks before its colon (RFC 3261 §7.3.1): which
-/// one, and where its value begins (just behind the colon). The position means nothing for [`Name::Other`].
+/// one, and where its value begins (just behind the colon). `None` for a name that is none of ours.
 #[cold]
-pub(super) fn identify(bytes: &[u8], at: usize) -> (Name, usize) {
-    let own = |(text, name): &(&[u8], Name)| Some((*name, at + value_after(&bytes[at..], text)?));
-    NAMES.iter().find_map(own).unwrap_or((Name::Other, at))
+pub(super) fn identify(bytes: &[u8], at: usize) -> Option<(Name, usize)> {
+    NAMES.iter().find_map(|(text, name)| Some((*name, at + value_after(&bytes[at..], text)?)))
 }
 
 /// Where the value begins if the line's name is `name`, compared without case; blanks may stand before the colon.
@@ -284,7 +276,8 @@ mod tests {
             (b"Call\rID: x", Name::Other),
             (b": x", Name::Other),
         ] {
-            assert_eq!(identify(line, 0).0, want, "{}", String::from_utf8_lossy(line));
+            let found = identify(line, 0).map_or(Name::Other, |(name, _)| name);
+            assert_eq!(found, want, "{}", String::from_utf8_lossy(line));
         }
     }
 
@@ -302,10 +295,11 @@ mod tests {
                 line[at] = byte;
             }
             line.extend_from_slice(behind.as_bytes());
-            let (wanted, colon_end) = identify(&line, 0);
-            if let Some((found, length)) = usual(line.first_chunk().unwrap()) {
-                prop_assert_eq!(found, wanted);
-                prop_assert!(found == Name::Other || length == colon_end);
+            let line = line.as_slice();
+            let text = line.first_chunk().unwrap();
+            let found = long(text, letters(text)).map(Some).or_else(|| other(text, letters(text)));
+            if let Some(found) = found {
+                prop_assert_eq!(found.map(|(name, length)| (name, length as usize)), identify(line, 0));
             }
         }
     }

@@ -3,7 +3,9 @@
 //! First [`super::lines`] finds which headers are where, then the values of those that route are read. What routing does not
 //! need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
-use super::header::{Address, Marks, is_blank, leading_number, number, skip_blanks, skip_quoted, skip_token, trim};
+use super::header::{
+    Address, Marks, is_blank, leading_number, number, short_number, skip_blanks, skip_quoted, skip_token, trim,
+};
 use super::lines::{Line, find, find_blank, find_uri_mark};
 use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
 use super::name::Name;
@@ -37,7 +39,7 @@ impl Message {
     #[inline]
     pub fn read(&mut self, bytes: &[u8]) -> Result<(), NotSip> {
         let begin = begin(bytes)?;
-        self.clear(bytes.len());
+        (self.body, self.end, self.fault) = (bytes.len() as u16, bytes.len() as u16, None);
         let head = match self.read_usual_request_line(bytes, begin) {
             Some(head) => head,
             None => {
@@ -59,16 +61,6 @@ impl Message {
         self.require_fields(bytes);
         self.measure_body(bytes.len());
         Ok(())
-    }
-
-    /// Forgets what was read before.
-    #[inline]
-    fn clear(&mut self, len: usize) {
-        (self.body, self.end) = (len as u16, len as u16);
-        (self.via, self.next_via) = (None, None);
-        (self.call_id, self.cseq) = (None, None);
-        (self.from, self.to) = (None, None);
-        (self.max_forwards, self.content_length, self.fault) = (None, None, None);
     }
 
     /// Notes a fault if it is the first.
@@ -160,26 +152,19 @@ impl Message {
     /// Reads the values that route.
     #[inline]
     fn read_values(&mut self, bytes: &[u8]) {
+        (self.via, self.next_via) = (None, None);
         if let Some(line) = self.lines.first(Name::Via) {
             self.read_via(bytes, line);
         }
-        if let Some(line) = self.lines.first(Name::CallId) {
-            self.call_id = present(line.value(bytes));
-        }
-        if let Some(line) = self.lines.first(Name::CSeq) {
-            self.cseq = cseq(bytes, line.value(bytes));
-        }
-        if let Some(line) = self.lines.first(Name::From) {
-            self.from = present(line.value(bytes));
-        }
-        if let Some(line) = self.lines.first(Name::To) {
-            self.to = present(line.value(bytes));
-        }
+        self.call_id = self.lines.first(Name::CallId).and_then(|line| present(line.value(bytes)));
+        self.cseq = self.lines.first(Name::CSeq).and_then(|line| cseq(bytes, line));
+        self.max_forwards = None;
         if let Some(line) = self.lines.first(Name::MaxForwards) {
-            self.read_max_forwards(bytes, line.value(bytes));
+            self.read_max_forwards(bytes, line);
         }
+        self.content_length = None;
         if let Some(line) = self.lines.first(Name::ContentLength) {
-            self.content_length = number(line.value(bytes).of(bytes));
+            self.content_length = line_number(bytes, line).map(|(length, _)| length);
             if self.content_length.is_none() {
                 self.fail(Fault::ContentLength);
             }
@@ -193,10 +178,11 @@ impl Message {
     #[cold]
     fn compare_again(&mut self, bytes: &[u8]) {
         let values = |name: Name| self.lines.of(name).map(|line| line.value(bytes));
-        let cseq = |value| cseq(bytes, value).map(|cseq| (cseq.number, cseq.name.of(bytes)));
+        let cseqs = self.lines.of(Name::CSeq).map(|line| cseq(bytes, line));
+        let cseqs = cseqs.map(|cseq| cseq.map(|cseq| (cseq.number, cseq.name.of(bytes))));
         let same = [
             (all_same(values(Name::CallId).map(|value| value.of(bytes))), Fault::DifferentCallIds),
-            (all_same(values(Name::CSeq).map(cseq)), Fault::DifferentCSeqs),
+            (all_same(cseqs), Fault::DifferentCSeqs),
             (
                 all_same(values(Name::ContentLength).map(|value| number(value.of(bytes)))),
                 Fault::DifferentContentLengths,
@@ -208,9 +194,9 @@ impl Message {
     }
 
     #[inline]
-    fn read_max_forwards(&mut self, bytes: &[u8], digits: Span) {
-        match number(digits.of(bytes)).map(u8::try_from) {
-            Some(Ok(hops)) => self.max_forwards = Some((digits, hops)),
+    fn read_max_forwards(&mut self, bytes: &[u8], line: Line) {
+        match line_number(bytes, line).map(|(hops, digits)| Some((digits, u8::try_from(hops).ok()?))) {
+            Some(Some(read)) => self.max_forwards = Some(read),
             _ => self.fail(Fault::MaxForwards),
         }
     }
@@ -219,16 +205,18 @@ impl Message {
     #[inline]
     fn read_via(&mut self, bytes: &[u8], line: Line) {
         self.via_line = line.span;
-        let value = line.value(bytes);
         let via = self.via.insert(Via::default());
-        let Some(stop) = via.read(bytes, value.start as usize, value.end as usize) else {
-            self.via = None;
-            return self.fail(Fault::Via);
-        };
-        self.next_via = next_value(bytes, stop, value.end as usize);
+        if line.usual_ends(bytes).and_then(|(start, end)| via.read_usual(bytes, start, end)).is_none() {
+            let value = line.value(bytes);
+            let Some((read, stop)) = Via::parse_any(bytes, value.start as usize, value.end as usize) else {
+                self.via = None;
+                return self.fail(Fault::Via);
+            };
+            self.via = Some(read);
+            self.next_via = next_value(bytes, stop, value.end as usize);
+        }
         if self.next_via.is_none() && self.lines.has_again(Name::Via.bit()) {
-            let next = |line: Line| next_value(bytes, line.colon_end as usize, line.span.end as usize);
-            let found = self.lines.of(Name::Via).skip(1).find_map(next);
+            let found = self.lines.of(Name::Via).skip(1).find_map(|line| first_value(bytes, line));
             self.next_via = found;
         }
     }
@@ -236,8 +224,9 @@ impl Message {
     /// The fields that RFC 3261 §8.1.1 makes mandatory, so far as an answer or a route needs them.
     #[inline]
     fn require_fields(&mut self, bytes: &[u8]) {
-        if let (Some(_), Some(_), Some(cseq), Some(_), Some(_)) =
-            (self.via, self.call_id, self.cseq, self.from, self.to)
+        let parties = [Name::From, Name::To].map(|name| self.lines.first(name));
+        if let (Some(_), Some(_), Some(cseq)) = (&self.via, self.call_id, self.cseq)
+            && parties.iter().all(|line| line.is_some_and(|line| line.has_value(bytes)))
         {
             if let StartLine::Request { method, name, .. } = self.start
                 && (method != cseq.method || method == Method::Other && name.of(bytes) != cseq.name.of(bytes))
@@ -245,17 +234,17 @@ impl Message {
                 self.fail(Fault::MethodMismatch);
             }
         } else {
-            self.fail_for_missing();
+            self.fail_for_missing(bytes);
         }
     }
 
     #[cold]
-    fn fail_for_missing(&mut self) {
+    fn fail_for_missing(&mut self, bytes: &[u8]) {
         let missing = match () {
             () if self.via.is_none() => Fault::Via,
             () if self.call_id.is_none() => Fault::CallId,
             () if self.cseq.is_none() => Fault::CSeq,
-            () if self.from.is_none() => Fault::From,
+            () if self.from(bytes).is_none() => Fault::From,
             () => Fault::To,
         };
         self.fail(missing);
@@ -291,6 +280,17 @@ fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
     (at < end).then(|| trim(bytes, at, end))
 }
 
+/// The values of a line that may have several, or what of them is not empty.
+#[inline]
+fn first_value(bytes: &[u8], line: Line) -> Option<Span> {
+    match line.usual_ends(bytes) {
+        Some((start, end)) if start < end && bytes[start] > b',' && bytes[end - 1] > b',' => {
+            Some(Span::new(start, end))
+        }
+        _ => next_value(bytes, line.colon_end as usize, line.span.end as usize),
+    }
+}
+
 /// Whether a text may stand as Request-URI: one word, not in brackets, without headers. Which URI it is, is not judged.
 #[inline]
 pub fn is_request_uri(bytes: &[u8], uri: Span) -> bool {
@@ -318,18 +318,45 @@ fn without_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
 }
 
 /// `number method`; the number is less than 2^31 (RFC 3261 §8.1.1.5).
-#[inline]
-fn cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
+#[inline(always)]
+fn cseq(bytes: &[u8], line: Line) -> Option<CSeq> {
+    let usual = || {
+        let (start, end) = line.usual_ends(bytes)?;
+        let (mut number, mut stop) = (0u32, start);
+        while let Some(digit @ 0..=9) = bytes.get(stop).map(|byte| byte.wrapping_sub(b'0')) {
+            number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+            stop = stop.wrapping_add(1);
+        }
+        let at = stop.wrapping_add(1);
+        let (method, length) = Method::begin(bytes, at)?;
+        // So many digits always fit.
+        let so = (1..=9).contains(&stop.wrapping_sub(start)) && bytes[stop] == b' ' && at.wrapping_add(length) == end;
+        so.then_some(CSeq { number, method, name: Span::new(at, end) })
+    };
+    usual().or_else(|| odd_cseq(bytes, line.value(bytes)))
+}
+
+#[cold]
+fn odd_cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     let (at, end) = (value.start as usize, value.end as usize);
     let (number, stop) = leading_number(bytes, at, end)?;
     let from = skip_blanks(bytes, stop, end);
     let name = Span::new(from, end);
-    let method = match Method::begin(bytes, from) {
-        Some((method, length)) if from + length == end => method,
-        _ => Method::parse(name.of(bytes)),
-    };
+    let method = Method::parse(name.of(bytes));
     let is_token = method != Method::Other || skip_token(bytes, from, end) == end;
     (from > stop && from < end && number < 1 << 31 && is_token).then_some(CSeq { number, method, name })
+}
+
+/// The number that is the whole value of a line, and its digits.
+#[inline(always)]
+fn line_number(bytes: &[u8], line: Line) -> Option<(u32, Span)> {
+    if let Some((start, end)) = line.usual_ends(bytes)
+        && let Some(value) = short_number(bytes, start, end)
+    {
+        return Some((value, Span::new(start, end)));
+    }
+    let digits = line.value(bytes);
+    Some((number(digits.of(bytes))?, digits))
 }
 
 fn all_same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
@@ -344,14 +371,26 @@ fn present(value: Span) -> Option<Span> {
 }
 
 impl Message {
+    /// The value of From.
+    #[inline]
+    pub fn from(&self, bytes: &[u8]) -> Option<Span> {
+        self.lines.first(Name::From).and_then(|line| present(line.value(bytes)))
+    }
+
+    /// The value of To.
+    #[inline]
+    pub fn to(&self, bytes: &[u8]) -> Option<Span> {
+        self.lines.first(Name::To).and_then(|line| present(line.value(bytes)))
+    }
+
     /// The tag of From, which tells callers apart.
     pub fn from_tag<'m>(&self, bytes: &'m [u8]) -> Option<&'m [u8]> {
-        tag(bytes, self.from?)
+        tag(bytes, self.from(bytes)?)
     }
 
     /// The tag of To: a request that has one is inside a dialog.
     pub fn to_tag<'m>(&self, bytes: &'m [u8]) -> Option<&'m [u8]> {
-        tag(bytes, self.to?)
+        tag(bytes, self.to(bytes)?)
     }
 }
 

@@ -36,7 +36,8 @@ impl Answer {
     /// Writes the answer to `request` into `out`; `stamps` are the changes to its top Via (`received`, `rport`).
     /// `None` where it does not fit or the request lacks what an answer copies.
     pub fn write(&self, request: &[u8], message: &Message, stamps: &Edits, out: &mut [u8]) -> Option<usize> {
-        let (from, to, call_id, cseq) = (message.from?, message.to?, message.call_id?, message.cseq_text(request)?);
+        let (from, to, call_id, cseq) =
+            (message.from(request)?, message.to(request)?, message.call_id?, message.cseq_text(request)?);
         let mut out = Out { bytes: out, len: 0 };
         out.put(b"SIP/2.0 ")?.put(Text::<16>::number(u32::from(self.status)).as_bytes())?;
         out.put(b" ")?.put(self.reason.as_bytes())?.put(b"\r\n")?;

@@ -52,6 +52,18 @@ impl<const N: usize> Text<N> {
         text
     }
 
+    /// A port: five digits, of which the zeros that lead are shifted out.
+    #[inline]
+    pub fn port(value: u16) -> Self {
+        let pair = |value: u16| u64::from(u16::from_le_bytes(PAIRS[usize::from(value % 100)]));
+        let first = u64::from(b'0') + u64::from(value / 10_000);
+        let digits = first | pair(value / 100) << 8 | pair(value) << 24;
+        let len = [10, 100, 1_000, 10_000].iter().fold(1, |len, least| len + u8::from(value >= *least));
+        let mut text = Self { bytes: [0; N], len };
+        text.bytes[..8].copy_from_slice(&(digits >> (40 - 8 * len)).to_le_bytes());
+        text
+    }
+
     #[inline]
     fn push_number(&mut self, mut value: u32) {
         const DIGITS: usize = 10;
@@ -276,6 +288,8 @@ mod tests {
         fn numbers_are_core_s(value: u32) {
             let text = value.to_string();
             prop_assert!(Text::<16>::number(value).as_bytes() == text.as_bytes());
+            let text = (value as u16).to_string();
+            prop_assert!(Text::<16>::port(value as u16).as_bytes() == text.as_bytes());
             let text = (value as u8).to_string();
             prop_assert!(Text::<16>::octet(value as u8).as_bytes() == text.as_bytes());
         }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use memchr::memchr;
 
-use wide::u8x32;
+use wide::{u8x16, u8x32};
 
-use super::header::{Marks, Param, Params, is_blank, number, skip_blanks, skip_token};
+use super::header::{Marks, Param, Params, is_blank, number, short_number, skip_blanks, skip_token};
 use super::message::Span;
 use super::name::is;
 use super::{DEFAULT_PORT, text};
@@ -43,25 +43,17 @@ impl Via {
     /// behind it.
     pub fn parse(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
         let mut via = Self::default();
-        let end = via.read(bytes, at, end)?;
-        Some((via, end))
-    }
-
-    /// The same in place of an empty one.
-    #[inline]
-    pub(super) fn read(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<usize> {
-        if self.read_usual(bytes, at, end).is_some() {
-            return Some(end);
+        match via.read_usual(bytes, at, end) {
+            Some(()) => Some((via, end)),
+            None => Self::parse_any(bytes, at, end),
         }
-        let (via, end) = Self::parse_any(bytes, at, end)?;
-        *self = via;
-        Some(end)
     }
 
     /// What nearly everybody writes: one via-parm, no blank but the one before sent-by, no quotes, no brackets. `None`
-    /// says only that it is not that; what this reads, [`Via::parse_any`] reads alike.
+    /// says only that it is not that, and leaves something behind; what this reads, [`Via::parse_any`] reads alike. In place of
+    /// an empty one.
     #[inline(never)]
-    fn read_usual(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<()> {
+    pub(super) fn read_usual(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<()> {
         let prefix: &[u8; 12] = bytes.get(at..end)?.first_chunk()?;
         if prefix[..8] != *b"SIP/2.0/" || !matches!(&prefix[8..], b"UDP " | b"TCP " | b"TLS ") {
             return None;
@@ -72,12 +64,12 @@ impl Via {
         let mut semicolons = usual_semicolons(bytes, block, end)?;
         let host_end = host + semicolons.trailing_zeros() as usize;
         (self.host, self.port) = usual_sent_by(bytes, host, host_end)?;
-        // Where the parameter begins that the next semicolon ends.
+        // Where the parameter begins that the next semicolon, or the end, ends.
         let mut start = host_end + 1;
         loop {
             semicolons &= semicolons.wrapping_sub(1);
             while semicolons == 0 {
-                block += 32;
+                block += BLOCK;
                 if block >= end {
                     return self.note_usual(bytes, start, end);
                 }
@@ -107,7 +99,8 @@ impl Via {
         (!twice).then_some(())
     }
 
-    fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
+    /// The general way.
+    pub(super) fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
         let start = skip_blanks(bytes, at, end);
         let mut marks = Marks::new(bytes, start, end);
         let (transport, at) = protocol(bytes, start, end, &mut marks)?;
@@ -175,17 +168,23 @@ impl Via {
     }
 }
 
-/// The semicolons among the 32 bytes at `at`, as bits. `None` where a blank, a comma or a quote is before `end`, or where
-/// the message ends too soon.
+/// How many bytes are looked at at once: most vias of others are no longer behind their protocol.
+const BLOCK: usize = 64;
+
+/// The semicolons of a block, as bits. `None` where a blank, a comma or a quote is before `end`, or where the message ends
+/// too soon.
 #[inline(always)]
-fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u32> {
-    let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
-    let is = |byte| chunk.simd_eq(u8x32::splat(byte));
-    // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
-    let odd = chunk.simd_eq(chunk.min(u8x32::splat(b','))).to_bitmask();
-    let semicolons = is(b';').to_bitmask();
+fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u64> {
+    let block: &[u8; BLOCK] = bytes.get(at..)?.first_chunk()?;
+    let (mut semicolons, mut odd) = (0, 0);
+    for (n, chunk) in block.as_chunks().0.iter().enumerate() {
+        let chunk = u8x16::new(*chunk);
+        semicolons |= u64::from(chunk.simd_eq(u8x16::splat(b';')).to_bitmask()) << (16 * n);
+        // Blanks, quotes and commas are not above the comma; of what else is there, only rare token characters.
+        odd |= u64::from(chunk.simd_eq(chunk.min(u8x16::splat(b','))).to_bitmask()) << (16 * n);
+    }
     match odd {
-        0 => (end - at >= 32).then_some(semicolons),
+        0 => (end - at >= BLOCK).then_some(semicolons),
         // The first one must be what ends the value.
         _ => (at + odd.trailing_zeros() as usize == end).then_some(semicolons & (odd ^ (odd - 1))),
     }
@@ -209,12 +208,10 @@ fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u1
         return Some((Span::new(at, end), None));
     }
     let colon = at + colons.trailing_zeros() as usize;
-    let digits = bytes.get(colon + 1..end).filter(|digits| matches!(digits.len(), 1..=5))?;
-    let mut port = 0u32;
-    for byte in digits {
-        let digit @ 0..=9 = byte.wrapping_sub(b'0') else { return None };
-        port = port.wrapping_mul(10).wrapping_add(u32::from(digit));
-    }
+    let port = match short_number(bytes, colon + 1, end) {
+        Some(port) => port,
+        None => number(bytes.get(colon + 1..end).filter(|digits| digits.len() <= 5)?)?,
+    };
     Some((Span::new(at, colon), Some(u16::try_from(port).ok()?)))
 }
 
@@ -345,7 +342,7 @@ mod tests {
         /// The fast way has the general one as its twin.
         #[test]
         fn what_is_read_the_usual_way_is_read_alike_the_general_way(
-            host in "[a-z0-9.:\\[]{1,20}", port in "(:[0-9]{1,6})?",
+            host in "[a-z0-9.:=\\[]{1,20}", port in "(:[0-9]{1,6})?",
             params in proptest::collection::vec("(branch|BRANCH|rport|received|w|s|ttl|rportx|br)(=[a-zA-Z0-9.:=\\[\" ,;]{0,12})?", 0..10),
             tail in "(, SIP/2.0/UDP b)?| |[ -~]{0,40}",
         ) {

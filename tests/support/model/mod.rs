@@ -98,9 +98,9 @@ impl Reading {
             call_id: message.call_id.map(of),
             cseq: message.cseq.map(|cseq| (cseq.number, of(cseq.name))),
             cseq_text: message.cseq_text(bytes).map(of),
-            from: message.from.map(of),
+            from: message.from(bytes).map(of),
             from_tag: message.from_tag(bytes).map(unfold),
-            to: message.to.map(of),
+            to: message.to(bytes).map(of),
             to_tag: message.to_tag(bytes).map(unfold),
             max_forwards: message.max_forwards.map(|(_, hops)| hops),
             content_length: message.content_length,
@@ -420,7 +420,7 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
     for span in via {
         check(inside(span) && span.start >= message.via_line.start && span.end <= message.via_line.end, "Via")?;
     }
-    let fields = [message.next_via, message.call_id, message.from, message.to];
+    let fields = [message.next_via, message.call_id, message.from(bytes), message.to(bytes)];
     let cseq = message.cseq.map(|cseq| cseq.name);
     for span in fields
         .into_iter()
