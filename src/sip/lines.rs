@@ -106,6 +106,12 @@ impl Lines {
         (span.end != 0).then_some(Line { span, colon_end: self.colon_ends[at], name })
     }
 
+    /// The value of the first header line of a name; `None`, too, where that is empty.
+    #[inline(always)]
+    pub fn value(&self, bytes: &[u8], name: Name) -> Option<Span> {
+        self.first(name).map(|line| line.value(bytes)).filter(|value| !value.is_empty())
+    }
+
     /// The header lines of a name, first to last.
     #[inline]
     pub fn of(&self, name: Name) -> impl Iterator<Item = Line> + '_ {
@@ -166,15 +172,15 @@ impl Lines {
             while ends != 0 {
                 let Some(text) = chunk_at(bytes, start) else { break 'blocks };
                 let end = block.wrapping_add(ends.trailing_zeros()).wrapping_add(1);
-                let start_of = name::letters(text);
-                let found = match name::long(text, start_of) {
-                    None => match name::other(text, start_of) {
+                let letters_of = name::letters(text);
+                let found = match name::long(text, letters_of) {
+                    None => match name::other(text, letters_of) {
                         Some(found) => found,
                         None => break 'blocks,
                     },
                     found => found,
                 };
-                letters |= letter_bit(start_of as u8);
+                letters |= letter_bit(letters_of as u8);
                 if let Some((name, length)) = found {
                     let span = Span { start: start as u16, end: end as u16 };
                     self.note(span, start.wrapping_add(u32::from(length)) as u16, name);

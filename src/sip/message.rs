@@ -262,8 +262,7 @@ impl Message {
 
     /// The value of CSeq as it is written, readable or not: what an answer copies.
     pub fn cseq_text(&self, bytes: &[u8]) -> Option<Span> {
-        let value = self.lines.first(Name::CSeq)?.value(bytes);
-        (!value.is_empty()).then_some(value)
+        self.lines.value(bytes, Name::CSeq)
     }
 
     /// The header lines of a name, first to last.

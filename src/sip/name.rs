@@ -194,7 +194,8 @@ const fn slot(letters: u32) -> usize {
     (((letters & 0x1f_1f1f) * 685) >> 14) as usize % SLOTS
 }
 
-/// The first four bytes of a line, the first one lowest.
+/// The first four bytes of a line, the first one lowest. Read once and handed on: of what is in a vector the compiler reads
+/// a byte by way of memory.
 #[inline(always)]
 pub(super) fn letters(line: &[u8; WIDTH]) -> u32 {
     line.first_chunk().map_or(0, |four| u32::from_le_bytes(*four))

@@ -4,7 +4,7 @@
 //! need is never judged (RFC 3261 §16.3 item 1): it passes as it came.
 
 use super::header::{
-    Address, Marks, is_blank, leading_number, number, short_number, skip_blanks, skip_quoted, skip_token, trim,
+    Address, Marks, is_blank, leading_number, number, short_number, skip_blanks, skip_quoted, skip_token,
 };
 use super::lines::{Line, find, find_blank, find_uri_mark};
 use super::message::{CSeq, Fault, Message, Method, Span, StartLine};
@@ -156,11 +156,15 @@ impl Message {
         if let Some(line) = self.lines.first(Name::Via) {
             self.read_via(bytes, line);
         }
-        self.call_id = self.lines.first(Name::CallId).and_then(|line| present(line.value(bytes)));
+        self.call_id = self.lines.value(bytes, Name::CallId);
         self.cseq = self.lines.first(Name::CSeq).and_then(|line| cseq(bytes, line));
         self.max_forwards = None;
         if let Some(line) = self.lines.first(Name::MaxForwards) {
-            self.read_max_forwards(bytes, line);
+            let hops = line_number(bytes, line);
+            self.max_forwards = hops.and_then(|(hops, digits)| Some((digits, u8::try_from(hops).ok()?)));
+            if self.max_forwards.is_none() {
+                self.fail(Fault::MaxForwards);
+            }
         }
         self.content_length = None;
         if let Some(line) = self.lines.first(Name::ContentLength) {
@@ -193,14 +197,6 @@ impl Message {
         }
     }
 
-    #[inline]
-    fn read_max_forwards(&mut self, bytes: &[u8], line: Line) {
-        match line_number(bytes, line).map(|(hops, digits)| Some((digits, u8::try_from(hops).ok()?))) {
-            Some(Some(read)) => self.max_forwards = Some(read),
-            _ => self.fail(Fault::MaxForwards),
-        }
-    }
-
     /// Reads the top via-parm, and where the next one is: on its line, or on another one.
     #[inline]
     fn read_via(&mut self, bytes: &[u8], line: Line) {
@@ -208,7 +204,7 @@ impl Message {
         let via = self.via.insert(Via::default());
         if line.usual_ends(bytes).and_then(|(start, end)| via.read_usual(bytes, start, end)).is_none() {
             let value = line.value(bytes);
-            let Some((read, stop)) = Via::parse_any(bytes, value.start as usize, value.end as usize) else {
+            let Some((read, stop)) = Via::parse(bytes, value.start as usize, value.end as usize) else {
                 self.via = None;
                 return self.fail(Fault::Via);
             };
@@ -216,7 +212,10 @@ impl Message {
             self.next_via = next_value(bytes, stop, value.end as usize);
         }
         if self.next_via.is_none() && self.lines.has_again(Name::Via.bit()) {
-            let found = self.lines.of(Name::Via).skip(1).find_map(|line| first_value(bytes, line));
+            let found = self.lines.of(Name::Via).skip(1).find_map(|line| {
+                let value = line.value(bytes);
+                next_value(bytes, value.start as usize, value.end as usize)
+            });
             self.next_via = found;
         }
     }
@@ -271,24 +270,14 @@ fn begin(bytes: &[u8]) -> Result<usize, NotSip> {
     }
 }
 
-/// What stands behind commas and blanks; `None` where nothing does: an empty value is no via-parm.
+/// What stands behind commas and blanks, up to `end`, where no blank is before; `None` where nothing does: an empty value is
+/// no via-parm.
 #[inline]
 fn next_value(bytes: &[u8], mut at: usize, end: usize) -> Option<Span> {
     while at < end && (bytes[at] == b',' || is_blank(bytes[at])) {
         at += 1;
     }
-    (at < end).then(|| trim(bytes, at, end))
-}
-
-/// The values of a line that may have several, or what of them is not empty.
-#[inline]
-fn first_value(bytes: &[u8], line: Line) -> Option<Span> {
-    match line.usual_ends(bytes) {
-        Some((start, end)) if start < end && bytes[start] > b',' && bytes[end - 1] > b',' => {
-            Some(Span::new(start, end))
-        }
-        _ => next_value(bytes, line.colon_end as usize, line.span.end as usize),
-    }
+    (at < end).then(|| Span::new(at, end))
 }
 
 /// Whether a text may stand as Request-URI: one word, not in brackets, without headers. Which URI it is, is not judged.
@@ -336,7 +325,7 @@ fn cseq(bytes: &[u8], line: Line) -> Option<CSeq> {
     usual().or_else(|| odd_cseq(bytes, line.value(bytes)))
 }
 
-#[cold]
+/// What is written in another way, or has a method that is not told apart.
 fn odd_cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     let (at, end) = (value.start as usize, value.end as usize);
     let (number, stop) = leading_number(bytes, at, end)?;
@@ -364,23 +353,17 @@ fn all_same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
     values.all(|value| Some(value) == first)
 }
 
-/// A value that is there.
-#[inline]
-fn present(value: Span) -> Option<Span> {
-    (!value.is_empty()).then_some(value)
-}
-
 impl Message {
     /// The value of From.
     #[inline]
     pub fn from(&self, bytes: &[u8]) -> Option<Span> {
-        self.lines.first(Name::From).and_then(|line| present(line.value(bytes)))
+        self.lines.value(bytes, Name::From)
     }
 
     /// The value of To.
     #[inline]
     pub fn to(&self, bytes: &[u8]) -> Option<Span> {
-        self.lines.first(Name::To).and_then(|line| present(line.value(bytes)))
+        self.lines.value(bytes, Name::To)
     }
 
     /// The tag of From, which tells callers apart.

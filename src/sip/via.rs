@@ -99,8 +99,7 @@ impl Via {
         (!twice).then_some(())
     }
 
-    /// The general way.
-    pub(super) fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
+    fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
         let start = skip_blanks(bytes, at, end);
         let mut marks = Marks::new(bytes, start, end);
         let (transport, at) = protocol(bytes, start, end, &mut marks)?;
