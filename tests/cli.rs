@@ -6,12 +6,12 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use support::process::{Balancer, Process, global, program};
+use support::process::{Balancer, Process, global, output, program, spawn};
 use support::workers::free_port;
 use tempfile::TempDir;
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).output().unwrap()
+    output(Command::new(program()).args(arguments))
 }
 
 fn stdout(output: &Output) -> String {
@@ -182,13 +182,9 @@ fn the_log_is_text_without_colour_for_a_pipe_and_json_on_request() {
 fn a_password_becomes_a_hash_that_verifies_and_is_not_shown() {
     use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
     let hash = |input: &str| {
-        let mut child = Command::new(program())
-            .arg("hash-password")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(program());
+        command.arg("hash-password").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(&mut command).unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     };
@@ -363,15 +359,15 @@ fn a_service_s_user_makes_its_key_beside_what_it_cannot_change() {
         command.args(arguments).args(["-c", &file]).uid(USER).gid(USER);
         command
     };
-    let check = as_user(&["check"]).output().unwrap();
+    let check = output(&mut as_user(&["check"]));
     assert!(stderr(&check).contains("this user may make none in"), "{}", stderr(&check));
     set(path, u32::from_str_radix(mode, 8).unwrap());
-    let check = as_user(&["check"]).output().unwrap();
+    let check = output(&mut as_user(&["check"]));
     assert!(!stderr(&check).contains("warning"), "{}", stderr(&check));
     let mut process = Process::start(&mut as_user(&["run"]));
     process.line_with("started");
     let found = std::fs::metadata(&key).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (USER, 0o600));
-    let remove = Command::new("rm").arg("-f").arg(&file).uid(USER).gid(USER).status().unwrap();
+    let remove = output(Command::new("rm").arg("-f").arg(&file).uid(USER).gid(USER)).status;
     assert!(!remove.success() && Path::new(&file).exists(), "the configuration is root's");
 }

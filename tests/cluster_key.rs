@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::process::{Balancer, program, wait_for};
+use support::process::{Balancer, output, program, wait_for};
 use support::regions::{DOMAIN, Net, REGIONS, SERVERS, answer, stop};
 use support::workers::free_port;
 use trunkline::admin::client::ask;
@@ -23,7 +23,7 @@ const WORKERS: usize = 4;
 fn cluster_key(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let file = folder.join("trunkline.toml");
     let mut command = Command::new(program());
-    let output = command.arg("cluster-key").args(arguments).arg("-c").arg(file).output().unwrap();
+    let output = output(command.arg("cluster-key").args(arguments).arg("-c").arg(file));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

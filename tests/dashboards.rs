@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use support::http::{admin, get};
 use support::pki::Pki;
-use support::process::{program, spawn, wait_for};
+use support::process::{output, program, spawn, wait_for};
 use support::regions::{Net, ROUND, SERVERS, answer, stop};
 use trunkline::load::{Generator, Timers};
 use trunkline::state::server::Health;
@@ -241,7 +241,7 @@ fn scrape() -> Scrape {
     let (balancer, at) = net.balance_as(&addresses, &edge);
     let socket = balancer.folder.path().join("admin.sock");
     let role = ["role", "INSTANCE", "VI_1", "MASTER", "110", "--socket"];
-    assert!(Command::new(program()).args(role).arg(socket).status().unwrap().success());
+    assert!(output(Command::new(program()).args(role).arg(socket)).status.success());
     let calls = Generator::start(net.callers(at, 10 * ROUND, 200.0)).unwrap().finish().unwrap();
     assert!(calls.succeeded(), "{calls}");
     let mut scrape = Scrape::default();

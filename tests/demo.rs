@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use support::process::program;
+use support::process::{output, program};
 
 /// Exit code and what was said.
 fn demo(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(program()).arg("demo").args(arguments).stdin(Stdio::null()).output().unwrap();
+    let output = output(Command::new(program()).arg("demo").args(arguments));
     assert!(output.stdout.is_empty(), "what is for people goes to stderr");
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
-use support::process::{Balancer, Process, global, program};
+use support::process::{Balancer, Process, global, output, program};
 use support::regions::{DOMAIN, Net, answer, stop};
 use tempfile::TempDir;
 use trunkline::admin::client::ask;
@@ -224,6 +224,21 @@ fn fail(dns: &mut Nameserver, calls: &mut Calls, well: &str) {
     }
 }
 
+/// What somebody asked of a server outlasts an answer without it.
+fn keeps_what_was_asked(net: &Net, port: u16, dns: &mut Nameserver, calls: &mut Calls) {
+    let drained = format!("pbx/pbx@{}:{port}", net.ip(13));
+    calls.ask(&format!("set server {drained} state drain"));
+    dns.change(1, &records(net, [11, 12, 14]));
+    calls.log(&format!("server {drained} removed"));
+    dns.change(1, &records(net, [11, 12, 13, 14]));
+    calls.log(&format!("server {drained} added"));
+    let status = calls.ask("status");
+    assert!(status.lines().any(|line| line.contains(&drained) && line.contains("drain")), "{status}");
+    calls.share(&[0, 1, 3]);
+    calls.ask(&format!("set server {drained} state ready"));
+    calls.share(&[0, 1, 2, 3]);
+}
+
 /// Addresses come and go; the nameserver dies, fails, forgets the name, lies, answers with a time to live of nothing and
 /// with more addresses than there may be.
 #[test]
@@ -242,6 +257,7 @@ fn calls_go_on_whatever_the_nameserver_does() {
     calls.log(&line(13, "added"));
     calls.share(&[0, 1, 2, 3]);
 
+    keeps_what_was_asked(&net, port, &mut dns, &mut calls);
     dns.change(1, &records(&net, [11, 13, 14]));
     calls.log(&line(12, "removed"));
     let told = calls.ask("set server pbx/pbx state drain");
@@ -351,7 +367,7 @@ fn a_name_without_a_service_is_a_host() {
         + &config(&net, dns.at, port, &(server("sbc", "example.ng") + &server("none", "none.example.ng")));
     std::fs::write(&file, text).unwrap();
     let run = |arguments: &[&str]| {
-        let output = Command::new(program()).args(arguments).arg("-c").arg(&file).output().unwrap();
+        let output = output(Command::new(program()).args(arguments).arg("-c").arg(&file));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::http::get;
-use support::process::{Balancer, Process, wait_for};
+use support::process::{Balancer, Process, output, wait_for};
 use support::regions::{Net, SERVERS, answer, stop};
 use trunkline::admin::client::ask;
 use trunkline::load::{Answerer, Generator, Timers};
@@ -30,7 +30,7 @@ fn socket(balancer: &Balancer) -> PathBuf {
 /// What a script of tests/clients says, which must end well.
 fn run(program: &Path, arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(program).args(arguments).current_dir(root).output().unwrap();
+    let output = output(Command::new(program).args(arguments).current_dir(root));
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let (said, complained) = (text(output.stdout), text(output.stderr));
     assert!(output.status.success(), "{program:?} {arguments:?}: {said}\n{complained}");

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use support::pki::Pki;
-use support::process::{Balancer, DEADLINE, Process, program, wait_for};
+use support::process::{Balancer, DEADLINE, Process, output, program, wait_for};
 use support::regions::Net;
 use support::streams::{Messages, connect_from, invite, serve_tcp};
 use support::workers::free_port;
@@ -37,7 +37,7 @@ impl Sides {
         let file = folder.path().join("haproxy.cfg");
         let write = |of: IpAddr| std::fs::write(&file, cfg.replace("HERE", &of.to_string())).unwrap();
         write(at[0]);
-        let imported = Command::new(program()).arg("import").arg(&file).output().unwrap();
+        let imported = output(Command::new(program()).arg("import").arg(&file));
         let report = String::from_utf8(imported.stderr).unwrap();
         let told = |word: &str| report.lines().filter(|line| line.contains(&format!(": {word}: "))).count();
         let said = cfg.lines().filter(|line| !line.trim().is_empty()).count();

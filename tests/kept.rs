@@ -13,7 +13,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::http::{admin, user};
-use support::process::{Balancer, DEADLINE, Process, global, program, wait_for};
+use support::process::{Balancer, DEADLINE, Process, global, output, program, wait_for};
 use support::regions::{Net, SERVERS, answer, stop};
 use trunkline::admin::client::ask;
 use trunkline::config::fingerprint;
@@ -58,7 +58,7 @@ impl Node {
     /// A command of the command line: exit code, stdout and stderr.
     fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let mut command = Command::new(program());
-        let output = command.args(arguments).arg("-c").arg(self.file()).output().unwrap();
+        let output = output(command.args(arguments).arg("-c").arg(self.file()));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
@@ -211,7 +211,7 @@ fn a_state_folder_that_cannot_be_had_is_told() {
         let socket = text.replace("admin.sock", "other.sock");
         fs::write(&file, socket.replace(&format!("{}\"", node.path("state").display()), &format!("{state}\"")))
             .unwrap();
-        let output = Command::new(program()).arg("run").arg("-c").arg(file).output().unwrap();
+        let output = output(Command::new(program()).arg("run").arg("-c").arg(file));
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     // It goes on without one, as far as the addresses that the first one has.
@@ -394,7 +394,7 @@ fn tree(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
 }
 
 fn trunkline(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(program()).args(arguments).output().unwrap();
+    let output = output(Command::new(program()).args(arguments));
     assert_eq!(output.stdout, b"", "what is for people goes to stderr");
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::core::config;
 use support::pki::{ECDSA, Pki, Wanted};
-use support::process::{program, wait_for};
+use support::process::{output, program, spawn, wait_for};
 use support::workers::{free_port, prepare};
 use trunkline::load::{
     AnswerReport, Answerer, AnswererOptions, Behaviour, CallReport, Carrier, ClientTls, Generator, GeneratorOptions,
@@ -289,7 +289,7 @@ fn servers_may_call_over_the_balancer_s_own_connections() {
 
 /// `trunkline load` with these words; its result as text.
 fn load(words: &str) -> (bool, String) {
-    let output = Command::new(program()).arg("load").args(words.split_whitespace()).output().unwrap();
+    let output = output(Command::new(program()).arg("load").args(words.split_whitespace()));
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
 }
@@ -302,12 +302,12 @@ fn the_commands_do_the_same() {
     pki.put(&pki.path("chain.pem"), &chain);
     pki.put(&pki.path("own.key"), &key);
     let address = format!("127.0.22.9:{}", free_port("127.0.22.9"));
-    let mut server = Command::new(program())
+    let mut server = Command::new(program());
+    server
         .args(["load", "answer", "--server", &format!("a=tls://{address}")])
         .args(["--cert", pki.path("chain.pem").to_str().unwrap(), "--key", pki.path("own.key").to_str().unwrap()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut server = spawn(&mut server).unwrap();
     let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), format!("a answers on tls://{address}"));
     let ca = pki.path("root.ca");

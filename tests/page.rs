@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::http::{admin, user};
-use support::process::{Process, program};
+use support::process::{Process, output, program};
 use support::regions::{Net, SERVERS};
 
 fn folder() -> PathBuf {
@@ -17,7 +17,7 @@ fn folder() -> PathBuf {
 
 /// Runs it in the folder of the page; what it says is shown where it fails.
 fn succeeds(command: &mut Command) {
-    let output = command.current_dir(folder()).output().unwrap();
+    let output = output(command.current_dir(folder()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
 }

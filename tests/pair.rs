@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use support::calls::request;
 use support::netns::Namespace;
-use support::process::{Process, global, program, wait_for, wait_longer};
+use support::process::{Process, global, output, program, wait_for, wait_longer};
 use support::regions::{DOMAIN, Net, REGIONS, SERVERS, answer, named, stop};
 use tempfile::TempDir;
 use trunkline::admin::roles::{self, State};
@@ -272,8 +272,7 @@ fn start() -> (Pair, Generator) {
     wait_longer("a node with the addresses", || nodes.iter().any(|node| node.state() == Some(State::Master)));
     // Both know that the servers are up before anybody calls.
     let good = |node: &Node| {
-        let status =
-            Command::new(program()).args(["status", "--socket"]).arg(node.path("admin.sock")).output().unwrap();
+        let status = output(Command::new(program()).args(["status", "--socket"]).arg(node.path("admin.sock")));
         String::from_utf8(status.stdout).unwrap().contains("good: All 5 servers")
     };
     wait_for("servers that are up, from both nodes", || nodes.iter().all(good));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::media::{MediaServer, at_pace, drain, free_range, open, wait_readable};
-use support::process::{Balancer, has_stopped, is_bound, program, wait_for};
+use support::process::{Balancer, has_stopped, is_bound, output, program, wait_for};
 use support::workers::{bound, free_port};
 
 fn at(ip: &str, port: u16) -> SocketAddr {
@@ -376,7 +376,7 @@ fn ten_thousand_ports_open_and_check_says_what_they_need() {
     // A shell whose limit is lower than what is needed, and a process that may not raise it.
     let shell = |command: &str| {
         let script = format!("ulimit -n 4096 && exec setpriv --bounding-set -sys_resource \"$0\" {command} -c \"$1\"");
-        Command::new("sh").args(["-c", &script]).arg(program()).arg(&file).output().unwrap()
+        output(Command::new("sh").args(["-c", &script]).arg(program()).arg(&file))
     };
     let stderr = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let check = shell("check");
@@ -386,7 +386,7 @@ fn ten_thousand_ports_open_and_check_says_what_they_need() {
     let run = shell("run");
     assert_eq!(run.status.code(), Some(1), "{}", stderr(&run));
     assert!(stderr(&run).contains("raise LimitNOFILE="), "at start, not under load: {}", stderr(&run));
-    let check = Command::new(program()).arg("check").arg("-c").arg(&file).output().unwrap();
+    let check = output(Command::new(program()).arg("check").arg("-c").arg(&file));
     assert!(stderr(&check).contains("LimitNOFILE= of the unit must allow it"), "{}", stderr(&check));
 }
 
@@ -550,7 +550,7 @@ fn route_says_whose_a_port_is_and_where_a_source_goes() {
     let balancer = Balancer::start(1, &range.config("", ""));
     let file = balancer.folder.path().join("trunkline.toml");
     let route = |file: &std::path::Path, arguments: &[&str]| {
-        let output = Command::new(program()).arg("route").args(arguments).arg("-c").arg(file).output().unwrap();
+        let output = output(Command::new(program()).arg("route").args(arguments).arg("-c").arg(file));
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let port = (range.first + 5).to_string();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use support::process::{Balancer, Process, is_bound, program, wait_for, wait_longer};
+use support::process::{Balancer, Process, is_bound, output, program, wait_for, wait_longer};
 use support::regions::{DOMAIN, Net, REGIONS, SERVERS, answer, stop};
 use trunkline::admin::client::ask;
 use trunkline::load::{
@@ -112,7 +112,7 @@ impl Running {
     /// A command of the command line: exit code, stdout and stderr.
     fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let file = self.path("trunkline.toml");
-        let output = Command::new(program()).args(arguments).arg("-c").arg(file).output().unwrap();
+        let output = output(Command::new(program()).args(arguments).arg("-c").arg(file));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
@@ -136,6 +136,16 @@ fn calls(net: &Net, to: SocketAddr, count: u64, rate: f64, mix: &str) -> Generat
     Generator::start(options).unwrap()
 }
 
+/// Two hundred calls that are established now, and last so long.
+fn established(net: &Net, to: SocketAddr, answerer: &Answerer, hold: Duration) -> Generator {
+    let mut options = net.callers(to, 200, 400.0);
+    (options.habits.mix, options.habits.hold) = (Mix::parse("call=1,server-bye=1").unwrap(), hold);
+    let callers = Generator::start(options).unwrap();
+    let established = || answerer.servers().iter().map(|server| server.counters.dialogs.get()).sum::<u64>();
+    wait_for("all calls to be established", || started(&callers) == 200 && established() == 200);
+    callers
+}
+
 fn started(calls: &Generator) -> u64 {
     calls.report().total().started
 }
@@ -143,7 +153,7 @@ fn started(calls: &Generator) -> u64 {
 /// Waits until what was on its way to this server has come, and is read: in turn with what comes to the others.
 fn settle(callers: &Generator, answerer: &Answerer, server: usize) {
     let begun = started(callers);
-    wait_for("what was on its way to it", || started(callers) > begun + 200);
+    wait_for("what was on its way to it", || started(callers) > begun + 1_000);
     let others = || answerer.servers().iter().enumerate().filter(|(n, _)| *n != server);
     let of_others = || others().map(|(_, other)| other.counters.new_calls.get()).sum::<u64>();
     let read = of_others();
@@ -278,14 +288,11 @@ fn what_is_removed_keeps_its_calls_and_then_goes() {
     let guest = net.free(1);
     shape.guests = vec![guest];
     let answerer = servers(&shape);
-    let mut running = Running::start(&shape.text());
-    let mut options = net.callers(guest, 200, 400.0);
-    (options.habits.mix, options.habits.hold) = (Mix::parse("call=1,server-bye=1").unwrap(), Duration::from_secs(6));
-    let callers = Generator::start(options).unwrap();
-    let established = || answerer.servers().iter().map(|server| server.counters.dialogs.get()).sum::<u64>();
-    wait_for("all calls to be established", || started(&callers) == 200 && established() == 200);
+    let short = |shape: &Shape| shape.text().replace("expire = \"10m\"", "expire = \"45s\"");
+    let mut running = Running::start(&short(&shape));
+    let callers = established(&net, guest, &answerer, Duration::from_secs(6));
     (shape.guests, shape.absent) = (Vec::new(), Some(0));
-    let said = running.reload(&shape.text());
+    let said = running.reload(&short(&shape));
     assert!(said.contains("frontend guests-") && said.contains("server pbx/lagos-1 removed"), "{said}");
     for server in answerer.servers() {
         let calls = running.ask(&format!("show calls pbx/{}", server.name));
@@ -307,6 +314,30 @@ fn what_is_removed_keeps_its_calls_and_then_goes() {
     running.balancer.stop();
 }
 
+/// Tokens bring the calls of before a restart to their server, and no pin says that it has them.
+#[test]
+fn what_is_removed_after_a_restart_keeps_the_calls_of_before() {
+    let net = Net(113);
+    let mut shape = Shape::new(&net);
+    let answerer = servers(&shape);
+    let Running { balancer: Balancer { process, folder }, .. } = Running::start(&shape.text());
+    let callers = established(&net, shape.at, &answerer, Duration::from_secs(14));
+    process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(process.end().0, Some(0));
+    let mut process =
+        Process::start(Command::new(program()).arg("run").arg("-c").arg(folder.path().join("trunkline.toml")));
+    process.line_with("started");
+    let mut running = Running::of(Balancer { process, folder });
+    shape.absent = Some(0);
+    assert!(running.reload(&shape.text()).contains("server pbx/lagos-1 removed"));
+    assert_eq!(running.ask("show calls pbx/lagos-1").trim(), "0", "nobody knows of them");
+    let report = callers.finish().unwrap();
+    let answered = stop(answerer);
+    assert_kept(&[&report], &answered);
+    assert!(!running.balancer.process.said().contains("the removed server is gone"));
+    running.balancer.stop();
+}
+
 /// A wildcard takes an address's place: both are there for a while, and when the address goes, what is sent to it finds the
 /// wildcard. The traffic class changes on sockets that stay.
 #[test]
@@ -318,7 +349,7 @@ fn a_wildcard_takes_the_place_of_an_address() {
     let callers = calls(&net, shape.at, 12_000, 250.0, "call=4,reinvite=1");
     wait_for("calls to run", || started(&callers) > 100);
     let classes = || {
-        let output = Command::new("ss").args(["-uanH", "--tos", "src", &net.ip(2).to_string()]).output().unwrap();
+        let output = output(Command::new("ss").args(["-uanH", "--tos", "src", &net.ip(2).to_string()]));
         String::from_utf8(output.stdout).unwrap().matches("tos:0xa0").count()
     };
     assert_eq!(classes(), 0);

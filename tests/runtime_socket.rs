@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::process::{Balancer, Process, global, program, wait_for};
+use support::process::{Balancer, Process, global, output, program, wait_for};
 use support::workers::{bound, free_port};
 
 /// Two servers behind one frontend, nobody checked.
@@ -115,7 +115,7 @@ impl Pair {
 
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let file = self.balancer.folder.path().join("trunkline.toml");
-        let output = Command::new(program()).args(arguments).arg("-c").arg(file).output().unwrap();
+        let output = output(Command::new(program()).args(arguments).arg("-c").arg(file));
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 }
@@ -288,7 +288,7 @@ fn the_command_line_speaks_to_the_one_that_runs() {
     let pair = Pair::start(106);
     let file = pair.balancer.folder.path().join("trunkline.toml");
     let run = |arguments: &[&str]| {
-        let output = Command::new(program()).args(arguments).output().unwrap();
+        let output = output(Command::new(program()).args(arguments));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
@@ -338,9 +338,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_left_alone() {
         command.args(["run", "-c", file.to_str().unwrap()]);
         command
     };
-    let output = start(&live).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let second = output(&mut start(&live));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
     assert!(said.contains("another process listens there") && said.contains("`runtime_socket`"), "{said}");
     assert_eq!(pair.say("show cli level\n"), "admin\n\n", "the first one's door is open as before");
     // Nobody listens at a socket whose listener is gone.
@@ -351,12 +351,11 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_left_alone() {
     process.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(process.end().0, Some(0));
     std::fs::write(&own, "a file of somebody's").unwrap();
-    let output = start(&global(&folder, 1)).output().unwrap();
-    assert!(String::from_utf8(output.stderr).unwrap().contains("something else stands there"));
+    let refused = output(&mut start(&global(&folder, 1)));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("something else stands there"));
     assert_eq!(std::fs::read_to_string(&own).unwrap(), "a file of somebody's");
     let nowhere = global(&folder, 1).replace(&own, "/nowhere/admin.sock");
-    let output = start(&nowhere).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8(output(&mut start(&nowhere)).stderr).unwrap();
     assert!(said.contains("/nowhere must be a directory that this user may write to"), "{said}");
     pair.balancer.stop();
 }

@@ -18,7 +18,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use support::calls::request;
-use support::process::{Balancer, DEADLINE, Process, global, program, wait_for, within};
+use support::process::{Balancer, DEADLINE, Process, global, output, program, wait_for, within};
 use support::regions::{Edge, Net, answer, named, stop};
 use support::workers::bound;
 use tempfile::TempDir;
@@ -137,13 +137,13 @@ impl Systemd {
     /// What keepalived runs.
     fn keepalived(&self, command: &[&str]) -> Output {
         let socket = self.folder.path().join("admin.sock");
-        Command::new(program()).args(command).arg("--socket").arg(socket).output().unwrap()
+        output(Command::new(program()).args(command).arg("--socket").arg(socket))
     }
 
     /// Runs a command of the same configuration.
     fn run(&self, command: &[&str]) -> Output {
         let config = self.folder.path().join("trunkline.toml");
-        Command::new(program()).args(command).arg("-c").arg(config).output().unwrap()
+        output(Command::new(program()).args(command).arg("-c").arg(config))
     }
 
     /// What a local check says: its exit code, and why.
@@ -387,11 +387,11 @@ fn a_local_check_is_about_this_process_alone() {
     let socket = balancer.folder.path().join("admin.sock");
     let check = |more: &[&str]| {
         let mut command = Command::new(program());
-        let output = command.arg("check-local").args(more).arg("--socket").arg(&socket).output().unwrap();
+        let output = output(command.arg("check-local").args(more).arg("--socket").arg(&socket));
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let status = |wanted: &str| {
-        let output = Command::new(program()).args(["status", "--socket"]).arg(&socket).output().unwrap();
+        let output = output(Command::new(program()).args(["status", "--socket"]).arg(&socket));
         String::from_utf8(output.stdout).unwrap().contains(wanted)
     };
     wait_for("servers that are down", || status("bad: "));
@@ -414,7 +414,7 @@ fn a_local_check_is_about_this_process_alone() {
     balancer.process.signal(SIGSTOP);
     let (code, why) = check(&["--patience", "300ms"]);
     assert!(code == Some(1) && why.contains("no answer within 300 ms"), "{code:?} {why}");
-    let monitored = Command::new(program()).args(["status", "--check", "--socket"]).arg(&socket).output().unwrap();
+    let monitored = output(Command::new(program()).args(["status", "--check", "--socket"]).arg(&socket));
     let said = String::from_utf8(monitored.stdout).unwrap();
     assert!(monitored.status.code() == Some(3) && said.contains("no answer within 3 s"), "{said}");
     balancer.process.signal(SIGCONT);
@@ -422,7 +422,7 @@ fn a_local_check_is_about_this_process_alone() {
     // It is seen while the check runs.
     let watching = std::thread::spawn({
         let socket = socket.clone();
-        move || Command::new(program()).args(["check-local", "--for", "20s", "--socket"]).arg(socket).output().unwrap()
+        move || output(Command::new(program()).args(["check-local", "--for", "20s", "--socket"]).arg(socket))
     });
     wait_for("the check to run", || check(&["--for", "1ms"]).0 == Some(0));
     balancer.process.signal(SIGKILL);

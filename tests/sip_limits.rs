@@ -203,6 +203,20 @@ fn a_call_that_could_not_be_sent_is_counted_nowhere() {
 }
 
 #[test]
+fn who_is_suspected_is_asked_where_nobody_else_is_left() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    calls.node.set("b/s3", ServerState { health: Health::Dead, ..ServerState::default() });
+    calls.node.set("b/s2", ServerState { health: Health::Suspect, ..ServerState::default() });
+    let Outcome::Sent { passage, .. } = calls.invite(1) else { panic!("not sent") };
+    let bytes = request("INVITE", URI, &["Call-ID: c1", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKc1;rport"]);
+    let moved = calls.node.undelivered(addr(PHONE), addr(OUTSIDE), &bytes, passage);
+    assert_eq!((calls.node.server_of(&moved).as_str(), calls.calls()), ("b/s2", [0, 1, 0]));
+    calls.node.set("b/s1", ServerState { health: Health::Suspect, ..ServerState::default() });
+    let second = calls.invite(2);
+    assert_eq!(calls.node.server_of(&second), "b/s1", "nothing but suspects");
+}
+
+#[test]
 fn what_is_refused_after_the_choice_is_counted_nowhere() {
     let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
     // With what must be added it is no datagram any more.

@@ -187,6 +187,20 @@ fn as_many_header_lines_as_there_is_room_for_are_read_and_one_more_is_a_fault() 
         assert_eq!(Message::parse(text.as_bytes()).unwrap().fault, fault);
         assert_eq!(check_agreement(text.as_bytes()), Ok(()));
     }
+    // The end of the head is missing; what continues the last line is no line more.
+    for (behind, fault) in [
+        ("", Fault::NoEndOfHead),
+        (" y", Fault::NoEndOfHead),
+        ("\ty\r\n", Fault::NoEndOfHead),
+        (" y\r\n y", Fault::NoEndOfHead),
+        ("X", Fault::TooManyHeaders),
+        ("X : y\r\n", Fault::TooManyHeaders),
+        (" y\r\nX: y", Fault::TooManyHeaders),
+    ] {
+        let text = format!("BYE sip:a@b.example SIP/2.0\r\n{fixed}{}{behind}", "X: y\r\n".repeat(123));
+        assert_eq!(Message::parse(text.as_bytes()).unwrap().fault, Some(fault), "{behind:?}");
+        assert_eq!(check_agreement(text.as_bytes()), Ok(()), "{behind:?}");
+    }
 }
 
 /// What the parsers disagreed about once, or both read wrongly.
@@ -222,7 +236,27 @@ fn messages_that_were_misread_once_are_read_right() {
         message("").replace("BYE", "SUBSCRIBES"),
         message("").replace("UDP a", "UDP a=b;rport"),
         message("").replace("UDP a", "UDP a;=b;rport"),
+        message("").replace("UDP a", "UDP a;branch\r\n =\r\n z9hG4bK1"),
+        message("Route: <sip:a>\r\n") + "Route: <sip:b>",
     ] {
         assert_eq!(check_agreement(bytes.as_bytes()), Ok(()));
+    }
+}
+
+/// Lines are found by blocks of bytes: a message means the same wherever these end in it, and wherever it ends.
+#[test]
+fn a_message_is_read_alike_wherever_its_lines_and_its_end_are() {
+    for filler in 0..70 {
+        let head = format!(
+            "BYE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nv: SIP/2.0/UDP b\r\nX: {}\r\nf: <sip:a>\r\n\
+             t: <sip:b>\r\ni: 1\r\nRoute: <sip:a>\r\nRoute:\r\n <sip:b>\r\nCSeq: 1 BYE\r\n\r\n",
+            "x".repeat(filler)
+        );
+        for end in 0..head.len() {
+            assert_eq!(check_agreement(&head.as_bytes()[..end]), Ok(()));
+        }
+        for body in 0..100 {
+            assert_eq!(check_agreement((head.clone() + &"\n:".repeat(body)).as_bytes()), Ok(()));
+        }
     }
 }

@@ -367,9 +367,16 @@ fn a_response_that_could_not_be_sent_is_dropped_and_a_request_tries_another_serv
     let invite = request("INVITE", URI, &[]);
     let sent = node.receive(addr(PHONE), addr(OUTSIDE), &invite);
     let first = node.server_of(&sent);
+    let route = format!("Route: {}", header(&sent.text(), "Record-Route"));
     let Outcome::Sent { passage, .. } = sent else { panic!("sent") };
     let again = node.undelivered(addr(PHONE), addr(OUTSIDE), &invite, passage);
     assert_ne!(node.server_of(&again), first);
+    // A dialog with the first of them is not the business of the one that its call is pinned to now.
+    let bytes = request("INFO", URI, &["To: <sip:100@sip.example.ng>;tag=t", &route]);
+    let info = node.receive(addr(PHONE), addr(OUTSIDE), &bytes);
+    assert_eq!(node.server_of(&info), first);
+    let Outcome::Sent { passage, .. } = info else { panic!("sent") };
+    assert_eq!(node.undelivered(addr(PHONE), addr(OUTSIDE), &bytes, passage).status(), Some(503));
     let Outcome::Sent { passage, .. } = again else { panic!("sent") };
     // What belongs to a call has no other server: that is 503 (RFC 3261 §16.9), and for an ACK silence.
     for (method, status) in [("BYE", Some(503)), ("ACK", None)] {

@@ -164,12 +164,16 @@ fn whatever_strangers_try_leaves_nothing_behind() {
         resident(&balancer)
     };
     // Until the allocator has what it keeps.
-    let before = waves(5);
-    let after = waves(20);
-    // 8,400 connections: a hundred bytes of each would be seen.
-    let grown = after.saturating_sub(before);
-    println!("{grown} bytes more than the {before} before");
-    assert!(grown < 800 * KILOBYTE, "{grown} bytes more than the {before} before");
+    let mut before = waves(5);
+    // 8,400 connections: a hundred bytes of each would be seen. What is left behind grows each time, what a crowded moment
+    // takes once.
+    let keeps_nothing = (0..4).any(|_| {
+        let after = waves(20);
+        let grown = after.saturating_sub(std::mem::replace(&mut before, after));
+        println!("{grown} bytes more");
+        grown < 800 * KILOBYTE
+    });
+    assert!(keeps_nothing, "it grew each time");
     balancer.stop();
     stop(servers);
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::process::{Balancer, Process, program, spawn, wait_for};
+use support::process::{Balancer, Process, output, program, spawn, wait_for};
 use support::workers::free_port;
 
 /// Two servers, nobody checked.
@@ -42,7 +42,7 @@ fn command(arguments: &[&str], balancer: &Balancer) -> Command {
 }
 
 fn run(arguments: &[&str], balancer: &Balancer) -> (Option<i32>, String, String) {
-    let output = command(arguments, balancer).output().unwrap();
+    let output = output(&mut command(arguments, balancer));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -144,7 +144,7 @@ fn status_says_how_it_is_and_check_says_it_by_its_exit_code() {
     assert_eq!(run(&["status"], &balancer).0, Some(0), "it answered: scripts that read the table go on");
     let socket = balancer.folder.path().join("admin.sock").display().to_string();
     balancer.stop();
-    let output = Command::new(program()).args(["status", "--check", "--socket", &socket]).output().unwrap();
+    let output = output(Command::new(program()).args(["status", "--check", "--socket", &socket]));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.code() == Some(3) && said.starts_with("no answer: "), "{said}");
 }

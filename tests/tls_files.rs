@@ -7,7 +7,7 @@ use std::process::Command;
 
 use support::core::config;
 use support::pki::{ECDSA, Pki, Wanted, openssl};
-use support::process::{global, program};
+use support::process::{global, output, program};
 use tempfile::TempDir;
 use trunkline::config::Config;
 use trunkline::net::tls::{News, Tls};
@@ -152,7 +152,7 @@ fn a_folder_may_be_missing_empty_or_too_full() {
 fn check(folder: &TempDir, text: &str) -> (Option<i32>, String) {
     let file = folder.path().join("trunkline.toml");
     std::fs::write(&file, global(folder, 1) + text).unwrap();
-    let output = Command::new(program()).args(["check", "-c"]).arg(&file).output().unwrap();
+    let output = output(Command::new(program()).args(["check", "-c"]).arg(&file));
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 

@@ -118,6 +118,10 @@ impl Config {
         let flows = relays().map(|(_, relay)| relay.max_flows).sum();
         // `inside` may be two addresses more.
         let others = self.frontends.iter().filter(|frontend| frontend.relay().is_none());
+        // Who lets clients in has a descriptor of its own.
+        let listeners =
+            others.clone().flat_map(|frontend| &frontend.binds).filter(|bind| bind.transport != Transport::Udp);
+        let second = listeners.count() * workers;
         let proxies: usize = others.map(|frontend| (frontend.binds.len() + 2) * workers).sum();
         // A socket for each check, and where it is no UDP each worker's connection.
         let each = |transport| if transport == Transport::Udp { 1 } else { 1 + workers + OWN };
@@ -130,7 +134,7 @@ impl Config {
         let each = |frontend: &Frontend| frontend.connections.most as usize * frontend.files_of_connection();
         let connections = self.frontends.iter().filter(|frontend| frontend.has_streams()).map(each).sum();
         let visitors = self.http.as_ref().map_or(0, |http| http.listeners().len() * (1 + admin::CONNECTIONS));
-        let all = BASE + visitors + 8 * workers + servers + proxies + ports + flows;
+        let all = BASE + visitors + 8 * workers + servers + proxies + second + ports + flows;
         OpenFiles { all, ports, flows, listening: proxies + ports, connections }
     }
 }

@@ -46,7 +46,17 @@ fn towards(ip: IpAddr) -> Option<IpAddr> {
 
 /// Whether an address is one of this node's now: a VIP may be elsewhere.
 pub fn has(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+    match UdpSocket::bind((ip, 0)) {
+        Ok(_) => ip.is_unspecified() || ip.is_loopback() || !lends_addresses(ip) || interfaces().contains(&ip),
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+    }
+}
+
+/// Whether the host lets anybody have an address that is not its own (`ip_nonlocal_bind`).
+fn lends_addresses(like: IpAddr) -> bool {
+    let family = if like.is_ipv4() { "ipv4" } else { "ipv6" };
+    let set = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    set.is_ok_and(|set| set.trim() != "0")
 }
 
 /// How many files this process may have open at most.

@@ -5,6 +5,7 @@
 //! ```
 //! One recvmmsg and one sendmmsg per socket and batch, one clock reading per batch, the snapshot loaded once per batch.
 
+use std::cell::LazyCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -118,19 +119,20 @@ impl Leaving {
         let (comes_again, reason) = match refusal {
             Refusal::NoRoom => (by_datagram, Reason::SendBlocked),
             Refusal::Unknown => (by_datagram, Reason::SendFailed),
-            Refusal::NoPlace => (by_datagram && self.is_within_a_call(), Reason::SendFailed),
+            Refusal::NoAddress => (by_datagram, Reason::SendFailed),
+            Refusal::NoNetwork => (by_datagram && self.is_within_a_call(), Reason::SendFailed),
             Refusal::Own => (false, Reason::SendFailed),
         };
         if comes_again {
             self.count_drop(reason, snapshot, memory);
             return None;
         }
-        self.ours = matches!(refusal, Refusal::NoRoom | Refusal::Unknown);
+        self.ours = matches!(refusal, Refusal::NoRoom | Refusal::Unknown | Refusal::NoAddress);
         Some(self)
     }
 
-    /// Whether it is a request within a call. When this node has lost an address or a network, the next copy comes to whoever
-    /// has it now, and a 503 in between would end the call; what opens something is tried elsewhere.
+    /// Whether it is a request within a call. When this node has lost a network, the next copy comes to whoever has it now, and
+    /// a 503 in between would end the call; what opens something is tried elsewhere.
     fn is_within_a_call(&self) -> bool {
         let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
         let opens = matches!(passage, Passage::RequestToServer { balanced: true, .. });
@@ -146,8 +148,11 @@ enum Refusal {
     NoRoom,
     /// It keeps telling of others: whose error it is nobody knows.
     Unknown,
-    /// This node has lost the address or the network that it leaves by.
-    NoPlace,
+    /// This node has lost the address that it leaves by: each other server would be asked from there too, and its next copy
+    /// comes to who has the address now.
+    NoAddress,
+    /// This node has lost the network that it leaves by.
+    NoNetwork,
     /// It cannot be sent there.
     Own,
 }
@@ -518,6 +523,9 @@ impl Lane {
     /// is sent again. What is refused while nothing is said about others is its own error, and the rest goes on behind it.
     fn flush(&mut self, snapshot: &Snapshot, tools: &mut Tools, failed: &mut Vec<Leaving>) {
         let (mut at, mut tries, mut told) = (0, 0, false);
+        // The kernel says of an address that has left what it says of a network that is gone (`ip_route_output_key_hash_rcu`).
+        let own = || self.socket.local_addr().ok()?.as_socket();
+        let is_here = LazyCell::new(|| own().is_none_or(|own| host::has(own.ip())));
         let mut leaving = self.leaving.drain(..);
         while at < self.outbox.len() {
             tools.memory.shared.workers.of(tools.memory.worker).sends.add(1);
@@ -544,7 +552,8 @@ impl Lane {
                     let refusal = match () {
                         () if host::had_no_room(&error) => Refusal::NoRoom,
                         () if told => Refusal::Unknown,
-                        () if host::lost_its_place(&error) => Refusal::NoPlace,
+                        () if host::lost_its_place(&error) && *is_here => Refusal::NoNetwork,
+                        () if host::lost_its_place(&error) => Refusal::NoAddress,
                         () => Refusal::Own,
                     };
                     failed.extend(leaving.next().and_then(|one| one.refused(refusal, snapshot, &tools.memory)));

@@ -7,7 +7,7 @@ use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
-use crate::state::server::Circuit;
+use crate::state::server::{Circuit, ServerState};
 use crate::state::snapshot::Backend;
 use crate::state::stick_table::{Marks, Seen, StickTable, Stuck};
 use crate::state::tap::Why;
@@ -61,6 +61,10 @@ impl<'a> Case<'a> {
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
+        // It is its server's alone: another's 481 would end a dialog that a 503 leaves as it is.
+        if failed.is_some() && routed.token.is_some() && self.in_dialog {
+            return Err(Reason::NoServer);
+        }
         let kept = pin.and_then(|pin| Some((pin, self.keeping(pin.server, pin.confirmed)?)));
         if let Some((pin, server)) = kept.filter(|(_, server)| failed != Some(*server)) {
             self.touch_pin(pin);
@@ -82,6 +86,8 @@ impl<'a> Case<'a> {
             let expire = self.snapshot.backends[server.backend as usize].config.pin.expire;
             let moved = self.memory.shared.pins.moved(identity.call, pin, server.id, self.now, expire);
             self.snapshot.count_call(moved, choice.server, false);
+            // What was seen of it is no more.
+            return Ok(Choice { pin: None, ..choice });
         }
         Ok(choice)
     }
@@ -215,7 +221,8 @@ impl<'a> Case<'a> {
     fn stuck(&self, table: &StickTable, key: u64) -> Option<usize> {
         let stuck = table.find(key, self.now)?;
         let at = self.keeping(stuck.server, stuck.confirmed)?;
-        (self.snapshot.servers[at].state.takes_new() || !self.opens()).then_some(at)
+        let server = &self.snapshot.servers[at];
+        (!self.opens() || self.snapshot.backends[usize::from(server.backend)].takes_new(server.state)).then_some(at)
     }
 
     /// What the balance says of a key; another server than the one that failed, that is full, or whose breaker has enough
@@ -264,16 +271,22 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// A backup of a server that failed, where that was the last of the others and no snapshot says so yet: over TCP nobody
-    /// repeats a request.
+    /// A backup of a server that failed, or one that is only suspected, where that was the last of the others and no snapshot
+    /// says so yet: over TCP nobody repeats a request.
     #[cold]
     #[inline(never)]
     fn spare(&self, failed: Option<usize>) -> Option<usize> {
         let failed = failed?;
         let backend = &self.snapshot.backends[usize::from(self.snapshot.servers[failed].backend)];
-        let spares = backend.config.servers.iter().filter(|server| server.backup);
-        let mut known = spares.filter_map(|server| self.snapshot.server(server.id));
-        known.find(|at| failed != *at && self.snapshot.servers[*at].state.takes_new() && self.takes(*at))
+        let first = |is_wanted: &dyn Fn(bool, ServerState) -> bool| {
+            let known = backend.config.servers.iter().filter_map(|of| Some((of, self.snapshot.server(of.id)?)));
+            let mut wanted = known.filter(|(of, at)| {
+                let state = self.snapshot.servers[*at].state;
+                is_wanted(of.backup, state) && state.weight.unwrap_or(of.weight) > 0
+            });
+            wanted.find(|(_, at)| failed != *at && self.takes(*at)).map(|(_, at)| at)
+        };
+        first(&|backup, state| backup && state.takes_new()).or_else(|| first(&|_, state| state.is_only_suspected()))
     }
 
     /// The request is no trial call after all.

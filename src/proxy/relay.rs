@@ -292,7 +292,9 @@ fn choose(
     let backend = backend(frontend, ip, snapshot);
     let takes_new = |at: &usize| snapshot.servers[*at].state.takes_new();
     if backend.has_parts() {
-        return backend.owner(flow.local.port()).filter(takes_new).ok_or(Reason::NoServer);
+        // Nobody else has these ports.
+        let may = |at: &usize| takes_new(at) || snapshot.servers[*at].state.is_only_suspected();
+        return backend.owner(flow.local.port()).filter(may).ok_or(Reason::NoServer);
     }
     let key = source_key(ip, backend, snapshot);
     let stick = backend.stick();

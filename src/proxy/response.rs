@@ -187,9 +187,8 @@ impl Case<'_> {
 
     /// Takes our via-parm off: its line, or its part of a line that it shares.
     fn take_off(&mut self, via: &Via, next_via: Span) {
-        let line = self.received.message.via_line;
-        let shared = next_via.start < line.end;
-        self.edits.replace(if shared { Span { start: via.parm.start, end: next_via.start } } else { line });
+        let line = self.received.message.via_line().filter(|line| next_via.start >= line.end);
+        self.edits.replace(line.unwrap_or(Span { start: via.parm.start, end: next_via.start }));
     }
 
     /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and

@@ -223,7 +223,7 @@ impl Balancer {
     /// Changes a server's state for somebody, who is warned where its backend has nobody left now.
     fn change_by_hand(&mut self, id: NameHash, change: impl FnOnce(&mut ServerState)) -> String {
         let Some(backend) = self.backend_of(id) else { return String::new() };
-        let is_empty = |balancer: &Self| balancer.setup.snapshot.load().backends[backend].balance.is_empty();
+        let is_empty = |balancer: &Self| balancer.setup.snapshot.load().backends[backend].lacks_servers();
         let was_empty = is_empty(self);
         self.set_state(id, change);
         match !was_empty && is_empty(self) {
@@ -365,7 +365,7 @@ pub(super) fn tell_empty(before: Option<&Snapshot>, next: &Snapshot) -> Vec<(Str
     const EMPTY: &str = "no server takes new calls";
     const AGAIN: &str = "new calls are taken again";
     let mut told = Vec::new();
-    let is_empty = |backend: &snapshot::Backend| backend.balance.is_empty();
+    let is_empty = |backend: &snapshot::Backend| backend.lacks_servers();
     let was_empty = |name: &str| {
         let mut backends = before.into_iter().flat_map(|before| &before.backends);
         backends.find(|backend| backend.config.name == name).is_some_and(is_empty)

@@ -1,11 +1,12 @@
 //! What a reload removed, until it is gone: servers keep their calls, addresses what is in flight.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Balancer, Basis};
 use crate::config::leaving::{Stays, has_bind, has_server, with_leaving};
+use crate::config::names::Named;
 use crate::config::{Backend, Bind, Config, Server};
 use crate::net::host;
 use crate::net::udp::clock;
@@ -22,9 +23,19 @@ const FLIGHT: Duration = Duration::from_secs(32);
 pub(super) struct Leaving {
     servers: HashMap<NameHash, Time>,
     binds: HashMap<Bind, Time>,
+    /// The servers that were there when this process began, or took addresses over, and when that was: they may have calls of
+    /// the process before it, or of another node, which tokens bring here and no pin knows.
+    first: HashSet<NameHash>,
+    began: Time,
 }
 
 impl Leaving {
+    /// From now on calls come that began elsewhere.
+    fn begin(&mut self, config: &Config, began: Time) {
+        let servers = config.backends.iter().flat_map(|backend| &backend.servers);
+        (self.first, self.began) = (servers.map(|server| server.id).collect(), began);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.servers.is_empty() && self.binds.is_empty()
     }
@@ -64,13 +75,14 @@ impl Leaving {
         with_leaving(wanted, before, &Stays { server: &server, bind: &bind })
     }
 
-    /// Forgets what can go: servers without calls and flows, or removed longer ago than a pin lives; addresses whose time is
-    /// over.
+    /// Forgets what can go: servers that have no calls and flows, nor can have any that nobody counts, or were removed longer
+    /// ago than a pin lives; addresses whose time is over.
     fn let_go(&mut self, config: &Config, is_held: impl Fn(NameHash) -> bool, now: Time) {
         self.servers.retain(|id, since| {
             let backend = config.backends.iter().find(|b| b.servers.iter().any(|server| server.id == *id));
             let expire = backend.map_or(Duration::ZERO, |backend| backend.pin.expire);
-            is_held(*id) && now.since(*since) < expire
+            let has_unknown = self.first.contains(id) && now.since(self.began) < expire;
+            (is_held(*id) || has_unknown) && now.since(*since) < expire
         });
         self.binds.retain(|_, since| now.since(*since) < FLIGHT);
     }
@@ -126,11 +138,35 @@ impl Balancer {
 }
 
 impl Basis {
+    /// What the first snapshot is made of. `node` tells this process from another.
+    pub(super) fn first(file: Config, wanted: Config, keys: Keys, node: u16) -> Self {
+        let mut leaving = Leaving::default();
+        leaving.begin(&wanted, clock());
+        Self {
+            file,
+            config: wanted.clone(),
+            leaving,
+            keys,
+            host: host::ask(&wanted, node),
+            wanted,
+            states: HashMap::new(),
+            away: HashMap::new(),
+        }
+    }
+
+    /// Addresses of another node are this one's now, and its calls with them.
+    pub(super) fn takes_over(&mut self, now: Time) {
+        self.leaving.begin(&self.config, now);
+    }
+
     /// What the next snapshots are made of: the states of servers survive, but for what the new configuration says of
     /// them.
     pub(super) fn next(&self, file: Config, wanted: Config, keys: Keys, leaving: Leaving) -> Self {
         let config = leaving.with(&wanted, &self.config);
-        let host = host::ask(&config, self.host.node);
+        let mut host = host::ask(&config, self.host.node);
+        // A route that is missing at this moment comes again, with the next network.
+        self.host.routes.iter().for_each(|(ip, from)| _ = host.routes.entry(*ip).or_insert(*from));
+        let away = self.away(&file, &wanted);
         let (mut states, now) = (HashMap::new(), clock());
         for backend in &config.backends {
             for server in &backend.servers {
@@ -145,6 +181,10 @@ impl Basis {
                     (false, Admin::Leaving) => state.admin = Admin::Ready,
                     _ => {}
                 }
+                // An answer that has it again says nothing about what somebody asked of it.
+                if has_server(&wanted, server.id) {
+                    state.admin = self.away.get(&server.id).copied().unwrap_or(state.admin);
+                }
                 // One that is new is as old as this.
                 if state.admin != before || !has_server(&self.config, server.id) {
                     state.since = now;
@@ -156,7 +196,25 @@ impl Basis {
             }
             self.distrust(backend, &mut states, now);
         }
-        Self { file, wanted, config, leaving, keys, host, states }
+        Self { file, wanted, config, leaving, keys, host, states, away }
+    }
+
+    /// What was asked of addresses that `wanted` has not, and that the names of `file` may bring again.
+    fn away(&self, file: &Config, wanted: &Config) -> HashMap<NameHash, Admin> {
+        let mut away = self.away.clone();
+        for server in self.wanted.backends.iter().flat_map(|backend| &backend.servers) {
+            let admin = self.states.get(&server.id).map(|state| state.admin);
+            if let Some(admin @ (Admin::Drain | Admin::Maint)) = admin.filter(|_| server.of_name().is_some()) {
+                away.insert(server.id, admin);
+            }
+        }
+        let has_name = |of: &Backend, name: &Named| {
+            let same = file.backends.iter().find(|backend| backend.name == of.name);
+            same.is_some_and(|backend| backend.names.iter().any(|other| other.name == name.name))
+        };
+        let names_stay = self.file.backends.iter().all(|of| of.names.iter().all(|name| has_name(of, name)));
+        away.retain(|id, _| names_stay && !has_server(wanted, *id));
+        away
     }
 
     /// An address that the DNS brings shows first that somebody is there: it gets no new calls before its first check,
@@ -168,7 +226,7 @@ impl Basis {
             return;
         }
         for server in backend.servers.iter().filter(|server| server.of_name().is_some() && !known(server)) {
-            let state = ServerState { health: Health::Suspect, since: now, ..ServerState::default() };
+            let state = ServerState { health: Health::Suspect, since: now, ..states[&server.id] };
             states.insert(server.id, state);
         }
     }

@@ -43,7 +43,7 @@ use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::Snapshot;
 use crate::state::binds::Host;
-use crate::state::server::ServerState;
+use crate::state::server::{Admin, ServerState};
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
 use checks::Checks;
@@ -120,4 +120,6 @@ struct Basis {
     keys: Keys,
     host: Host,
     states: HashMap<NameHash, ServerState>,
+    /// What was asked of addresses that the last answer for their name had not.
+    away: HashMap<NameHash, Admin>,
 }

@@ -16,6 +16,7 @@ use crate::admin::roles::{self, State};
 use crate::admin::{View, local};
 use crate::net::inherit::{self, Inherited};
 use crate::net::socket::Port;
+use crate::net::udp::clock;
 use crate::sip::Transport;
 use crate::state::Snapshot;
 use crate::state::binds::Bind;
@@ -123,6 +124,9 @@ impl Balancer {
         let (before, now) = (self.shown.roles(), roles::read(folder));
         for role in now.iter().filter(|role| !before.contains(role)) {
             let (instance, state) = (role.instance.as_str(), role.state.word());
+            if role.state == State::Master {
+                self.basis.takes_over(clock());
+            }
             tracing::info!(instance, state, "role");
             self.journal.note(Kind::Role, "", None, format!("{instance} is {state}"));
         }

@@ -1,6 +1,5 @@
 //! From files to a running balancer.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -17,7 +16,6 @@ use tokio::sync::mpsc;
 use super::certificates::{read_tls, tell_warnings};
 use super::checks::Checks;
 use super::control::tell_empty;
-use super::leaving::Leaving;
 use super::names::Names;
 use super::warnings::warnings;
 use super::{Balancer, Basis, StartError, service};
@@ -309,15 +307,7 @@ impl Balancer {
         let instance = NonZeroU32::new(u32::from_be_bytes(seed()?)).unwrap_or(NonZeroU32::MAX);
         let mut names = Names::new(u64::from_be_bytes(seed()?));
         let wanted = names.resolve(&file).await;
-        let basis = Basis {
-            host: host::ask(&wanted, node),
-            file,
-            config: wanted.clone(),
-            wanted,
-            leaving: Leaving::default(),
-            keys,
-            states: HashMap::new(),
-        };
+        let basis = Basis::first(file, wanted, keys, node);
         let snapshot = basis.build(worker_count, None);
         tell_empty(None, &snapshot);
         let (sockets, ports) = open_all(&snapshot, worker_count).map_err(|e| refused(&e))?;

@@ -17,17 +17,20 @@ pub struct Line {
     pub span: Span,
     /// Just behind the colon.
     pub colon_end: u16,
-    pub name: Name,
 }
 
 impl Line {
     /// The whole value, without blanks around it.
     #[inline(always)]
     pub fn value(self, bytes: &[u8]) -> Span {
-        match self.usual_ends(bytes) {
-            Some((start, end)) if start < end && bytes[start] > b' ' && bytes[end - 1] > b' ' => Span::new(start, end),
-            _ => trim(bytes, self.colon_end as usize, self.span.end as usize),
-        }
+        self.usual_value(bytes).unwrap_or_else(|| trim(bytes, self.colon_end as usize, self.span.end as usize))
+    }
+
+    /// A value that is not empty, and that no blanks stand around but the usual one.
+    #[inline(always)]
+    pub(super) fn usual_value(self, bytes: &[u8]) -> Option<Span> {
+        let (start, end) = self.usual_ends(bytes)?;
+        (start < end && bytes[start] > b' ' && bytes[end - 1] > b' ').then(|| Span::new(start, end))
     }
 
     /// What stands between a space behind the colon and CRLF: what nearly everybody writes. More blanks may be in it, and
@@ -49,6 +52,9 @@ impl Line {
     }
 }
 
+/// Lines are known by their place. The first one of a name stands at the name's, the others behind these as they come.
+const PLACES: usize = 256;
+
 /// The header lines of the names that routing reads; of all others only with which letters they begin.
 #[derive(Clone, Debug)]
 pub struct Lines {
@@ -59,14 +65,15 @@ pub struct Lines {
     again: u32,
     /// The letters, in any case, that lines begin with, those of other names too: their lowest five bits as bits.
     letters: u32,
-    /// The first line of each name: where it begins, where it ends (at 0 where the name is not there), where its colon does.
-    /// Apart, so that all of them are forgotten with two stores.
-    starts: [u16; Name::COUNT],
-    ends: [u16; Name::COUNT],
-    colon_ends: [u16; Name::COUNT],
-    /// The lines behind the first one of their name, and how many they are.
-    rest: [Line; MAX_HEADERS],
-    rest_len: u32,
+    /// Of the line at each place: where it begins, where it ends (at 0 where there is none, or no end), where its colon does.
+    /// Apart, so that all that are the first of their name are forgotten with two stores.
+    starts: [u16; PLACES],
+    ends: [u16; PLACES],
+    colon_ends: [u16; PLACES],
+    /// The names of those that are not the first of theirs.
+    names: [Name; PLACES],
+    /// Where the next of these goes.
+    free: u8,
 }
 
 impl Default for Lines {
@@ -76,11 +83,11 @@ impl Default for Lines {
             end: 0,
             again: 0,
             letters: 0,
-            starts: [0; Name::COUNT],
-            ends: [0; Name::COUNT],
-            colon_ends: [0; Name::COUNT],
-            rest: [Line::default(); MAX_HEADERS],
-            rest_len: 0,
+            starts: [0; PLACES],
+            ends: [0; PLACES],
+            colon_ends: [0; PLACES],
+            names: [Name::Other; PLACES],
+            free: Name::COUNT as u8,
         }
     }
 }
@@ -98,25 +105,33 @@ impl Lines {
         self.again & names != 0
     }
 
+    #[inline(always)]
+    fn at(&self, place: u8) -> Line {
+        let place = place as usize;
+        let span = Span { start: self.starts[place], end: self.ends[place] };
+        Line { span, colon_end: self.colon_ends[place] }
+    }
+
     /// The first header line of a name.
     #[inline(always)]
     pub fn first(&self, name: Name) -> Option<Line> {
-        let at = name as usize;
-        let span = Span { start: self.starts[at], end: self.ends[at] };
-        (span.end != 0).then_some(Line { span, colon_end: self.colon_ends[at], name })
+        let line = self.at(name as u8);
+        (line.span.end != 0).then_some(line)
     }
 
     /// The value of the first header line of a name; `None`, too, where that is empty.
     #[inline(always)]
     pub fn value(&self, bytes: &[u8], name: Name) -> Option<Span> {
-        self.first(name).map(|line| line.value(bytes)).filter(|value| !value.is_empty())
+        let line = self.first(name)?;
+        line.usual_value(bytes).or_else(|| Some(line.value(bytes)).filter(|value| !value.is_empty()))
     }
 
     /// The header lines of a name, first to last.
     #[inline]
     pub fn of(&self, name: Name) -> impl Iterator<Item = Line> + '_ {
-        let rest = if self.has_again(name.bit()) { &self.rest[..self.rest_len as usize] } else { &[] };
-        self.first(name).into_iter().chain(rest.iter().copied().filter(move |line| line.name == name))
+        let others = Name::COUNT as u8..if self.has_again(name.bit()) { self.free } else { 0 };
+        let others = others.filter(move |place| self.names[*place as usize] == name).map(|place| self.at(place));
+        self.first(name).into_iter().chain(others.filter(|line| line.span.end != 0))
     }
 
     /// Whether a header line may begin with this letter, whatever its name.
@@ -135,91 +150,126 @@ impl Lines {
         self.end.into()
     }
 
-    /// Finds the lines from `head` on, in place of what was found before, and says where the body begins.
+    /// Finds the lines from `head` on, just behind a line end, in place of what was found before, and says where the body
+    /// begins.
     ///
     /// # Errors
     /// [`Fault::NoEndOfHead`] or [`Fault::TooManyHeaders`]; what was found until there stays.
     #[inline]
     pub fn read(&mut self, bytes: &[u8], head: usize) -> Result<usize, Fault> {
-        self.ends = [0; Name::COUNT];
-        (self.again, self.letters, self.rest_len) = (0, 0, 0);
-        let mut walk = Walk { start: head as u32, room: MAX_HEADERS as u32 };
+        debug_assert!(head > 0 && bytes[head - 1] == b'\n');
+        self.ends[..Name::COUNT].fill(0);
+        (self.again, self.letters, self.free) = (0, 0, Name::COUNT as u8);
+        self.head = head as u16;
+        let walk = self.note_usual(bytes, Walk { start: head as u32, room: MAX_HEADERS as u32 + 1 });
+        if !bytes[walk.start as usize..].starts_with(b"\r\n") {
+            return self.read_on(bytes, walk);
+        }
+        self.end = walk.start as u16;
+        Ok(walk.start as usize + 2)
+    }
+
+    /// Goes on where the usual stopped.
+    #[cold]
+    #[inline(never)]
+    fn read_on(&mut self, bytes: &[u8], mut walk: Walk) -> Result<usize, Fault> {
         let body = loop {
-            walk = self.note_usual(bytes, walk);
-            match bytes.get(walk.start as usize..) {
-                Some([b'\r', b'\n', ..]) => break Ok(walk.start as usize + 2),
-                _ => match self.note_odd(bytes, head, walk) {
-                    Ok(Odd::Noted(next)) => walk = next,
-                    Ok(Odd::EndsAt(body)) => break Ok(body),
-                    Err(fault) => break Err(fault),
-                },
+            match self.note_odd(bytes, walk) {
+                Ok(Odd::Noted(next)) => walk = self.note_usual(bytes, next),
+                Ok(Odd::EndsAt(body)) => break Ok(body),
+                Err(fault) => break Err(fault),
             }
         };
-        (self.head, self.end) = (head as u16, walk.start as u16);
+        self.end = walk.start as u16;
         body
     }
 
-    /// Notes one line after the other, and stops before what wants a closer look. Nothing is called in here: the loop
-    /// lives in registers.
+    /// Notes one line after the other, and stops before what wants a closer look. Where a line ends the next one begins,
+    /// and its name lies in the same window. Hardly anything is called in here: the loop lives in registers.
     #[inline(never)]
     fn note_usual(&mut self, bytes: &[u8], walk: Walk) -> Walk {
         let Walk { mut start, mut room } = walk;
-        let mut letters = self.letters;
-        let mut block = start;
-        'blocks: while room > 0
-            && let Some(mut ends) = line_ends_at(bytes, block)
-        {
+        // A line begins behind each line end, the first one behind that of the start line.
+        let mut block = start.wrapping_sub(1);
+        let (mut letters, mut place) = (self.letters, Name::Other as usize);
+        let mut tail;
+        let room = 'blocks: loop {
+            let window: &[u8; WINDOW] = match chunk_at(bytes, block as usize) {
+                Some(window) => window,
+                // The line that was begun last has no end.
+                None if block as usize >= bytes.len() => break room.wrapping_add(1),
+                // The last window has zeros behind the message. Of one that is shorter the lines are looked at one by one.
+                None => {
+                    let Some(last) = bytes.last_chunk::<{ WINDOW - 1 }>() else { break room };
+                    tail = [0; 2 * WINDOW - 1];
+                    tail[..last.len()].copy_from_slice(last);
+                    match chunk_at(&tail, block as usize + last.len() - bytes.len()) {
+                        Some(window) => window,
+                        None => break room,
+                    }
+                }
+            };
+            let mut ends = line_ends(window);
             while ends != 0 {
-                let Some(text) = chunk_at(bytes, start) else { break 'blocks };
-                let end = block.wrapping_add(ends.trailing_zeros()).wrapping_add(1);
+                let behind = ends.trailing_zeros() as usize + 1;
+                start = block.wrapping_add(behind as u32);
+                self.ends[place] = start as u16;
+                let Some(text) = window[behind..behind + name::WIDTH].first_chunk() else { break 'blocks room };
                 let letters_of = name::letters(text);
                 let found = match name::long(text, letters_of) {
                     None => match name::other(text, letters_of) {
                         Some(found) => found,
-                        None => break 'blocks,
+                        None => break 'blocks room,
                     },
                     found => found,
                 };
                 letters |= letter_bit(letters_of as u8);
-                if let Some((name, length)) = found {
-                    let span = Span { start: start as u16, end: end as u16 };
-                    self.note(span, start.wrapping_add(u32::from(length)) as u16, name);
-                }
-                (start, ends, room) = (end, ends & (ends - 1), room.wrapping_sub(1));
+                place = match found {
+                    Some((name, length)) => self.begin(start, start.wrapping_add(length.into()), name),
+                    None => Name::Other as usize,
+                };
+                (ends, room) = (ends & (ends - 1), room.wrapping_sub(1));
                 if room == 0 {
-                    break 'blocks;
+                    break 'blocks 0;
                 }
             }
             block = block.wrapping_add(BLOCK as u32);
-        }
+        };
         self.letters = letters;
         Walk { start, room }
     }
 
+    /// Finds a place for a line whose end is not known yet.
     #[inline(always)]
-    fn note(&mut self, span: Span, colon_end: u16, name: Name) {
-        if self.has(name) {
-            self.again |= name.bit();
-            // Never more than there are lines.
-            self.rest[self.rest_len as usize % MAX_HEADERS] = Line { span, colon_end, name };
-            self.rest_len = self.rest_len.wrapping_add(1);
-            return;
-        }
-        let at = name as usize;
-        (self.starts[at], self.ends[at], self.colon_ends[at]) = (span.start, span.end, colon_end);
+    fn begin(&mut self, start: u32, colon_end: u32, name: Name) -> usize {
+        let place = if self.has(name) { self.begin_again(name).into() } else { name as usize };
+        (self.starts[place], self.colon_ends[place]) = (start as u16, colon_end as u16);
+        place
+    }
+
+    /// The same for a name that is there. Out of the loop, which it would cost registers.
+    #[cold]
+    #[inline(never)]
+    fn begin_again(&mut self, name: Name) -> u8 {
+        self.again |= name.bit();
+        let place = self.free;
+        // There are never more than MAX_HEADERS.
+        self.free = place.wrapping_add(1);
+        (self.names[place as usize], self.ends[place as usize]) = (name, 0);
+        place
     }
 
     /// What stops the usual: a line that continues the one before (RFC 3261 §7.3.1), a blank before a colon, the last
     /// bytes of a message, an end of the head without carriage return.
-    #[cold]
-    fn note_odd(&mut self, bytes: &[u8], head: usize, walk: Walk) -> Result<Odd, Fault> {
+    fn note_odd(&mut self, bytes: &[u8], walk: Walk) -> Result<Odd, Fault> {
         let (start, mut room) = (walk.start as usize, walk.room);
-        let continues = match bytes.get(start) {
-            Some(b'\n') => return Ok(Odd::EndsAt(start + 1)),
-            Some(b' ' | b'\t') => start > head,
+        let continues = match bytes.get(start..).unwrap_or_default() {
+            [b'\r', b'\n', ..] => return Ok(Odd::EndsAt(start + 2)),
+            [b'\n', ..] => return Ok(Odd::EndsAt(start + 1)),
+            [b' ' | b'\t', ..] => start > self.head.into(),
             _ => false,
         };
-        if !continues && room == 0 && start < bytes.len() {
+        if !continues && room <= 1 && start < bytes.len() {
             return Err(Fault::TooManyHeaders);
         }
         // The line that was begun last may have no end.
@@ -229,7 +279,8 @@ impl Lines {
         } else {
             self.letters |= letter_bit(bytes[start]);
             if let Some((name, colon_end)) = name::identify(bytes, start) {
-                self.note(Span::new(start, end), colon_end as u16, name);
+                let place = self.begin(start as u32, colon_end as u32, name);
+                self.ends[place] = end as u16;
             }
             room -= 1;
         }
@@ -239,9 +290,11 @@ impl Lines {
     /// The line that ends here, the last one, goes on, if its name is one of ours. Folds are not counted as lines are, so
     /// little is looked at: of those behind the first of their name only the last one can be it.
     fn lengthen(&mut self, end: usize, new_end: usize) {
-        let last = (self.rest_len as usize).checked_sub(1).and_then(|last| self.rest.get_mut(last));
-        let last = last.map(|line| &mut line.span.end);
-        if let Some(found) = self.ends.iter_mut().chain(last).find(|other| usize::from(**other) == end) {
+        let (first, others) = self.ends.split_at_mut(Name::COUNT);
+        let last = (self.free as usize).checked_sub(Name::COUNT + 1).map(|last| &mut others[last]);
+        // Where the lines without a name of ours end, nobody asks.
+        let named = &mut first[Name::Other as usize + 1..];
+        if let Some(found) = named.iter_mut().chain(last).find(|other| usize::from(**other) == end) {
             *found = new_end as u16;
         }
     }
@@ -276,7 +329,8 @@ impl Iterator for All<'_> {
     }
 }
 
-/// How far the lines were noted: where the next one begins, and for how many there is room.
+/// How far the lines were noted: where the next one begins, and for how many there is room, the empty one at the end of the
+/// head among them.
 #[derive(Clone, Copy)]
 struct Walk {
     start: u32,
@@ -292,33 +346,29 @@ enum Odd {
 
 const BLOCK: usize = 64;
 
-/// So many bytes at a position. Of one in a message, so that the compiler knows that nothing overflows.
+/// A block, and behind it as much as says the name of a line that begins behind its last byte.
+const WINDOW: usize = BLOCK + 1 + name::WIDTH;
+
+/// So many bytes at a position.
 #[inline(always)]
-fn chunk_at<const N: usize>(bytes: &[u8], at: u32) -> Option<&[u8; N]> {
-    bytes.get(at as usize..at as usize + N)?.first_chunk()
+pub(super) fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> Option<&[u8; N]> {
+    // Of a position in a message the compiler knows that nothing overflows.
+    bytes.get(at as u32 as usize..at as u32 as usize + N)?.first_chunk()
 }
 
-/// The line ends in the block at a position, as bits; `None` behind the last one, and in a message that is shorter than a
-/// block.
-#[inline(always)]
-fn line_ends_at(bytes: &[u8], at: u32) -> Option<u64> {
-    match chunk_at(bytes, at) {
-        Some(block) => Some(line_ends(block)),
-        None => rest_line_ends_at(bytes, at as usize),
-    }
-}
-
-/// The same in less than a block: the last block ends with the message; what was seen of it before does not count again.
+/// The last bytes, fewer than so many, and zeros behind them.
 #[cold]
-fn rest_line_ends_at(bytes: &[u8], at: usize) -> Option<u64> {
-    let rest = bytes.len().checked_sub(at).filter(|rest| *rest > 0)?;
-    Some(line_ends(bytes.last_chunk()?) >> (BLOCK - rest))
+fn rest_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let (mut rest, found) = ([0; N], bytes.get(at..).unwrap_or_default());
+    let len = found.len().min(N);
+    rest[..len].copy_from_slice(&found[..len]);
+    rest
 }
 
-/// The line ends of a block, as bits.
+/// The line ends of a window's block, as bits.
 #[inline(always)]
-fn line_ends(block: &[u8; BLOCK]) -> u64 {
-    let (halves, _) = block.as_chunks::<32>();
+fn line_ends(window: &[u8; WINDOW]) -> u64 {
+    let (halves, _) = window.as_chunks::<32>();
     let ends = |half: [u8; 32]| u64::from(u8x32::new(half).simd_eq(u8x32::splat(b'\n')).to_bitmask());
     ends(halves[0]) | ends(halves[1]) << 32
 }
@@ -331,7 +381,7 @@ fn find_where(bytes: &[u8], at: usize, end: usize, wanted: impl Fn(u8x32) -> u8x
     while block < end {
         let found = match bytes.get(block..).and_then(|rest| rest.first_chunk::<32>()) {
             Some(bytes) => wanted(u8x32::new(*bytes)).to_bitmask(),
-            None => wanted(rest_at(bytes, block)).to_bitmask(),
+            None => wanted(u8x32::new(rest_at(bytes, block))).to_bitmask(),
         };
         if found != 0 {
             return Some(block + found.trailing_zeros() as usize).filter(|found| *found < end);
@@ -339,14 +389,6 @@ fn find_where(bytes: &[u8], at: usize, end: usize, wanted: impl Fn(u8x32) -> u8x
         block += 32;
     }
     None
-}
-
-/// The last bytes, fewer than 32, and zeros behind them.
-#[cold]
-fn rest_at(bytes: &[u8], at: usize) -> u8x32 {
-    let (mut block, rest) = ([0; 32], bytes.get(at..).unwrap_or_default());
-    block[..rest.len()].copy_from_slice(rest);
-    u8x32::new(block)
 }
 
 /// The first place of a byte in `at..end`.
@@ -365,8 +407,8 @@ pub fn find_blank(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
 #[inline(always)]
 pub fn find_uri_mark(bytes: &[u8], at: usize, end: usize) -> Option<usize> {
     find_where(bytes, at, end, |block| {
-        let is = |byte| block.simd_eq(u8x32::splat(byte));
-        block.simd_eq(block.min(u8x32::splat(b' '))) | is(b'<') | is(b'>') | is(b'?')
+        let angle = (block & u8x32::splat(!2)).simd_eq(u8x32::splat(b'<'));
+        block.simd_eq(block.min(u8x32::splat(b' '))) | angle | block.simd_eq(u8x32::splat(b'?'))
     })
 }
 
@@ -407,7 +449,7 @@ fn has_pair(text: &[u8], wanted: impl Fn(u8x32, u8x32) -> u8x32) -> bool {
     };
     any |= match (these.last_chunk(), nexts.last_chunk()) {
         (Some(this), Some(next)) => wanted_in(this, next),
-        _ => wanted(rest_at(these, 0), rest_at(nexts, 0)),
+        _ => wanted(u8x32::new(rest_at(these, 0)), u8x32::new(rest_at(nexts, 0))),
     };
     any.to_bitmask() != 0
 }

@@ -196,8 +196,6 @@ pub struct Message {
     pub via: Option<Via>,
     /// Where the second via-parm begins and its header line's value ends: `None` where the top one is the only one.
     pub next_via: Option<Span>,
-    /// The whole line of the top via-parm with its line end.
-    pub via_line: Span,
     pub call_id: Option<Span>,
     pub cseq: Option<CSeq>,
     /// The digits of Max-Forwards and their number.
@@ -218,7 +216,6 @@ impl Default for Message {
             end: 0,
             via: None,
             next_via: None,
-            via_line: Span::default(),
             call_id: None,
             cseq: None,
             max_forwards: None,
@@ -271,6 +268,12 @@ impl Message {
         self.lines.of(name)
     }
 
+    /// The whole line of the top via-parm with its line end.
+    #[inline]
+    pub fn via_line(&self) -> Option<Span> {
+        self.lines.first(Name::Via).map(|line| line.span)
+    }
+
     /// The comma-separated values of all headers of a name, first to last.
     #[inline]
     pub fn values<'m>(&'m self, bytes: &'m [u8], name: Name) -> impl Iterator<Item = Value> + use<'m> {
@@ -288,7 +291,7 @@ impl Message {
         let lines = self.may_have(name).then(|| self.lines.all(bytes)).into_iter().flatten();
         lines.filter_map(move |span| {
             let colon_end = span.start + value_after(span.of(bytes), name)? as u16;
-            Some(Line { span, colon_end, name: Name::Other })
+            Some(Line { span, colon_end })
         })
     }
 }

@@ -106,7 +106,7 @@ macro_rules! is {
 pub(super) use is;
 
 /// The longest name with its colon is looked at in one piece.
-const WIDTH: usize = 16;
+pub(super) const WIDTH: usize = 16;
 
 /// A name in its long form with its colon, to be compared in any case; of what stands behind, nothing is compared.
 #[derive(Clone, Copy)]

@@ -152,23 +152,32 @@ impl Message {
     /// Reads the values that route.
     #[inline]
     fn read_values(&mut self, bytes: &[u8]) {
-        (self.via, self.next_via) = (None, None);
-        if let Some(line) = self.lines.first(Name::Via) {
-            self.read_via(bytes, line);
+        self.next_via = None;
+        match self.lines.first(Name::Via) {
+            Some(line) => self.read_via(bytes, line),
+            None => self.via = None,
         }
-        self.call_id = self.lines.value(bytes, Name::CallId);
-        self.cseq = self.lines.first(Name::CSeq).and_then(|line| cseq(bytes, line));
+        // What is read the usual way is stored at once: brought together with the other way first, it went over the stack.
+        self.call_id = self.lines.first(Name::CallId).and_then(|line| line.usual_value(bytes));
+        if self.call_id.is_none() {
+            self.call_id = self.lines.value(bytes, Name::CallId);
+        }
+        let cseq = self.lines.first(Name::CSeq);
+        self.cseq = cseq.and_then(|line| usual_cseq(bytes, line));
+        if self.cseq.is_none() {
+            self.cseq = cseq.and_then(|line| odd_cseq(bytes, line));
+        }
         self.max_forwards = None;
         if let Some(line) = self.lines.first(Name::MaxForwards) {
-            let hops = line_number(bytes, line);
-            self.max_forwards = hops.and_then(|(hops, digits)| Some((digits, u8::try_from(hops).ok()?)));
-            if self.max_forwards.is_none() {
-                self.fail(Fault::MaxForwards);
+            match usual_number(bytes, line).or_else(|| odd_number(bytes, line)) {
+                Some((hops @ 0..256, digits)) => self.max_forwards = Some((digits, hops as u8)),
+                _ => self.fail(Fault::MaxForwards),
             }
         }
         self.content_length = None;
         if let Some(line) = self.lines.first(Name::ContentLength) {
-            self.content_length = line_number(bytes, line).map(|(length, _)| length);
+            let number = usual_number(bytes, line).or_else(|| odd_number(bytes, line));
+            self.content_length = number.map(|(length, _)| length);
             if self.content_length.is_none() {
                 self.fail(Fault::ContentLength);
             }
@@ -200,9 +209,8 @@ impl Message {
     /// Reads the top via-parm, and where the next one is: on its line, or on another one.
     #[inline]
     fn read_via(&mut self, bytes: &[u8], line: Line) {
-        self.via_line = line.span;
         let via = self.via.insert(Via::default());
-        if line.usual_ends(bytes).and_then(|(start, end)| via.read_usual(bytes, start, end)).is_none() {
+        if line.usual_ends(bytes).and_then(|(start, end)| via.read_usual(bytes, Span::new(start, end))).is_none() {
             let value = line.value(bytes);
             let Some((read, stop)) = Via::parse(bytes, value.start as usize, value.end as usize) else {
                 self.via = None;
@@ -307,26 +315,30 @@ fn without_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
 }
 
 /// `number method`; the number is less than 2^31 (RFC 3261 §8.1.1.5).
-#[inline(always)]
 fn cseq(bytes: &[u8], line: Line) -> Option<CSeq> {
-    let usual = || {
-        let (start, end) = line.usual_ends(bytes)?;
-        let (mut number, mut stop) = (0u32, start);
-        while let Some(digit @ 0..=9) = bytes.get(stop).map(|byte| byte.wrapping_sub(b'0')) {
-            number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
-            stop = stop.wrapping_add(1);
-        }
-        let at = stop.wrapping_add(1);
-        let (method, length) = Method::begin(bytes, at)?;
-        // So many digits always fit.
-        let so = (1..=9).contains(&stop.wrapping_sub(start)) && bytes[stop] == b' ' && at.wrapping_add(length) == end;
-        so.then_some(CSeq { number, method, name: Span::new(at, end) })
-    };
-    usual().or_else(|| odd_cseq(bytes, line.value(bytes)))
+    usual_cseq(bytes, line).or_else(|| odd_cseq(bytes, line))
+}
+
+/// As nearly all write it, with a method that is told apart.
+#[inline(always)]
+fn usual_cseq(bytes: &[u8], line: Line) -> Option<CSeq> {
+    let (start, end) = line.usual_ends(bytes)?;
+    let (mut number, mut stop) = (0u32, start);
+    while let Some(digit @ 0..=9) = bytes.get(stop).map(|byte| byte.wrapping_sub(b'0')) {
+        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+        stop = stop.wrapping_add(1);
+    }
+    let at = stop.wrapping_add(1);
+    let (method, length) = Method::begin(bytes, at)?;
+    // So many digits always fit.
+    let so = (1..=9).contains(&stop.wrapping_sub(start)) && bytes[stop] == b' ' && at.wrapping_add(length) == end;
+    so.then_some(CSeq { number, method, name: Span::new(at, end) })
 }
 
 /// What is written in another way, or has a method that is not told apart.
-fn odd_cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
+#[cold]
+fn odd_cseq(bytes: &[u8], line: Line) -> Option<CSeq> {
+    let value = line.value(bytes);
     let (at, end) = (value.start as usize, value.end as usize);
     let (number, stop) = leading_number(bytes, at, end)?;
     let from = skip_blanks(bytes, stop, end);
@@ -336,14 +348,16 @@ fn odd_cseq(bytes: &[u8], value: Span) -> Option<CSeq> {
     (from > stop && from < end && number < 1 << 31 && is_token).then_some(CSeq { number, method, name })
 }
 
-/// The number that is the whole value of a line, and its digits.
+/// The number of a few digits that is the whole value of a line, and its digits.
 #[inline(always)]
-fn line_number(bytes: &[u8], line: Line) -> Option<(u32, Span)> {
-    if let Some((start, end)) = line.usual_ends(bytes)
-        && let Some(value) = short_number(bytes, start, end)
-    {
-        return Some((value, Span::new(start, end)));
-    }
+fn usual_number(bytes: &[u8], line: Line) -> Option<(u32, Span)> {
+    let (start, end) = line.usual_ends(bytes)?;
+    Some((short_number(bytes, start, end)?, Span::new(start, end)))
+}
+
+/// Any number that is the whole value of a line, and its digits.
+#[cold]
+fn odd_number(bytes: &[u8], line: Line) -> Option<(u32, Span)> {
     let digits = line.value(bytes);
     Some((number(digits.of(bytes))?, digits))
 }

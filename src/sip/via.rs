@@ -7,6 +7,7 @@ use memchr::memchr;
 use wide::{u8x16, u8x32};
 
 use super::header::{Marks, Param, Params, is_blank, number, short_number, skip_blanks, skip_token};
+use super::lines::chunk_at;
 use super::message::Span;
 use super::name::is;
 use super::{DEFAULT_PORT, text};
@@ -43,7 +44,7 @@ impl Via {
     /// behind it.
     pub fn parse(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
         let mut via = Self::default();
-        match via.read_usual(bytes, at, end) {
+        match via.read_usual(bytes, Span::new(at, end)) {
             Some(()) => Some((via, end)),
             None => Self::parse_any(bytes, at, end),
         }
@@ -53,50 +54,92 @@ impl Via {
     /// says only that it is not that, and leaves something behind; what this reads, [`Via::parse_any`] reads alike. In place of
     /// an empty one.
     #[inline(never)]
-    pub(super) fn read_usual(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<()> {
-        let prefix: &[u8; 12] = bytes.get(at..end)?.first_chunk()?;
-        if prefix[..8] != *b"SIP/2.0/" || !matches!(&prefix[8..], b"UDP " | b"TCP " | b"TLS ") {
+    pub(super) fn read_usual(&mut self, bytes: &[u8], value: Span) -> Option<()> {
+        let (at, end) = (value.start as usize, value.end as usize);
+        let protocol = u64::from_le_bytes(*chunk_at(bytes, at)?);
+        let transport = u32::from_le_bytes(*chunk_at(bytes, at + 8)?);
+        let host = at + 12;
+        if protocol != u64::from_le_bytes(*b"SIP/2.0/") || !USUAL_TRANSPORTS.contains(&transport) || host >= end {
             return None;
         }
-        let host = at + 12;
-        (self.parm, self.transport) = (Span::new(at, end), Span::new(at + 8, at + 11));
+        (self.parm, self.transport) = (value, Span::new(at + 8, at + 11));
         let mut block = host;
-        let mut semicolons = usual_semicolons(bytes, block, end)?;
-        let host_end = host + semicolons.trailing_zeros() as usize;
-        (self.host, self.port) = usual_sent_by(bytes, host, host_end)?;
-        // Where the parameter begins that the next semicolon, or the end, ends.
-        let mut start = host_end + 1;
-        loop {
-            semicolons &= semicolons.wrapping_sub(1);
-            while semicolons == 0 {
+        let mut marks = usual_marks(bytes, block, end)?;
+        let mut mark = host + marks.trailing_zeros() as usize;
+        self.read_usual_sent_by(bytes, host, mark)?;
+        let mut seen = 0;
+        while mark != end {
+            let start = mark + 1;
+            marks &= marks.wrapping_sub(1);
+            while marks == 0 {
                 block += BLOCK;
-                if block >= end {
-                    return self.note_usual(bytes, start, end);
-                }
-                semicolons = usual_semicolons(bytes, block, end)?;
+                marks = usual_marks(bytes, block, end)?;
             }
-            let at = block + semicolons.trailing_zeros() as usize;
-            self.note_usual(bytes, start, at)?;
-            start = at + 1;
+            mark = block + marks.trailing_zeros() as usize;
+            let one = self.note_usual(bytes, start, mark)?;
+            if seen & one != 0 {
+                return None;
+            }
+            seen |= one;
+        }
+        Some(())
+    }
+
+    /// Remembers the parameter in `start..end` if routing uses it, and says as a bit which one it is; none for another.
+    /// `None` where that wants a closer look, or is too near to the message's end to be looked at by words.
+    #[inline(always)]
+    fn note_usual(&mut self, bytes: &[u8], start: usize, end: usize) -> Option<u8> {
+        let word = u64::from_le_bytes(*chunk_at(bytes, start)?);
+        let span = |from: usize| Some(Span::new(from, end));
+        match () {
+            () if is!(word, b"branch=") => {
+                self.branch = span(start + 7);
+                Some(1)
+            }
+            () if is!(word, b"w=") => {
+                self.way = span(start + 2);
+                Some(2)
+            }
+            () if is!(word, b"s=") => {
+                self.time = span(start + 2);
+                Some(4)
+            }
+            () if is!(word, b"rport") && end == start + 5 => {
+                self.rport = Some(Param { name: Span::new(start, end), value: None });
+                Some(8)
+            }
+            () => {
+                let is_odd = start == end || matches!(bytes[start] | 0x20, b'r' | b'b' | b'w' | b's' | b'=');
+                (!is_odd).then_some(0)
+            }
         }
     }
 
-    /// Remembers the parameter in `start..end` if routing uses it. `None` where it was there before, or is too near to
-    /// the message's end to be looked at by words.
+    /// Reads a sent-by shorter than 32 bytes. `None` where it has more than one colon (IPv6 has), a bracket, or an equals
+    /// sign.
     #[inline(always)]
-    fn note_usual(&mut self, bytes: &[u8], start: usize, end: usize) -> Option<()> {
-        let word = u64::from_le_bytes(*bytes.get(start..)?.first_chunk()?);
-        let span = |from: usize| Span::new(from, end);
-        let twice = match () {
-            () if is!(word, b"branch=") => self.branch.replace(span(start + 7)).is_some(),
-            () if is!(word, b"w=") => self.way.replace(span(start + 2)).is_some(),
-            () if is!(word, b"s=") => self.time.replace(span(start + 2)).is_some(),
-            () if is!(word, b"rport") && end == start + 5 => {
-                self.rport.replace(Param { name: span(start), value: None }).is_some()
-            }
-            () => start == end || matches!(bytes[start] | 0x20, b'r' | b'b' | b'w' | b's' | b'='),
+    fn read_usual_sent_by(&mut self, bytes: &[u8], at: usize, end: usize) -> Option<()> {
+        let inside = match end - at {
+            length @ 1..32 => (1 << length) - 1,
+            _ => return None,
         };
-        (!twice).then_some(())
+        let chunk = chunk_at::<32>(bytes, at)?;
+        let is = |byte| u8x32::new(*chunk).simd_eq(u8x32::splat(byte)).to_bitmask() & inside;
+        let colons = is(b':');
+        if chunk[0] == b'[' || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 || is(b'=') != 0 {
+            return None;
+        }
+        if colons == 0 {
+            (self.host, self.port) = (Span::new(at, end), None);
+            return Some(());
+        }
+        let colon = at + colons.trailing_zeros() as usize;
+        let port = match short_number(bytes, colon + 1, end) {
+            Some(port) => port,
+            None => number(bytes.get(colon + 1..end).filter(|digits| digits.len() <= 5)?)?,
+        };
+        (self.host, self.port) = (Span::new(at, colon), Some(u16::try_from(port).ok()?));
+        Some(())
     }
 
     fn parse_any(bytes: &[u8], at: usize, end: usize) -> Option<(Self, usize)> {
@@ -167,14 +210,18 @@ impl Via {
     }
 }
 
+/// The transports that nearly all name, with the blank behind them.
+const USUAL_TRANSPORTS: [u32; 3] =
+    [u32::from_le_bytes(*b"UDP "), u32::from_le_bytes(*b"TCP "), u32::from_le_bytes(*b"TLS ")];
+
 /// How many bytes are looked at at once: most vias of others are no longer behind their protocol.
 const BLOCK: usize = 64;
 
-/// The semicolons of a block, as bits. `None` where a blank, a comma or a quote is before `end`, or where the message ends
-/// too soon.
+/// The semicolons of a block and the end, as bits. `None` where a blank, a comma or a quote is before `end`, or where the
+/// message ends too soon.
 #[inline(always)]
-fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u64> {
-    let block: &[u8; BLOCK] = bytes.get(at..)?.first_chunk()?;
+fn usual_marks(bytes: &[u8], at: usize, end: usize) -> Option<u64> {
+    let block: &[u8; BLOCK] = chunk_at(bytes, at)?;
     let (mut semicolons, mut odd) = (0, 0);
     for (n, chunk) in block.as_chunks().0.iter().enumerate() {
         let chunk = u8x16::new(*chunk);
@@ -185,33 +232,8 @@ fn usual_semicolons(bytes: &[u8], at: usize, end: usize) -> Option<u64> {
     match odd {
         0 => (end - at >= BLOCK).then_some(semicolons),
         // The first one must be what ends the value.
-        _ => (at + odd.trailing_zeros() as usize == end).then_some(semicolons & (odd ^ (odd - 1))),
+        _ => (at + odd.trailing_zeros() as usize == end).then_some((semicolons | odd) & (odd ^ (odd - 1))),
     }
-}
-
-/// Host and port of a sent-by shorter than 32 bytes. `None` where it has more than one colon (IPv6 has), a bracket, or an
-/// equals sign.
-#[inline(always)]
-fn usual_sent_by(bytes: &[u8], at: usize, end: usize) -> Option<(Span, Option<u16>)> {
-    let inside = match end - at {
-        length @ 1..32 => (1 << length) - 1,
-        _ => return None,
-    };
-    let chunk = u8x32::new(*bytes.get(at..)?.first_chunk()?);
-    let is = |byte| chunk.simd_eq(u8x32::splat(byte));
-    let colons = is(b':').to_bitmask() & inside;
-    if (is(b'=') | is(b'[')).to_bitmask() & inside != 0 || colons & 1 != 0 || colons & colons.wrapping_sub(1) != 0 {
-        return None;
-    }
-    if colons == 0 {
-        return Some((Span::new(at, end), None));
-    }
-    let colon = at + colons.trailing_zeros() as usize;
-    let port = match short_number(bytes, colon + 1, end) {
-        Some(port) => port,
-        None => number(bytes.get(colon + 1..end).filter(|digits| digits.len() <= 5)?)?,
-    };
-    Some((Span::new(at, colon), Some(u16::try_from(port).ok()?)))
 }
 
 /// `SIP / 2.0 / transport`, and just behind it.
@@ -349,7 +371,7 @@ mod tests {
             let text = format!("SIP/2.0/UDP {host}{port}{}{tail}", params.concat());
             let padded = format!("{text}\r\n{}", "x".repeat(64)).into_bytes();
             let mut usual = Via::default();
-            if usual.read_usual(&padded, 0, text.len()).is_some() {
+            if usual.read_usual(&padded, Span::new(0, text.len())).is_some() {
                 proptest::prop_assert_eq!(Via::parse_any(&padded, 0, text.len()), Some((usual, text.len())));
             }
         }
@@ -363,7 +385,7 @@ mod tests {
             "SIP/2.0/UDP 203.100.113.210:5060;branch=z9hG4bKccglerkai7opwivszgngvrtacvgsbpahgm;w=ccg4ch5rzmahccqtytddgzahpibopkvm4fettk7v;s=aadqaaaaaaaaa",
         ] {
             let padded = format!("{text}\r\n{}", "x".repeat(64));
-            assert!(Via::default().read_usual(padded.as_bytes(), 0, text.len()).is_some(), "{text}");
+            assert!(Via::default().read_usual(padded.as_bytes(), Span::new(0, text.len())).is_some(), "{text}");
         }
     }
 

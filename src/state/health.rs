@@ -28,12 +28,17 @@ pub struct Silence {
     said: u64,
     /// When it was first seen to owe an answer.
     since: Option<Time>,
+    /// What it had been asked at the last look, and when that had last become more.
+    newest: (u64, Time),
 }
+
+/// What it has not answered for so long it owes no more: nobody waits for that (64*T1, RFC 3261 §17.1).
+const FORGOTTEN: Duration = Duration::from_secs(32);
 
 impl Silence {
     /// From now on.
     pub fn new(asked: u64, said: u64) -> Self {
-        Self { asked, said, since: None }
+        Self { asked, said, since: None, newest: (asked, Time::default()) }
     }
 
     /// Takes how many requests that want an answer were sent to it and how many messages came from it, ever. True where
@@ -44,6 +49,13 @@ impl Silence {
         if said != self.said {
             *self = Self::new(asked, said);
         } else if asked > self.asked {
+            let (before, grew) = self.newest;
+            if asked > before {
+                if now.since(grew) > FORGOTTEN {
+                    *self = Self::new(before, said);
+                }
+                self.newest = (asked, now);
+            }
             let since = *self.since.get_or_insert(now);
             if asked - self.asked >= suspect.unanswered.into() && now.since(since) >= suspect.after {
                 *self = Self::new(asked, said);
@@ -128,12 +140,14 @@ pub struct Monitor {
     failures: u32,
     successes: u32,
     rests_until: Time,
+    /// Something says that it may be gone: two checks decide. Who rests goes on resting meanwhile.
+    suspected: bool,
 }
 
 impl Monitor {
     /// For a server of which this is known already.
     pub fn new(health: Health) -> Self {
-        Self { health, ..Self::default() }
+        Self { health, suspected: health == Health::Suspect, ..Self::default() }
     }
 
     pub fn health(&self) -> Health {
@@ -145,7 +159,7 @@ impl Monitor {
         let to = match meaning(outcome, check) {
             Meaning::Alive => self.alive(check, now),
             Meaning::Resting(retry_after) => {
-                (self.failures, self.successes) = (0, 0);
+                (self.failures, self.successes, self.suspected) = (0, 0, false);
                 let rest = retry_after.unwrap_or_default().min(LONGEST_REST);
                 self.rests_until = self.rests_until.max(now + rest);
                 Health::Resting
@@ -158,14 +172,15 @@ impl Monitor {
     /// A worker left a sign. Without a check to follow it up it means nothing: it could never be taken back.
     pub fn sign(&mut self, sign: Sign, now: Time) -> Option<Transition> {
         let to = match (sign, self.health) {
-            (Sign::Unreachable | Sign::Silent, Health::Up | Health::Resting) => {
-                self.failures = 0;
-                Health::Suspect
+            (Sign::Unreachable | Sign::Silent, Health::Up | Health::Resting) if !self.suspected => {
+                (self.failures, self.suspected) = (0, true);
+                // A suspect may be asked where nobody else is there; who wants a rest is not.
+                if self.health == Health::Resting { Health::Resting } else { Health::Suspect }
             }
             (Sign::Said503, Health::Up | Health::Resting | Health::Suspect) => {
                 self.rests_until = self.rests_until.max(now + LIVE_REST);
                 // It lives, but the check that is on its way says so for sure.
-                if self.health == Health::Suspect { Health::Suspect } else { Health::Resting }
+                Health::Resting
             }
             _ => self.health,
         };
@@ -194,7 +209,7 @@ impl Monitor {
     }
 
     fn alive(&mut self, check: &Check, now: Time) -> Health {
-        self.failures = 0;
+        (self.failures, self.suspected) = (0, false);
         self.successes = self.successes.saturating_add(1);
         match self.health {
             Health::Down | Health::Dead if self.successes < check.rise => self.health,
@@ -207,10 +222,7 @@ impl Monitor {
     fn failed(&mut self, how: Health, check: &Check) -> Health {
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
-        let enough = match self.health {
-            Health::Suspect => SUSPECT_FALL,
-            _ => check.fall,
-        };
+        let enough = if self.suspected { SUSPECT_FALL } else { check.fall };
         match self.health {
             // Down tells by its last check whether anybody is there at all.
             Health::Down | Health::Dead => how,
@@ -297,19 +309,38 @@ mod tests {
         assert!(!(12..70).any(|second| look(second, 307, 190)), "nobody asked");
         assert!(!look(70, 400, 190) && !look(71, 500, 191), "it said something");
         assert!(!look(72, 600, 191) && !look(73, 700, 191) && look(74, 700, 191));
+        assert!(!look(80, 704, 191), "four");
+        assert!(
+            !look(113, 705, 191) && !look(114, 708, 191),
+            "nobody waits for the four of half a minute ago any more"
+        );
+        assert!(look(115, 709, 191), "but for these five");
     }
 
     #[test]
-    fn a_rest_outlasts_a_suspicion_and_a_503_does_not_end_one() {
+    fn a_rest_outlasts_a_suspicion_and_two_checks_end_it() {
         let busy = Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(30)) };
         let mut monitor = Monitor::default();
         monitor.observe(busy, &check(), at(10));
-        assert_eq!(monitor.sign(Sign::Unreachable, at(11)).map(|t| t.to), Some(Health::Suspect));
+        assert_eq!(monitor.sign(Sign::Unreachable, at(11)), None);
         assert_eq!(monitor.sign(Sign::Said503, at(11)), None);
-        assert_eq!(monitor.observe(answered(200), &check(), at(12)).map(|t| t.to), Some(Health::Resting));
+        assert_eq!(monitor.observe(answered(200), &check(), at(12)), None);
         assert_eq!(monitor.observe(answered(200), &check(), at(39)), None);
         assert_eq!(monitor.observe(answered(200), &check(), at(40)).map(|t| t.to), Some(Health::Up));
         assert_eq!(monitor.sign(Sign::Failing, at(41)), None, "the breaker's business");
+        monitor.observe(busy, &check(), at(50));
+        monitor.sign(Sign::Unreachable, at(51));
+        assert_eq!(monitor.observe(Outcome::Silent, &check(), at(51)), None);
+        monitor.sign(Sign::Unreachable, at(51));
+        assert_eq!(monitor.observe(Outcome::Silent, &check(), at(52)).map(|t| t.to), Some(Health::Dead));
+    }
+
+    #[test]
+    fn a_suspect_that_answers_with_503_has_its_rest() {
+        let mut monitor = Monitor::default();
+        monitor.sign(Sign::Silent, at(1));
+        assert_eq!(monitor.sign(Sign::Said503, at(2)).map(|t| t.to), Some(Health::Resting));
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]), [Health::Resting, Health::Dead]);
     }
 
     #[test]

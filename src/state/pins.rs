@@ -86,7 +86,7 @@ impl Pins {
             _ => (TRANSACTION, Marks::NONE),
         };
         // What only follows, as a registration that is renewed again and again, must not keep its server for ever.
-        if method != Method::Invite && self.table.find(call, now).is_some_and(|pin| pin.server == server) {
+        if method != Method::Invite && seen.alive(now).is_some_and(|pin| pin.server == server) {
             return Written::default();
         }
         self.table.write_seen(call, seen, server, marks, now, life)

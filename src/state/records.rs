@@ -136,7 +136,7 @@ impl Records {
         }
         for backend in &snapshot.backends {
             let id = of(&backend.config.name);
-            self.backends.entry(id).or_insert_with(|| Uptime::new(now)).set(!backend.balance.is_empty(), now);
+            self.backends.entry(id).or_insert_with(|| Uptime::new(now)).set(!backend.lacks_servers(), now);
             for (at, region) in backend.config.regions.iter().enumerate() {
                 let own = backend.config.servers.iter().filter(|server| server.region == at);
                 let mut states = own.filter_map(|server| Some(snapshot.servers[snapshot.server(server.id)?].state));

@@ -111,6 +111,11 @@ impl ServerState {
         self.is_well() && self.breaker == Circuit::Closed
     }
 
+    /// Whether nothing but a suspicion keeps new calls from it.
+    pub fn is_only_suspected(self) -> bool {
+        self.admin == Admin::Ready && self.health == Health::Suspect && self.breaker == Circuit::Closed
+    }
+
     /// Whether it takes trial calls, and those only.
     pub fn takes_trials(self) -> bool {
         self.is_well() && self.breaker == Circuit::HalfOpen

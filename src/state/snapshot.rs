@@ -1,5 +1,7 @@
 //! One generation of routing state: what was configured, tied to who is usable now. Immutable; swapped whole.
 
+mod candidates;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::candidates::candidates;
 use super::bans::Rule;
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
@@ -15,8 +18,8 @@ use super::limits::{Counted, Pace, Paces};
 use super::lookup::{AddressMap, Networks, Positions, Set, Sources, hasher};
 use super::server::{Admin, Circuit, Lives, ServerLive, ServerState};
 use super::stick_table::StickTable;
-use crate::balance::{Algorithm, Balance, Candidate, Region, SpillBelow};
-use crate::config::{self, Config, Ports, Source, Stick, WhenAllDown};
+use crate::balance::{Algorithm, Balance, Region, SpillBelow};
+use crate::config::{self, Config, Ports, Source, Stick};
 use crate::sip::token::{Keys, NameHash};
 use crate::sip::uri::Uri;
 use crate::sip::{Side, Transport};
@@ -106,6 +109,10 @@ pub struct Backend {
     clients: Vec<(IpNet, u32)>,
     /// Whose each port of a relay's range is, in order of ports.
     parts: Vec<(Ports, u16)>,
+    /// Whether new calls go to servers that are suspected, for nobody else takes them.
+    asks_suspects: bool,
+    /// Whether all of its servers leave.
+    leaves: bool,
 }
 
 impl Backend {
@@ -113,6 +120,17 @@ impl Backend {
     #[inline]
     pub fn preferred_region(&self, source: IpAddr) -> Option<u32> {
         self.clients.iter().find(|(net, _)| net.contains(&source)).map(|(_, region)| *region)
+    }
+
+    /// Whether a server of it that is so may be sent a new call.
+    #[inline]
+    pub fn takes_new(&self, state: ServerState) -> bool {
+        state.takes_new() || self.asks_suspects && state.is_only_suspected()
+    }
+
+    /// Whether nobody takes new calls although somebody should.
+    pub fn lacks_servers(&self) -> bool {
+        self.balance.is_empty() && !self.leaves
     }
 
     /// The balance of those that take every new call.
@@ -460,17 +478,17 @@ fn backend(
     let mut clients: Vec<_> =
         backend.regions.iter().flat_map(|region| region.clients.iter().map(|net| (*net, region.id.0))).collect();
     clients.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    let build = |state: &dyn Fn(NameHash) -> ServerState, like: Option<&Balance>| {
-        let (regions, spill) = (candidates(backend, state), SpillBelow(backend.spill_below));
-        Balance::build(keys.rendezvous(), backend.balance, &regions, spill, like)
+    let build = |regions: &[Region], like: Option<&Balance>| {
+        Balance::build(keys.rendezvous(), backend.balance, regions, SpillBelow(backend.spill_below), like)
     };
-    let balance = build(&state, before.map(|b| &b.balance));
+    let (regions, asks_suspects) = candidates(backend, state);
+    let balance = build(&regions, before.map(|b| &b.balance));
     let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
     let without_trials = |id| match state(id) {
         state if state.takes_trials() => ServerState { breaker: Circuit::Open, ..state },
         state => state,
     };
-    let settled = tries.then(|| build(&without_trials, before.map(Backend::settled)));
+    let settled = tries.then(|| build(&candidates(backend, without_trials).0, before.map(Backend::settled)));
     // The part of one that leaves is another's now, or nobody's.
     let is_ours = |server: &Server| {
         server.state.admin != Admin::Leaving && backend.servers.iter().any(|other| other.id == server.id)
@@ -478,7 +496,10 @@ fn backend(
     let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
-    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts };
+    // A name without an address has no servers, and should have some.
+    let leaves =
+        !backend.servers.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_suspects, leaves };
     // Everybody, for a pool may be shared with a snapshot whose servers had limits.
     for server in servers.iter().filter(|server| server.backend == at) {
         built.tell(server, load(server, &built));
@@ -492,54 +513,6 @@ fn max_calls(server: &config::Server, states: &HashMap<NameHash, ServerState>) -
 
 fn tells_load(backend: &config::Backend, states: &HashMap<NameHash, ServerState>) -> bool {
     backend.balance.asks_for_load() || backend.servers.iter().any(|server| max_calls(server, states) > 0)
-}
-
-/// How fine `slow_start` cuts weights.
-const WHOLE: u32 = 100;
-
-/// A server's weight as far as `slow_start` lets it have it. In hundredths where a server of the backend starts slowly, so
-/// that even a weight of one has parts.
-fn weight(backend: &config::Backend, server: &config::Server, state: ServerState) -> u32 {
-    let weight = state.weight.unwrap_or(server.weight);
-    match backend.servers.iter().all(|server| server.slow_start.is_zero()) {
-        true => weight,
-        false => weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
-    }
-}
-
-/// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either and the backend fails open, everybody who is not in maintenance. Beside
-/// them stands who wants trial calls.
-fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> Vec<Region> {
-    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
-    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
-        let of = |(region, at): (&config::Region, usize)| {
-            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
-            let total = members.map(|server| weight(backend, server, ServerState::default())).sum();
-            let candidate = |server: &config::Server| {
-                let state = state(server.id);
-                let usable = among(server) && wanted(state);
-                Candidate { id: server.id.0, weight: if usable { weight(backend, server, state) } else { 0 } }
-            };
-            let here = backend.servers.iter().filter(|server| server.region == at);
-            Region { id: region.id.0, weight: region.weight, total, servers: here.map(candidate).collect() }
-        };
-        backend.regions.iter().zip(0..).map(of).collect()
-    };
-    let anybody = |regions: &[Region]| {
-        regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
-    };
-    let primary: Who<'_> = &|server| !server.backup;
-    let new_or_trials = |state: ServerState| state.takes_new() || state.takes_trials();
-    if anybody(&regions(primary, &ServerState::takes_new)) {
-        return regions(primary, &new_or_trials);
-    }
-    if anybody(&regions(&|server| server.backup, &ServerState::takes_new))
-        || backend.when_all_down == WhenAllDown::Reject
-    {
-        return regions(&|server| server.backup || state(server.id).takes_trials(), &new_or_trials);
-    }
-    regions(primary, &|state| state.admin == Admin::Ready)
 }
 
 /// Everything that means us.

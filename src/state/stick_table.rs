@@ -103,6 +103,14 @@ const SWEEP: usize = 131_072;
 #[derive(Clone, Copy, Debug)]
 pub struct Seen(Option<Entry>);
 
+impl Seen {
+    /// The entry, if it lives.
+    #[inline]
+    pub fn alive(self, now: Time) -> Option<Stuck> {
+        self.0.and_then(|entry| alive(entry, now))
+    }
+}
+
 /// An entry that was found.
 #[derive(Clone, Copy, Debug)]
 pub struct Stuck {
@@ -152,8 +160,8 @@ impl StickTable {
     /// Looks a key up for who may write it.
     #[inline]
     pub fn look(&self, key: u64, now: Time) -> (Option<Stuck>, Seen) {
-        let entry = self.table.get(key);
-        (entry.and_then(|entry| alive(entry, now)), Seen(entry))
+        let seen = Seen(self.table.get(key));
+        (seen.alive(now), seen)
     }
 
     /// Lets a found entry live at least `life` from now. Writes only where that adds a sixteenth of `life`: a call that

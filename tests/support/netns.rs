@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use super::process::{output, spawn};
+
 /// A namespace that is gone when the test is over.
 pub struct Namespace {
     pub name: String,
@@ -47,13 +49,12 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        let _ = spawn(Command::new("ip").args(["netns", "delete", &self.name])).and_then(|mut child| child.wait());
     }
 }
 
 fn run(command: &str) {
     let mut words = command.split_whitespace();
-    let status =
-        Command::new(words.next().unwrap()).args(words).status().expect("iproute2 is installed: tests/setup does it");
-    assert!(status.success(), "{command}: {status}; network namespaces need root");
+    let done = output(Command::new(words.next().unwrap()).args(words));
+    assert!(done.status.success(), "{command}: {done:?}; network namespaces need root, and what tests/setup installs");
 }

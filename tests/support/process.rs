@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,6 +59,12 @@ pub fn nobody_begins() -> MutexGuard<'static, ()> {
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let _alone = nobody_begins();
     command.spawn()
+}
+
+/// What a command says until it ends, of which nothing else is to be heard. It begins as others do here.
+pub fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    spawn(command).unwrap().wait_with_output().unwrap()
 }
 
 /// Whether somebody has a UDP socket on this address, or listens there over TCP.

@@ -16,7 +16,7 @@ use trunkline::config::Config;
 use trunkline::net::tls::{Tls, server_name};
 use trunkline::sip::token::NameHash;
 
-use super::process::DEADLINE;
+use super::process::{DEADLINE, spawn};
 
 /// What the accept loop saw of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,14 +89,14 @@ pub struct Client {
 
 impl Client {
     pub fn start(address: SocketAddr, options: &[&str]) -> Self {
-        let mut child = Command::new("openssl")
+        let mut command = Command::new("openssl");
+        command
             .args(["s_client", "-connect", &address.to_string(), "-showcerts"])
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("openssl is there: tests/setup installs it");
+            .stderr(Stdio::piped());
+        let mut child = spawn(&mut command).expect("openssl is there: tests/setup installs it");
         let (sender, lines) = channel();
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -150,7 +150,8 @@ pub struct Server {
 
 impl Server {
     pub fn start(chain: &PathBuf, key: &PathBuf, options: &[&str]) -> Self {
-        let mut child = Command::new("openssl")
+        let mut command = Command::new("openssl");
+        command
             .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-verify_return_error"])
             .arg("-cert")
             .arg(chain)
@@ -159,9 +160,8 @@ impl Server {
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl is there: tests/setup installs it");
+            .stderr(Stdio::null());
+        let mut child = spawn(&mut command).expect("openssl is there: tests/setup installs it");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.starts_with("ACCEPT ")).expect("it listens");
         let address = line["ACCEPT ".len()..].parse().unwrap();

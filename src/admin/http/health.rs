@@ -16,6 +16,7 @@ use super::Node;
 use crate::admin::local;
 use crate::config::WhenAllDown;
 use crate::net::udp::clock;
+use crate::state::server::Admin;
 use crate::state::snapshot::{Backend, Snapshot};
 use crate::state::{Shared, Time};
 
@@ -136,12 +137,13 @@ fn part(error: Option<String>) -> Component {
 
 /// Whether somebody gets its new calls.
 fn is_usable(backend: &Backend) -> bool {
-    !backend.balance.is_empty() || backend.config.when_all_down == WhenAllDown::Forward
+    !backend.lacks_servers() || backend.config.when_all_down == WhenAllDown::Forward
 }
 
 fn of_backend(snapshot: &Snapshot, backend: &Backend) -> Component {
     let servers = backend.config.servers.iter().filter_map(|server| snapshot.server(server.id));
-    let servers: Vec<_> = servers.map(|at| &snapshot.servers[at]).collect();
+    let servers: Vec<_> =
+        servers.map(|at| &snapshot.servers[at]).filter(|server| server.state.admin != Admin::Leaving).collect();
     let takes = servers.iter().filter(|server| server.state.takes_new()).count();
     let status = match (takes == servers.len(), is_usable(backend)) {
         (true, true) => Status::Healthy,

@@ -157,7 +157,7 @@ impl Scene<'_> {
             mode: if is_relay { "relay" } else { "proxy" },
             balance: config.balance.word(),
             forwards_when_down: config.when_all_down == WhenAllDown::Forward,
-            up: !of.balance.is_empty(),
+            up: !of.lacks_servers(),
             unchanged: uptime.map_or(Duration::ZERO, |uptime| uptime.unchanged(self.now)),
             downs: uptime.map_or(0, |uptime| uptime.downs()),
             downtime: uptime.map_or(Duration::ZERO, |uptime| uptime.downtime(self.now)),

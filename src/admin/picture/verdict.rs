@@ -75,7 +75,7 @@ pub fn verdict(picture: &Picture) -> Verdict {
             level = Level::Bad;
         }
     }
-    let all = picture.servers().count();
+    let all = picture.servers().filter(|server| server.state.admin != Admin::Leaving).count();
     let taking = picture.servers().filter(|server| server.takes_new()).count();
     parts.push(match taking == all {
         true if all == 1 => "the only server takes calls".to_owned(),

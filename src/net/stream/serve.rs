@@ -39,7 +39,13 @@ pub async fn listen(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> 
     let socket = engine.borrow().socket(lane);
     // Whoever is let in by it inherits that.
     socket.set_tcp_nodelay(true)?;
-    let listener = TcpListener::from_std(socket.try_clone()?.into())?;
+    let listener = loop {
+        match socket.try_clone().and_then(|socket| TcpListener::from_std(socket.into())) {
+            Ok(listener) => break listener,
+            // No descriptor is left, and what is served already must not end for it.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
     drop(socket);
     // Who listens at one address need not ask at which somebody came.
     let own = listener.local_addr().ok().filter(|own| !own.ip().is_unspecified());

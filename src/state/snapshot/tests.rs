@@ -82,8 +82,35 @@ fn new_calls_reach_whom_the_states_allow() {
     assert_eq!(reached(&build(TEXT, &[], None)), ["b/a1", "b/l1", "b/l2"]);
     assert_eq!(reached(&build(TEXT, &[("l1", drain), ("a1", health(Health::Resting))], None)), ["b/l2"]);
     assert_eq!(reached(&build(TEXT, &[("l1", dead), ("l2", dead), ("a1", dead)], None)), ["b/spare"]);
+    let suspect = health(Health::Suspect);
+    assert_eq!(reached(&build(TEXT, &[("l1", suspect), ("a1", dead)], None)), ["b/l2"], "who is suspected gets none");
+    let lost = |spare| [("l1", suspect), ("l2", dead), ("a1", suspect), ("spare", spare)];
+    assert_eq!(reached(&build(TEXT, &lost(ServerState::default()), None)), ["b/spare"]);
+    assert_eq!(reached(&build(TEXT, &lost(dead), None)), ["b/a1", "b/l1"], "but where nobody else is there");
+    assert_eq!(reached(&build(TEXT, &lost(suspect), None)), ["b/a1", "b/l1"]);
+    let last = [("l1", dead), ("l2", dead), ("a1", health(Health::Resting)), ("spare", suspect)];
+    assert_eq!(reached(&build(TEXT, &last, None)), ["b/spare"], "who asked for a rest has it");
+    // A region of weight 0 takes those that prefer it: they need no suspect.
+    let own = build(&TEXT.replace("weight = 30", "weight = 0"), &[("l1", suspect), ("l2", suspect)], None);
+    let (backend, call) = (&own.backends[0], own.keys.call(b"1"));
+    let prefers = backend.preferred_region("10.1.2.3".parse().unwrap());
+    let chosen = backend.balance.pick(call, prefers).map(|id| own.server(NameHash(id)).unwrap());
+    assert_eq!(chosen.map(|at| own.servers[at].name.as_str()), Some("b/a1"));
+    assert!(backend.takes_new(suspect) && !build(TEXT, &[], None).backends[0].takes_new(suspect));
+    let open = ServerState { breaker: Circuit::Open, ..suspect };
+    assert_eq!(reached(&build(TEXT, &[("l1", open), ("l2", open), ("a1", open), ("spare", dead)], None)), [""; 0]);
     let all = [("l1", dead), ("l2", dead), ("a1", maint), ("spare", dead)];
     assert_eq!(reached(&build(TEXT, &all, None)), [""; 0]);
+    assert!(build(TEXT, &all, None).backends[0].lacks_servers());
+    let leaving = ServerState { admin: Admin::Leaving, ..ServerState::default() };
+    let gone = build(TEXT, &[("l1", leaving), ("l2", leaving), ("a1", leaving), ("spare", leaving)], None);
+    assert!(gone.backends[0].balance.is_empty() && !gone.backends[0].lacks_servers(), "nobody should");
+    let hosts = ["10.0.10.11", "10.0.10.12", "10.1.10.11", "10.1.10.12"];
+    let names = hosts
+        .iter()
+        .zip('a'..)
+        .fold(TEXT.to_owned(), |text, (host, name)| text.replace(host, &format!("{name}.example.ng")));
+    assert!(build(&names, &[], None).backends[0].lacks_servers(), "a name of which nothing came yet");
     let open = TEXT.replace("stick =", "when_all_down = \"forward\"\nstick =");
     assert_eq!(reached(&build(&open, &all, None)), ["b/l1", "b/l2"], "fails open, but not to what is in maintenance");
 }

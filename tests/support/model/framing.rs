@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use trunkline::sip::framing::{Frame, Framing};
-use trunkline::sip::name::Name;
 use trunkline::sip::{Fault, MAX_MESSAGE, Message};
 
 use super::grammar::{is_token, number};
@@ -128,12 +127,6 @@ fn body_length(head: &[u8], lines: usize) -> Result<u32, Fault> {
     }
 }
 
-/// Where there is no Via, its line is that of a message before.
-fn read(bytes: &[u8], message: &Message) -> Reading {
-    let reading = Reading::fast(bytes, message);
-    if message.has(Name::Via) { reading } else { Reading { via_line: (0, 0), ..reading } }
-}
-
 /// What `Framing` finds where the stream comes in pieces of these lengths; what is behind the last comes at once.
 pub fn in_pieces(bytes: &[u8], pieces: impl IntoIterator<Item = usize>, max: usize) -> Framed {
     let (mut framing, mut message) = (Framing::default(), Message::default());
@@ -153,16 +146,16 @@ pub fn in_pieces(bytes: &[u8], pieces: impl IntoIterator<Item = usize>, max: usi
                     assert_eq!(end, usize::from(message.end));
                     let whole = framed.end..framed.end + end;
                     framed.end = whole.end;
-                    framed.messages.push((whole, read(here, &message)));
+                    framed.messages.push((whole, Reading::fast(here, &message)));
                 }
                 Frame::TooLarge { end } => {
                     let too_large = end > max.min(MAX_MESSAGE) && message.fault == Some(Fault::TooLarge);
                     assert!(too_large || message.fault == Some(Fault::TooManyHeaders));
-                    framed.stop = Stop::Broken(Box::new(read(&here[..message.end.into()], &message)));
+                    framed.stop = Stop::Broken(Box::new(Reading::fast(&here[..message.end.into()], &message)));
                 }
                 Frame::Broken(fault) => {
                     assert_eq!(message.fault, Some(fault));
-                    framed.stop = Stop::Broken(Box::new(read(&here[..message.end.into()], &message)));
+                    framed.stop = Stop::Broken(Box::new(Reading::fast(&here[..message.end.into()], &message)));
                 }
                 Frame::NotSip => framed.stop = Stop::NotSip,
             }

@@ -93,7 +93,7 @@ impl Reading {
             body: message.body.into(),
             end: message.end.into(),
             via: message.via.map(|via| ViaReading::fast(bytes, &via)),
-            via_line: (message.via_line.start.into(), message.via_line.end.into()),
+            via_line: message.via_line().map_or((0, 0), |line| (line.start.into(), line.end.into())),
             next_via: message.next_via.map(of),
             call_id: message.call_id.map(of),
             cseq: message.cseq.map(|cseq| (cseq.number, of(cseq.name))),
@@ -242,7 +242,9 @@ pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fau
         if piece == b"\n" || piece == b"\r\n" {
             return (lines, Ok(start + piece.len()));
         }
-        if lines.len() == MAX_HEADERS {
+        // What continues the last one and has no end is left over here, and is no line more.
+        let is_blank = |piece: &[u8]| piece.starts_with(b" ") || piece.starts_with(b"\t");
+        if lines.len() == MAX_HEADERS && !is_blank(piece) {
             return (lines, Err(Fault::TooManyHeaders));
         }
         let mut end = start + piece.len();
@@ -250,7 +252,7 @@ pub fn logical_lines(bytes: &[u8], head: usize) -> (Vec<Line>, Result<usize, Fau
             return (lines, Err(Fault::NoEndOfHead));
         }
         // What continues it and has no end is none of it, as a line without end is none.
-        let continues = |next: &&[u8]| (next.starts_with(b" ") || next.starts_with(b"\t")) && next.ends_with(b"\n");
+        let continues = |next: &&[u8]| is_blank(next) && next.ends_with(b"\n");
         while let Some(more) = pieces.next_if(continues) {
             end += more.len();
         }
@@ -417,8 +419,9 @@ pub fn check_spans(bytes: &[u8], message: &Message) -> Result<(), String> {
         let spans = [Some(via.parm), Some(via.transport), Some(via.host), via.branch, via.way, via.time];
         spans.into_iter().chain(params).flatten().collect::<Vec<_>>()
     });
+    let line = message.via_line().unwrap_or_default();
     for span in via {
-        check(inside(span) && span.start >= message.via_line.start && span.end <= message.via_line.end, "Via")?;
+        check(inside(span) && span.start >= line.start && span.end <= line.end, "Via")?;
     }
     let fields = [message.next_via, message.call_id, message.from(bytes), message.to(bytes)];
     let cseq = message.cseq.map(|cseq| cseq.name);

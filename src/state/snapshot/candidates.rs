@@ -1,0 +1,61 @@
+//! Who may be chosen for a new call.
+
+use crate::balance::{Candidate, Region};
+use crate::config::{self, WhenAllDown};
+use crate::sip::token::NameHash;
+use crate::state::server::{Admin, ServerState};
+
+/// How fine `slow_start` cuts weights.
+const WHOLE: u32 = 100;
+
+/// A server's weight as far as `slow_start` lets it have it. In hundredths where a server of the backend starts slowly, so
+/// that even a weight of one has parts.
+fn weight(backend: &config::Backend, server: &config::Server, state: ServerState) -> u32 {
+    let weight = state.weight.unwrap_or(server.weight);
+    match backend.servers.iter().all(|server| server.slow_start.is_zero()) {
+        true => weight,
+        false => weight * (WHOLE - u32::from(state.held_back).min(WHOLE - 1)),
+    }
+}
+
+/// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
+/// backups that do; where there are none either, who is suspected, for nothing but a check may say that nobody is there,
+/// and ICMP can be forged; else, where the backend fails open, everybody who is not in maintenance. Beside them stands who
+/// wants trial calls. And whether it has come to those who are suspected.
+pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> (Vec<Region>, bool) {
+    type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
+    let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
+        let of = |(region, at): (&config::Region, usize)| {
+            let members = backend.servers.iter().filter(|server| server.region == at && among(server));
+            let total = members.map(|server| weight(backend, server, ServerState::default())).sum();
+            let candidate = |server: &config::Server| {
+                let state = state(server.id);
+                let usable = among(server) && wanted(state);
+                Candidate { id: server.id.0, weight: if usable { weight(backend, server, state) } else { 0 } }
+            };
+            let here = backend.servers.iter().filter(|server| server.region == at);
+            Region { id: region.id.0, weight: region.weight, total, servers: here.map(candidate).collect() }
+        };
+        backend.regions.iter().zip(0..).map(of).collect()
+    };
+    let anybody = |regions: &[Region]| {
+        regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
+    };
+    let primary: Who<'_> = &|server| !server.backup;
+    let backup: Who<'_> = &|server| server.backup;
+    for suspects in [false, true] {
+        let wanted = |state: ServerState| state.takes_new() || suspects && state.is_only_suspected();
+        let or_trials = |state: ServerState| wanted(state) || state.takes_trials();
+        if anybody(&regions(primary, &wanted)) {
+            return (regions(primary, &or_trials), suspects);
+        }
+        if anybody(&regions(backup, &wanted)) {
+            return (regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials), suspects);
+        }
+    }
+    let regions = match backend.when_all_down {
+        WhenAllDown::Reject => regions(&|_| true, &ServerState::takes_trials),
+        WhenAllDown::Forward => regions(primary, &|state| state.admin == Admin::Ready),
+    };
+    (regions, false)
+}
