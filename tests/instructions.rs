@@ -56,7 +56,8 @@ impl Count {
     fn start(program: &Path, folder: &Path, servers: u32, calls: u32) -> Self {
         let out = folder.join(format!("{servers}-{calls}"));
         let valgrind = Command::new("valgrind")
-            .args(["--tool=callgrind", "--toggle-collect=counted::counted_*", "--compress-strings=no"])
+            .args(["--tool=callgrind", "--toggle-collect=counted::counted_*"])
+            .args(["--compress-strings=no", "--compress-pos=no"])
             .arg(format!("--callgrind-out-file={}", out.display()))
             .arg(program)
             .args([servers.to_string(), calls.to_string()])
@@ -66,19 +67,28 @@ impl Count {
         Self { valgrind, out }
     }
 
-    /// What each call that `main` made was counted to cost, in callgrind's format: a line `calls=`, then one whose second
-    /// number is the cost. Calls that nobody collects are not in it.
     fn finish(mut self) -> [u64; MESSAGES.len()] {
         assert!(self.valgrind.wait().expect("valgrind").success());
         let profile = std::fs::read_to_string(&self.out).expect("a profile");
-        let of_main =
-            profile.lines().skip_while(|line| *line != "fn=counted::main").take_while(|line| !line.is_empty());
-        let lines: Vec<_> = of_main.collect();
-        let calls = lines.windows(2).filter(|pair| pair[0].starts_with("calls="));
-        let costs: Vec<u64> =
-            calls.map(|pair| pair[1].split(' ').nth(1).unwrap_or_default().parse().expect("a cost")).collect();
-        costs.try_into().expect("a cost for each message")
+        costs(&profile).try_into().unwrap_or_else(|costs| {
+            let about = profile.lines().filter(|line| line.contains("counted::") || line.starts_with("totals"));
+            panic!("a cost for each message: {costs:?}\n{}", about.collect::<Vec<_>>().join("\n"))
+        })
     }
+}
+
+/// What each call of a function `counted_…` was counted to cost, in the order of the lines that call. In callgrind's
+/// format these are three lines: `cfn=` and who is called, `calls=`, and the caller's line with the cost. They stand with
+/// their caller, of which there may be several pieces in any order.
+fn costs(profile: &str) -> Vec<u64> {
+    let lines: Vec<_> = profile.lines().collect();
+    let calls = lines.windows(3).filter(|three| three[0].starts_with("cfn=counted::counted_"));
+    let mut costs: Vec<(u64, u64)> = calls
+        .map(|three| three[2].split_once(' ').expect("a line and its cost"))
+        .map(|(line, cost)| (line.parse().expect("a line"), cost.parse().expect("a cost")))
+        .collect();
+    costs.sort_unstable();
+    costs.into_iter().map(|(_, cost)| cost).collect()
 }
 
 #[test]
