@@ -213,6 +213,25 @@ fn the_stick_table_remembers_where_a_source_was() {
 }
 
 #[test]
+fn while_all_are_suspected_a_source_stays_and_a_port_has_its_server() {
+    let mut node = five("stick = { on = \"source\" }");
+    let of = |node: &mut Node, port: u16| server(node, flow(&format!("203.0.113.9:{port}"), 7000)).0;
+    let first = of(&mut node, 4000);
+    node.set(&first, dead());
+    let second = of(&mut node, 4001);
+    let suspect = ServerState { health: Health::Suspect, ..ServerState::default() };
+    (1..=5).for_each(|n| node.set(&format!("b/s{n}"), suspect));
+    assert_eq!(of(&mut node, 4002), second, "the hash speaks for {first}");
+    node.set(&first, ServerState::default());
+    assert_eq!(of(&mut node, 4003), first, "one is above suspicion");
+    let mut node = media("");
+    node.set("media/a", suspect);
+    assert_eq!(server(&mut node, flow("198.51.100.7:4000", 10_000)).0, "media/a", "nobody else has its port");
+    node.set("media/a", asked(Admin::Drain));
+    assert_eq!(server(&mut node, flow("198.51.100.7:4001", 10_000)).1, Some(Reason::NoServer));
+}
+
+#[test]
 fn who_is_refused_and_why() {
     let mut node = media(
         "deny = [\"203.0.113.0/24\"]\nper_source_rate = \"1/m\"\nper_source_burst = 2\ntrusted = [\"10.7.0.0/16\"]",

@@ -41,6 +41,10 @@ fn state(health: Health) -> ServerState {
 fn wait(node: &mut Node, seconds: u64) {
     node.now = node.now + Duration::from_secs(seconds);
 }
+/// How many calls are counted.
+fn calls(node: &Node) -> i64 {
+    node.snapshot.servers.iter().map(|server| server.live.calls.get()).sum()
+}
 fn phone(node: &mut Node, bytes: &[u8]) -> Outcome {
     node.receive(addr(PHONE), addr(OUTSIDE), bytes)
 }
@@ -82,20 +86,27 @@ fn a_refused_update_does_not_unpin_the_ringing_invite() {
     assert_eq!(phone(&mut node, &request("CANCEL", URI, &[])).to(), k);
 }
 
+/// The INVITE comes again with the same Call-ID (RFC 3261 §8.1.3, RFC 4028 §7.3); as well it may be another branch of it.
 #[test]
-fn a_late_copy_of_the_401_does_not_unpin_the_second_invite() {
-    let mut node = Node::new(CONFIG);
-    let sent = phone(&mut node, &request("INVITE", URI, &[]));
-    let (k, name) = (sent.to(), node.server_of(&sent));
-    let unauthorized = response(&sent.text(), "401 Unauthorized", &[]);
-    node.receive(k, addr(INSIDE), &unauthorized);
-    let second = ["CSeq: 2 INVITE", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKa2;rport"];
-    assert_eq!(phone(&mut node, &request("INVITE", URI, &second)).to(), k);
-    node.receive(k, addr(INSIDE), &unauthorized); // retransmitted: the ACK was late
-    wait(&mut node, 40);
-    node.set(&name, drain());
-    let cancel = ["CSeq: 2 CANCEL", second[1]];
-    assert_eq!(phone(&mut node, &request("CANCEL", URI, &cancel)).to(), k);
+fn a_late_copy_of_a_refusal_does_not_unpin_the_second_invite() {
+    for refusal in ["401 Unauthorized", "422 Session Interval Too Small", "302 Moved Temporarily", "486 Busy Here"] {
+        let mut node = Node::new(CONFIG);
+        let sent = phone(&mut node, &request("INVITE", URI, &[]));
+        let (k, name) = (sent.to(), node.server_of(&sent));
+        let refused = response(&sent.text(), refusal, &[]);
+        node.receive(k, addr(INSIDE), &refused);
+        let second = ["CSeq: 2 INVITE", "Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKa2;rport"];
+        let again = phone(&mut node, &request("INVITE", URI, &second));
+        assert_eq!(again.to(), k, "{refusal}");
+        node.receive(k, addr(INSIDE), &refused); // retransmitted: the ACK was late
+        node.receive(k, addr(INSIDE), &response(&again.text(), "180 Ringing", &[]));
+        wait(&mut node, 40);
+        node.set(&name, drain());
+        let cancel = ["CSeq: 2 CANCEL", second[1]];
+        assert_eq!(phone(&mut node, &request("CANCEL", URI, &cancel)).to(), k, "{refusal}");
+        node.receive(k, addr(INSIDE), &response(&again.text(), "200 OK", &[]));
+        assert_eq!(calls(&node), 1, "{refusal}: it crossed the CANCEL");
+    }
 }
 
 /// RFC 3261 §16.7 item 2: a provisional response begins timer C anew; §13.3.1.1: a UAS sends one every minute.
@@ -291,6 +302,32 @@ fn a_challenged_bye_does_not_end_the_call() {
     assert_eq!(info.to(), k);
 }
 
+/// Whatever is answered, and where nobody answers: a phone that has lost its network, a server that is gone (RFC 3261 §15.1.1).
+#[test]
+fn who_rings_off_has_no_call_any_more() {
+    for (by_server, answer) in [(false, None), (true, None), (true, Some("481 No Dialog")), (false, Some("200 OK"))] {
+        let mut node = Node::new(CONFIG);
+        let sent = phone(&mut node, &request("INVITE", URI, &[]));
+        let k = sent.to();
+        node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
+        assert_eq!(calls(&node), 1);
+        let (ends, other) = match by_server {
+            true => ([k, addr(INSIDE)], [addr(PHONE), addr(OUTSIDE)]),
+            false => ([addr(PHONE), addr(OUTSIDE)], [k, addr(INSIDE)]),
+        };
+        let uri = if by_server { format!("sip:bob@{PHONE}") } else { URI.to_owned() };
+        let bye = request("BYE", &uri, &[TOTAG, "CSeq: 2 BYE"]);
+        for _ in 0..2 {
+            let sent = node.receive(ends[0], ends[1], &bye);
+            assert_eq!((sent.to(), calls(&node)), (other[0], 0), "by the server: {by_server}");
+            if let Some(answer) = answer {
+                assert_eq!(node.receive(other[0], other[1], &response(&sent.text(), answer, &[])).to(), ends[0]);
+            }
+            assert_eq!(calls(&node), 0, "by the server: {by_server}, {answer:?}");
+        }
+    }
+}
+
 /// Who rings off and is refused has rung off all the same: the call of a server that is gone does not count until its pin
 /// expires. The pin stays, for another dialog of a fork may be there.
 #[test]
@@ -299,7 +336,6 @@ fn a_bye_that_reaches_nobody_ends_the_call() {
     let sent = phone(&mut node, &request("INVITE", URI, &[]));
     let (k, name) = (sent.to(), node.server_of(&sent));
     node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
-    let calls = |node: &Node| node.snapshot.servers.iter().map(|server| server.live.calls.get()).sum::<i64>();
     assert_eq!(calls(&node), 1);
     let maint = ServerState { admin: Admin::Maint, ..ServerState::default() };
     for name in ["pbx/k", "pbx/m"] {

@@ -339,6 +339,7 @@ fn whoever_opens_too_much_is_dropped_and_what_belongs_to_a_call_passes() {
         from_phone(&mut node, &request("INVITE", URI, &[]), counter);
     }
     from_phone(&mut node, &request("OPTIONS", "sip:203.0.113.10", &[]), "rate_limited");
+    from_phone(&mut node, &request("OPTIONS", URI, &["Max-Forwards: 0"]), "rate_limited");
     for method in ["ACK", "CANCEL"] {
         from_phone(&mut node, &request(method, URI, &[]), "requests_to_servers");
     }

@@ -390,3 +390,30 @@ fn a_response_that_could_not_be_sent_is_dropped_and_a_request_tries_another_serv
     let outcome = node.undelivered(addr(SERVER), addr(INSIDE), &ok, passage);
     assert_eq!(outcome, Outcome::Dropped(Reason::SendFailed));
 }
+
+/// Its connection is gone with a restart, and a phone picks up (RFC 3261 §18.2.2): the server is told by the connection that
+/// its requests go by, which asks for its certificate. Of others nobody could.
+#[test]
+fn an_answer_to_a_server_without_a_connection_goes_by_ours() {
+    for (transport, port, way) in [
+        ("TLS", 5061, Some("10.0.10.11:5061")),
+        ("TLS", 40_000, Some("10.0.10.11:5061")),
+        ("TCP", 5061, Some("10.0.10.11:5061")),
+        ("WS", 5061, None),
+    ] {
+        let scheme = if transport == "TCP" { "tcp" } else { "tls" };
+        let address = format!("address = \"{scheme}://10.0.10.11:5061\"");
+        let mut node = Node::new(&CONFIG.replacen("address = \"udp://10.0.10.11:5060\"", &address, 1));
+        let via = format!("Via: SIP/2.0/{transport} 10.0.10.11:{port};branch=z9hG4bKs1");
+        let invite = at_phone(&mut node, &via);
+        let answer = response(&without_ours(&invite), "200 OK", &[]);
+        let outcome = node.receive(addr(PHONE), addr(OUTSIDE), &answer);
+        match way {
+            Some(to) => {
+                assert_eq!((outcome.to(), outcome.from()), (addr(to), addr("10.0.1.10:5060")), "{via}");
+                assert_eq!(headers(&outcome.text(), "Via").len(), 1);
+            }
+            None => assert_eq!(outcome, Outcome::Dropped(Reason::NoWayBack), "{via}"),
+        }
+    }
+}

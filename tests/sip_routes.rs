@@ -454,3 +454,22 @@ fn a_stranger_s_request_goes_to_a_server_whatever_it_names() {
         }
     }
 }
+
+/// A gateway beside a server, with its address: where we know its flow nobody makes us turn against the inside.
+#[test]
+fn who_called_from_a_server_s_host_hears_its_dialog() {
+    let mut node = Node::new(CONFIG);
+    let gateway = addr("10.0.10.12:5080");
+    let via = format!("Via: SIP/2.0/UDP {gateway};branch=z9hG4bKg1");
+    let invite = request("INVITE", URI, &[&via, &format!("Contact: <sip:g@{gateway}>")]);
+    let sent = node.receive(gateway, addr(OUTSIDE), &invite);
+    let recorded: Vec<_> = headers(&sent.text(), "Record-Route").map(|route| format!("Route: {route}")).collect();
+    let mut lines = vec!["To: <sip:100@sip.example.ng>;tag=t1", "CSeq: 2 BYE"];
+    lines.extend(recorded.iter().map(String::as_str));
+    let server = sent.to();
+    let bye = node.receive(server, addr(INSIDE), &request("BYE", &format!("sip:g@{gateway}"), &lines));
+    assert_eq!((bye.to(), bye.from()), (gateway, addr(OUTSIDE)));
+    // Another port there is none that we sealed.
+    let other = node.receive(server, addr(INSIDE), &request("BYE", "sip:g@10.0.10.12:5081", &lines));
+    assert_eq!(other.status(), Some(403));
+}

@@ -19,6 +19,7 @@ use support::workers::{bound, free_port, prepare};
 use trunkline::net::host;
 use trunkline::net::worker::{Setup, Workers};
 use trunkline::sip::token::NameHash;
+use trunkline::state::connections::End;
 use trunkline::state::server::{Health, ServerState};
 use trunkline::state::snapshot::Ingredients;
 use trunkline::state::{Reason, Snapshot};
@@ -548,4 +549,134 @@ fn a_backup_takes_what_the_last_of_the_others_lets_fall() {
         let answer = hear(&client);
         assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
     }
+}
+
+/// A phone picks up after its server's connection broke: by a new one, from the address that servers know us by.
+#[test]
+fn an_answer_reaches_a_server_whose_connection_is_gone() {
+    let (listener, address) = listen("127.216.3.1");
+    let node = Node::new(216, 1, &[address]);
+    let client = bound("127.216.9.1:0");
+    ask(&client, &node, 1);
+    let (server, _) = listener.accept().unwrap();
+    let mut messages = Messages::of(&server);
+    let invited = messages.next().unwrap();
+    (&server).write_all(&response(&invited, "200 OK", &[])).unwrap();
+    assert!(hear(&client).starts_with("SIP/2.0 200 OK"));
+    let asked = from_server(&invited, "INFO", 1).replace("TCP 127.0.0.1;", &format!("TCP {address};"));
+    (&server).write_all(asked.as_bytes()).unwrap();
+    let info = hear(&client);
+    assert!(info.starts_with("INFO "), "{info}");
+    drop((server, messages));
+    let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
+    wait_for("it to be noticed", || closed() == 1);
+    client.send_to(&response(&info, "200 OK", &[]), node.udp).unwrap();
+    let (again, from) = listener.accept().unwrap();
+    assert_eq!(from.ip(), node.inside.ip());
+    let answer = Messages::of(&again).next().expect("the answer");
+    assert!(answer.starts_with("SIP/2.0 200 OK") && header(&answer, "CSeq") == "1 INFO", "{answer}");
+}
+
+/// Their address stays, and whoever it belongs to now.
+#[test]
+fn a_frontend_that_has_another_name_keeps_its_connections() {
+    let (listener, address) = listen("127.217.3.1");
+    let (asked, seen) = channel();
+    serve_tcp(listener, asked, 0);
+    let node = Node::new(217, 1, &[address]);
+    let client = TcpStream::connect(node.tcp).unwrap();
+    let mut messages = Messages::of(&client);
+    (&client).write_all(invite(1, "TCP").as_bytes()).unwrap();
+    assert!(messages.next().unwrap().starts_with("SIP/2.0 200 OK"));
+    let (_, invited) = seen.recv().unwrap();
+    node.renew(&node.text.replace("name = \"a\"", "name = \"other\""), &HashMap::new());
+    // Two looks at what has lived long enough.
+    assert!(stays_open(&client, Duration::from_millis(2500)));
+    let server = connect_from(address.ip(), node.inside);
+    (&server).write_all(from_server(&invited, "INFO", 1).as_bytes()).unwrap();
+    let info = messages.next().expect("a request of the server");
+    assert!(info.starts_with("INFO "), "{info}");
+}
+
+/// Nobody rings for who has long gone (RFC 3261 §17.1.1.2).
+#[test]
+fn what_finds_no_connection_anywhere_is_refused_in_time() {
+    let full = ["127.218.3.1", "127.218.3.2"].map(full_backlog);
+    let node = Node::new(218, 1, &[full[0].1, full[1].1]);
+    let client = bound("127.218.9.1:0");
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    ask(&client, &node, 1);
+    let answer = hear(&client);
+    assert!(answer.starts_with("SIP/2.0 503 "), "{answer}");
+}
+
+/// A VIP that has left: nobody that it was for is to blame, and the copy comes to who has the address now.
+#[test]
+fn nobody_is_blamed_for_an_address_that_is_not_here() {
+    let (_listener, address) = listen("127.219.3.1");
+    let text = file(219, &[address]).replace("inside = \"127.219.2.1\"", "inside = \"192.0.2.219\"");
+    let node = Node::of(219, 1, text);
+    let client = bound("127.219.9.1:0");
+    ask(&client, &node, 1);
+    wait_for("it to be dropped", || node.dropped(Reason::SendFailed) == 1);
+    let stream = TcpStream::connect(node.tcp).unwrap();
+    (&stream).write_all(invite(2, "TCP").as_bytes()).unwrap();
+    let answer = Messages::of(&stream).next().expect("an answer: nobody repeats it");
+    assert!(answer.starts_with("SIP/2.0 503 "), "{answer}");
+    let totals = node.setup.snapshot.load().servers[0].live.totals();
+    assert_eq!((totals.errors, node.dropped(Reason::SendFailed)), (0, 1));
+}
+
+/// It was asked for more when it reset the connection; what it had answered before is no less true.
+#[test]
+fn what_a_server_said_before_it_reset_its_connection_is_heard() {
+    const CALLS: usize = 2000;
+    const ANSWERED: usize = 300;
+    let (listener, address) = listen("127.220.3.1");
+    let node = Node::new(220, 1, &[address]);
+    let stream = TcpStream::connect(node.tcp).unwrap();
+    let out = stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        (0..CALLS).for_each(|call| (&out).write_all(invite(call, "TCP").as_bytes()).unwrap());
+    });
+    let (server, _) = listener.accept().unwrap();
+    drop(listener);
+    let mut requests = Messages::of(&server);
+    let answers: Vec<u8> =
+        (0..ANSWERED).flat_map(|_| response(&requests.next().unwrap(), "200 OK", &[])).collect();
+    (&server).write_all(&answers).unwrap();
+    socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+    drop((requests, server));
+    let mut messages = Messages::of(&stream);
+    let answers: Vec<_> = (0..CALLS).map(|_| messages.next().expect("an answer")).collect();
+    writer.join().unwrap();
+    let good = answers.iter().filter(|answer| answer.starts_with("SIP/2.0 200 OK")).count();
+    assert_eq!(good, ANSWERED);
+}
+
+/// The call goes on when a trunk has closed what was idle, or this node was restarted (RFC 3261 §18.1.1).
+#[test]
+fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
+    let (listener, address) = listen("127.221.3.1");
+    let (trunk, carrier) = listen("127.221.9.1");
+    let node = Node::new(221, 1, &[address]);
+    let server = connect_from(address.ip(), node.inside);
+    let invite = invite(1, "TCP").replace("sip:100@sim.example SIP", &format!("sip:x@{carrier};transport=tcp SIP"));
+    (&server).write_all(invite.as_bytes()).unwrap();
+    let (first, _) = trunk.accept().unwrap();
+    let invited = Messages::of(&first).next().expect("the INVITE");
+    (&first).write_all(&response(&invited, "200 OK", &[])).unwrap();
+    assert!(Messages::of(&server).next().expect("the 200").starts_with("SIP/2.0 200 OK"));
+    drop(first);
+    let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
+    wait_for("it to be noticed", || closed() == 1);
+    let bye = from_server(&invited, "BYE", 2).replace(
+        &format!("BYE {}", header(&invited, "Contact").trim_matches(['<', '>'])),
+        &format!("BYE sip:x@{carrier};transport=tcp"),
+    );
+    (&server).write_all(bye.as_bytes()).unwrap();
+    let (second, _) = trunk.accept().unwrap();
+    let heard = Messages::of(&second).next().expect("the BYE");
+    assert!(heard.starts_with("BYE "), "{heard}");
+    drop(listener);
 }

@@ -37,7 +37,7 @@ impl Tools {
             bytes: self.original(origin.slot, left.map_or(0, |(.., saved)| saved), origin.len),
             call_id,
             fate,
-            again: origin.again,
+            again: origin.tries > 0,
             client: client.map(|client| client.ip()),
             left: left.map(|(ends, bytes, _)| (ends, bytes)),
         };

@@ -167,8 +167,8 @@ pub(super) struct Origin {
     pub flow: Flow,
     /// Whose connection it came by, where we opened that to a server.
     pub peer: Option<NameHash>,
-    /// It was decided about before.
-    pub again: bool,
+    /// How often it was decided about anew.
+    pub tries: u8,
 }
 
 pub(super) fn slot(n: usize) -> Range<usize> {
@@ -345,7 +345,7 @@ impl Engine {
         let bytes = &slots[data.start..data.start + len];
         let Ok(()) = message.read(bytes) else { return };
         let verdict = decide(Received { bytes, message, flow: &flow, bind, peer }, memory, edits);
-        self.carry_out(verdict, Origin { again: true, ..*origin }, snapshot);
+        self.carry_out(verdict, Origin { tries: origin.tries.saturating_add(1), ..*origin }, snapshot);
     }
 
     /// Whoever keeps the health hears of signs that were left.
@@ -384,7 +384,7 @@ impl Engine {
                 }
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
-                let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, again: false };
+                let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, tries: 0 };
                 let leaving = Leaving { verdict: None, origin, saved: 0, ours: false };
                 let to = Hop::Datagram(To { bind: at, local, remote: flow.remote });
                 self.push(to, data.end..data.end + len, leaving, snapshot);
@@ -397,7 +397,7 @@ impl Engine {
                 Ok(()) => {
                     let received = Received { bytes, message, flow: &flow, bind: at, peer: None };
                     let verdict = proxy::decide(received, now, snapshot, memory, edits);
-                    let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, again: false };
+                    let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, tries: 0 };
                     self.carry_out(verdict, origin, snapshot);
                 }
             },

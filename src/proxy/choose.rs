@@ -124,8 +124,9 @@ impl<'a> Case<'a> {
         self.snapshot.count_call(written, server, false);
     }
 
-    /// A BYE could not be sent to its server: its call is none any more, as where a server knows no dialog (481).
-    pub(super) fn end_unreached(&self, call: u64) {
+    /// Who rings off has rung off, whatever is answered and whether anybody hears it (RFC 3261 §15.1.1): its call counts no
+    /// more, as where a dialog is not known (481).
+    pub(super) fn hang_up(&self, call: u64) {
         let pins = &self.memory.shared.pins;
         let Some(pin) = pins.find(call, self.now) else { return };
         let Some(server) = self.snapshot.server(pin.server) else { return };

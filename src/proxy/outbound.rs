@@ -102,27 +102,32 @@ impl<'a> Case<'a> {
         let transport = if speaks || secure { transport } else { Transport::Udp };
         let Some(token) = routed.token else {
             uri?;
-            let address = written.ok_or(Reason::UnknownTarget)?;
-            let frontend =
-                self.first_frontend(transport, address).or_else(|| self.first_frontend(Transport::Udp, address));
-            let frontend = frontend.ok_or(Reason::NoSocket)?;
-            let remote = self.allowed(address, frontend)?;
-            let local = SocketAddr::new(unspecified(remote), 0);
-            return self.towards(frontend, (transport, remote), local, false);
+            return self.as_written(None, transport, written.ok_or(Reason::UnknownTarget)?);
         };
+        // A name, or ourselves, says nothing about where the client is.
+        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(address));
+        let elsewhere = elsewhere.filter(|_| !token.nat);
         let (local, flow) = match token.flow {
-            FlowToken::Connection(id) => return self.over(id, &token),
+            FlowToken::Connection(id) => {
+                // The dialog of a trunk that closes what is idle goes on by a new one (RFC 3261 §18.1.1). Of a phone that has
+                // registered the registrar should hear that its flow is gone.
+                let in_dialog = token.stands_in == SealedIn::RecordRoute;
+                return match (self.over(id, &token), elsewhere.filter(|_| in_dialog && !secure)) {
+                    (Err(Reason::FlowGone), Some(address)) => {
+                        self.as_written(snapshot.frontend(token.frontend), transport, address)
+                    }
+                    (found, _) => found,
+                };
+            }
             FlowToken::Ends { local, remote } => (local, remote),
         };
         let frontend = snapshot
             .frontend(token.frontend)
             .or_else(|| self.first_frontend(Transport::Udp, flow))
             .ok_or(Reason::NoSocket)?;
-        // A name, or ourselves, says nothing about where the client is.
-        let elsewhere = written.filter(|address| *address != self.received.flow.local && !snapshot.is_own(address));
-        let to = match elsewhere {
-            Some(address) if !token.nat => (transport, self.allowed(address, frontend)?),
-            _ => (Transport::Udp, flow),
+        let to = match elsewhere.filter(|address| (transport, *address) != (Transport::Udp, flow)) {
+            Some(address) => (transport, self.allowed(address, frontend)?),
+            None => (Transport::Udp, flow),
         };
         match self.towards(frontend, to, local, token.nat) {
             // A Contact of a family or a transport that we do not speak: the flow reaches the client nevertheless.
@@ -131,12 +136,32 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// To where the request itself says, from this frontend or the first that speaks so.
+    fn as_written(
+        &mut self,
+        frontend: Option<usize>,
+        transport: Transport,
+        address: SocketAddr,
+    ) -> Result<Target<'a>, Reason> {
+        let first = |transport| self.first_frontend(transport, address);
+        let frontend = frontend.or_else(|| first(transport)).or_else(|| first(Transport::Udp));
+        let frontend = frontend.ok_or(Reason::NoSocket)?;
+        let remote = self.allowed(address, frontend)?;
+        self.towards(frontend, (transport, remote), SocketAddr::new(unspecified(remote), 0), false)
+    }
+
     /// The client's connection, which alone reaches it; where that is gone the server should know (RFC 5626 §5.3.1).
     fn over(&self, id: ConnectionId, token: &Sealed) -> Result<Target<'a>, Reason> {
         let snapshot = self.snapshot;
         let connection = self.memory.shared.connections.get(id).ok_or(Reason::FlowGone)?;
-        let frontend = snapshot.frontend(connection.frontend).ok_or(Reason::FlowGone)?;
-        let bind = snapshot.bind_for(frontend, connection.transport, &connection.local).ok_or(Reason::FlowGone)?;
+        let named = snapshot.frontend(connection.frontend);
+        let bind = match named {
+            Some(frontend) => snapshot.bind_for(frontend, connection.transport, &connection.local),
+            // Its address is another frontend's since.
+            None => snapshot.binds.iter().position(|bind| bind.serves(connection.transport, &connection.local)),
+        };
+        let bind = bind.ok_or(Reason::FlowGone)?;
+        let frontend = named.unwrap_or(usize::from(snapshot.binds[bind].frontend));
         let side = snapshot.outer_side(bind, connection.local);
         Ok(Target { frontend, hop: Hop::Connection(id), side, flow: token.flow, nat: token.nat })
     }

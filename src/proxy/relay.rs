@@ -250,7 +250,7 @@ fn trial(
     backend.settled.as_ref()?;
     let key = source_key(ip, backend, snapshot);
     let sticks = |(table, _): (&StickTable, _)| table.find(key, now).and_then(|stuck| snapshot.server(stuck.server));
-    if backend.stick().and_then(sticks).is_some_and(|at| snapshot.servers[at].state.takes_new()) {
+    if backend.stick().and_then(sticks).is_some_and(|at| backend.takes_new(snapshot.servers[at].state)) {
         return None;
     }
     let first = backend.balance.first(key, backend.preferred_region(ip), true);
@@ -290,16 +290,16 @@ fn choose(
 ) -> Result<usize, Reason> {
     let ip = flow.remote.ip();
     let backend = backend(frontend, ip, snapshot);
-    let takes_new = |at: &usize| snapshot.servers[*at].state.takes_new();
+    let state = |at: usize| snapshot.servers[at].state;
     if backend.has_parts() {
         // Nobody else has these ports.
-        let may = |at: &usize| takes_new(at) || snapshot.servers[*at].state.is_only_suspected();
+        let may = |at: &usize| state(*at).takes_new() || state(*at).is_only_suspected();
         return backend.owner(flow.local.port()).filter(may).ok_or(Reason::NoServer);
     }
     let key = source_key(ip, backend, snapshot);
     let stick = backend.stick();
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
-    let server = match stuck.filter(|at| takes_new(at) && takes(*at)) {
+    let server = match stuck.filter(|at| backend.takes_new(state(*at)) && takes(*at)) {
         Some(server) => server,
         // How a flow of datagrams ends nobody learns; connections that try a half-open breaker were chosen before.
         None => backend

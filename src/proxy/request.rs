@@ -100,7 +100,11 @@ impl Case<'_> {
         if self.is_ack_to_us(&identity) {
             return Verdict::Drop(Reason::AckAbsorbed);
         }
-        match self.pass(&identity, server, failed) {
+        let passed = self.pass(&identity, server, failed);
+        if self.method == Method::Bye {
+            self.hang_up(identity.call);
+        }
+        match passed {
             Ok(Some(verdict)) => verdict,
             Ok(None) => self.answer_options(&identity),
             Err(reason) => {
@@ -108,10 +112,6 @@ impl Case<'_> {
                 // We end a call that had a server and could not be sent to it: it is that one's no more.
                 if let Some(failed) = failed.filter(|_| self.opens()) {
                     self.end_call(identity.call, failed);
-                }
-                // Who rings off and is refused has rung off all the same (RFC 3261 §15.1.1).
-                if self.method == Method::Bye && reason == Reason::NoServer {
-                    self.end_unreached(identity.call);
                 }
                 self.refuse(Some(&identity), reason, None)
             }
@@ -155,7 +155,12 @@ impl Case<'_> {
         let is_options = self.method == Method::Options;
         match self.admit_request() {
             // RFC 3261 §16.3 item 3: OPTIONS that may go no further is for whom it reached.
-            Err(Reason::TooManyHops) if is_options => return Ok(None),
+            Err(Reason::TooManyHops) if is_options => {
+                if server.is_none() {
+                    self.admit_rate()?;
+                }
+                return Ok(None);
+            }
             checked => checked?,
         }
         let routed = take_own(self.received, identity.call, server.is_some(), self.snapshot, self.edits)?;

@@ -56,7 +56,8 @@ impl Case<'_> {
         }
         let came_by = snapshot.binds[self.received.bind].frontend as usize;
         let frontend = way.as_ref().and_then(|way| snapshot.frontend(way.frontend)).unwrap_or(came_by);
-        let to = self.way_back(way.as_ref(), next_via, frontend)?;
+        let asked = (branch.direction == Direction::ToClient).then_some(server);
+        let to = self.way_back(way.as_ref(), next_via, frontend, asked)?;
         if to.datagram().is_none() {
             self.fit_for_stream()?;
         }
@@ -131,8 +132,14 @@ impl Case<'_> {
         }
     }
 
-    /// Where it goes, from a frontend: the way in our Via, else what the next Via says.
-    fn way_back(&mut self, way: Option<&Way>, next_via: Span, frontend: usize) -> Result<Hop, Reason> {
+    /// Where it goes, from a frontend: the way in our Via, else what the next Via says. `asked`: the server that it answers.
+    fn way_back(
+        &mut self,
+        way: Option<&Way>,
+        next_via: Span,
+        frontend: usize,
+        asked: Option<usize>,
+    ) -> Result<Hop, Reason> {
         let (bytes, snapshot) = (self.received.bytes, self.snapshot);
         let ends;
         let (local, remote) = match way.map(|way| &way.flow) {
@@ -144,7 +151,7 @@ impl Case<'_> {
                 let next = Via::parse(bytes, next_via.start as usize, next_via.end as usize).map(|(via, _)| via);
                 let next = next.ok_or(Reason::NoWayBack)?;
                 if !next.transport.of(bytes).eq_ignore_ascii_case(Transport::Udp.in_via().as_bytes()) {
-                    return self.connect_back(&next, frontend);
+                    return self.connect_back(&next, frontend, asked);
                 }
                 let remote = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
                 ends = (SocketAddr::new(unspecified(remote), 0), remote);
@@ -161,15 +168,31 @@ impl Case<'_> {
     }
 
     /// The connection that the request came by is gone: a new one to where it came from, at the port of sent-by
-    /// (RFC 3261 §18.2.2). Nobody there has a certificate that we could ask for, so there is no such way over TLS.
+    /// (RFC 3261 §18.2.2); to a server the one that its requests go by. Nobody else has a certificate that we could ask for,
+    /// so there is no such way over TLS.
     #[cold]
-    fn connect_back(&mut self, next: &Via, frontend: usize) -> Result<Hop, Reason> {
+    fn connect_back(&mut self, next: &Via, frontend: usize, asked: Option<usize>) -> Result<Hop, Reason> {
         let bytes = self.received.bytes;
-        if !next.transport.of(bytes).eq_ignore_ascii_case(Transport::Tcp.in_via().as_bytes()) {
+        let over_tcp = next.transport.of(bytes).eq_ignore_ascii_case(Transport::Tcp.in_via().as_bytes());
+        let source = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
+        let remote = SocketAddr::new(source.ip(), next.sent_by_port());
+        let is_way = |at: &usize| {
+            let Server { transport, address, .. } = &self.snapshot.servers[*at];
+            let leads_there = match transport {
+                Transport::Udp => false,
+                Transport::Tcp => *address == remote,
+                // Which of its hosts asked does not matter: it is told by its certificate's name.
+                Transport::Tls => !over_tcp,
+            };
+            leads_there && self.frontend.egress(*at).is_some()
+        };
+        if let Some(server) = asked.filter(is_way) {
+            return Ok(Hop::Server(server));
+        }
+        if !over_tcp {
             return Err(Reason::NoWayBack);
         }
-        let source = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
-        self.connect_to(SocketAddr::new(source.ip(), next.sent_by_port()), frontend)
+        self.connect_to(remote, frontend)
     }
 
     /// Over TCP to somebody who is no server: by the connection that leads there, or by a new one.

@@ -143,6 +143,8 @@ ends! {
     Refused = "refused";
     /// It could not be opened: the process had no open file left for it.
     NoFiles = "no_files";
+    /// It could not be opened: the address that it leaves by is not this node's now.
+    NoPlace = "no_place";
     /// From a network in `deny`, from an address that nothing can be sent to, or from no server where only servers are
     /// spoken to.
     Denied = "denied";

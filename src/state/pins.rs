@@ -129,15 +129,13 @@ impl Pins {
         }
     }
 
-    /// An INVITE was refused. A challenge leaves the pin as it is, for the INVITE comes again; but until it does it is no
-    /// call, else whoever sends INVITEs without a password could fill a server.
+    /// An INVITE was refused. It is no call then, else whoever sends INVITEs without a password could fill a server; but it
+    /// stays open, for it may have been another branch of a call that rings, or a late copy of what was said to the INVITE
+    /// before this one. A challenge leaves the pin as long as it had, for the INVITE comes again.
     #[cold]
     fn ended(&self, call: u64, server: NameHash, status: u16, now: Time) -> Written {
-        let (keep, life) = match status {
-            401 | 407 => (Marks::OPEN.and(Marks::OWN), RINGING),
-            _ => (Marks::NONE, TRANSACTION),
-        };
-        self.give_back(call, server, keep, life, now, |pin| !pin.confirmed)
+        let life = if matches!(status, 401 | 407) { RINGING } else { TRANSACTION };
+        self.give_back(call, server, Marks::OPEN.and(Marks::OWN), life, now, |pin| !pin.confirmed)
     }
 
     /// A client refused an INVITE that a server sent. If the call was the server's own, that was it, unless another

@@ -165,7 +165,13 @@ impl Node {
 
     /// What a verdict makes of a message.
     fn carry_out(&mut self, verdict: &Verdict, bytes: &[u8], message: &Message) -> Outcome {
-        let ends = |hop: Hop| hop.datagram().map(|to| (to.local, to.remote)).expect("a datagram");
+        let snapshot = &self.snapshot;
+        let ends = |hop: Hop| match hop {
+            Hop::Datagram(to) => (to.local, to.remote),
+            // Its own connection: from where the server sees us.
+            Hop::Server(at) => (snapshot.frontends[0].egress(at).unwrap().local, snapshot.servers[at].address),
+            other => panic!("neither a datagram nor to a server: {other:?}"),
+        };
         match *verdict {
             Verdict::Drop(reason) => Outcome::Dropped(reason),
             Verdict::Answer { to, ref answer, reason, .. } => {

@@ -91,6 +91,11 @@ impl Opened {
     fn by_us(self) -> bool {
         matches!(self, Self::ToServer(_) | Self::ToPeer)
     }
+
+    /// Whether it is one of those that the other end may have so many of.
+    fn counts_for_source(self) -> bool {
+        !matches!(self, Self::ToServer(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::serve::{self, Opening};
 use super::table::request_key;
-use super::unanswered::Request;
+use super::unanswered::{Came, Request};
 use super::{Connection, MOST_PEERS, Opened, Parcel, State};
 use crate::config::streams::Timeout;
 use crate::net::tls::server_name;
@@ -24,6 +24,10 @@ use crate::state::{Reason, Snapshot, Time};
 
 /// How long nobody tries to connect to a server that refused.
 const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// How often a request that was never written goes elsewhere: each time may take `timeout.connect`, of five seconds, and
+/// nobody waits longer than 32 s for the first answer (RFC 3261 §17.1.1.2, Timer B). A phone must not ring for who has gone.
+const MOST_TRIES: u8 = 6;
 
 /// What connection is wanted.
 struct Wanted {
@@ -42,6 +46,8 @@ struct Wanted {
 enum Fate {
     /// It was never written. Whether its server is to blame.
     Unwritten { server: usize, blamed: bool },
+    /// The same, for this node has lost the address that it leaves by.
+    Displaced { server: usize },
     /// This server may have read it.
     Unknown(Option<NameHash>),
 }
@@ -112,7 +118,7 @@ impl Engine {
 
     /// Remembers so much of a request as is needed when its connection ends before its answer came.
     fn remember(&self, connection: &Connection, leaving: &Leaving, keep: usize, snapshot: &Snapshot) {
-        let Origin { slot: n, flow, peer, bind, .. } = leaving.origin;
+        let Origin { slot: n, bind, .. } = leaving.origin;
         let Some(Verdict::Forward { passage, .. }) = &leaving.verdict else { return };
         let transaction = match *passage {
             Passage::RequestToServer { transaction, method, .. } if method != Method::Ack => {
@@ -122,18 +128,18 @@ impl Engine {
             _ => return,
         };
         let original = self.tools.original(n, leaving.saved, keep);
-        let lane = usize::from(snapshot.binds[bind].lane);
-        connection.unanswered.borrow_mut().put(transaction, original, flow, lane, peer);
+        let came = came(&leaving.origin, usize::from(snapshot.binds[bind].lane));
+        connection.unanswered.borrow_mut().put(transaction, original, came);
     }
 
     /// A server's request, for a worker whose connection to the client may yet prove impossible.
     fn request_of(&self, leaving: &Leaving, lane: usize) -> Option<Box<Request>> {
-        let Origin { slot: n, len, flow, peer, .. } = leaving.origin;
+        let Origin { slot: n, len, .. } = leaving.origin;
         let Some(Verdict::Forward { passage: Passage::RequestToClient { .. }, .. }) = &leaving.verdict else {
             return None;
         };
         let bytes = self.tools.original(n, leaving.saved, len).concat();
-        Some(Box::new(Request { transaction: 0, bytes, flow, lane, peer }))
+        Some(Box::new(Request { transaction: 0, bytes, came: came(&leaving.origin, lane) }))
     }
 
     /// What another worker has for a connection of ours. What one that ended meanwhile does not take is answered or dropped.
@@ -142,12 +148,12 @@ impl Engine {
         self.received += 1;
         let connection = self.streams.open.get(&to).map(Rc::clone);
         if let Some(connection) = connection.filter(|connection| connection.put(&bytes)) {
-            if let Some(Request { bytes, flow, lane, peer, .. }) = request.map(|request| *request)
+            if let Some(Request { bytes, came, .. }) = request.map(|request| *request)
                 && connection.state.get() == State::Opening
             {
                 let mut unanswered = connection.unanswered.borrow_mut();
                 let number = unanswered.number();
-                unanswered.put(number, [&bytes, &[]], flow, lane, peer);
+                unanswered.put(number, [&bytes, &[]], came);
             }
             return;
         }
@@ -193,11 +199,15 @@ impl Engine {
     /// `None` where there are too many of them.
     fn connect_to_peer(&mut self, peer: &Peer, snapshot: &Snapshot) -> Option<Rc<Connection>> {
         let Peer { id, bind, remote } = *peer;
-        if self.streams.peers >= MOST_PEERS {
+        let at = &snapshot.binds[bind];
+        let frontend = &snapshot.frontends[usize::from(at.frontend)].config;
+        let most = frontend.connections.most_of_source;
+        // Where answers go is what a stranger wrote into his Via: he should not take them all.
+        let registry = &self.tools.memory.shared.connections;
+        if self.streams.peers >= MOST_PEERS || !registry.admit(frontend.id, remote, most) {
             return None;
         }
         self.streams.peers += 1;
-        let at = &snapshot.binds[bind];
         let local = at.host.unwrap_or(at.address);
         Some(self.connect(&Wanted { id, transport: at.transport, local, remote, bind, server: None }, snapshot))
     }
@@ -260,11 +270,12 @@ impl Engine {
             frontend.live.of(memory.worker).connections_closed.add(u64::from(of_client));
             proxy::count_end(end, connection.flow.remote.ip(), frontend, now, &snapshot, memory);
         }
-        if !connection.opened.by_us() {
+        if connection.opened.counts_for_source() {
             shared.connections.release(connection.frontend, connection.flow.remote);
         }
         self.streams.peers -= usize::from(connection.opened == Opened::ToPeer);
         let fate = match connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot)) {
+            Some(server) if end == End::NoPlace => Fate::Displaced { server },
             Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: end != End::NoFiles },
             _ => Fate::Unknown(connection.server()),
         };
@@ -292,8 +303,8 @@ impl Engine {
             self.streams.to_servers.remove(&id);
         }
         let server = snapshot.server(id);
-        // That we have no descriptor left says nothing about the server.
-        let kept_out = !connection.was_open.get() && end != End::NoFiles;
+        // That we have no descriptor left, or no address, says nothing about the server.
+        let kept_out = !connection.was_open.get() && !matches!(end, End::NoFiles | End::NoPlace);
         if kept_out {
             self.streams.refused.insert(id, now + BACK_OFF);
         }
@@ -312,27 +323,44 @@ impl Engine {
     /// A request that was put to a connection which is gone: where that was never open it goes elsewhere; what may have
     /// been written is not sent again, and is answered.
     fn settle_unanswered(&mut self, request: &Request, fate: Fate, now: Time, snapshot: &Snapshot) {
-        let Some(bind) = snapshot.bind_of_lane(request.lane) else { return };
+        let Request { bytes, came: Came { flow, lane, peer, tries }, transaction } = request;
+        let Some(bind) = snapshot.bind_of_lane(*lane) else { return };
         let n = self.free_slot(now, snapshot);
-        let data = slot(n).start..slot(n).start + request.bytes.len();
+        let (len, data) = (bytes.len(), slot(n).start..slot(n).start + bytes.len());
         let tools = &mut self.tools;
-        tools.arena[data.clone()].copy_from_slice(&request.bytes);
+        tools.arena[data.clone()].copy_from_slice(bytes);
         let bytes = &tools.arena[data];
         if tools.message.read(bytes).is_err() {
             return;
         }
-        let received = Received { bytes, message: &tools.message, flow: &request.flow, bind, peer: request.peer };
-        let verdict = match fate {
-            Fate::Unwritten { server, blamed } => {
-                let method = tools.message.method();
-                let (balanced, why, transaction) = (false, Why::Failover, request.transaction);
+        let received = Received { bytes, message: &tools.message, flow, bind, peer: *peer };
+        let (server, blamed) = match fate {
+            Fate::Unwritten { server, blamed } => (Ok(server), blamed),
+            Fate::Unknown(by) => (Err(by), false),
+            // Its next copy comes to who has the address now, and a 503 would end a call.
+            Fate::Displaced { .. } if flow.connection.is_none() => {
+                return proxy::count_drop(Reason::SendFailed, bind, snapshot, &tools.memory);
+            }
+            Fate::Displaced { server } => (Ok(server), false),
+        };
+        let verdict = match server {
+            Ok(server) if *tries < MOST_TRIES => {
+                let (method, balanced, why, transaction) =
+                    (tools.message.method(), false, Why::Failover, *transaction);
                 let passage = Passage::RequestToServer { server, balanced, why, method, transaction };
                 proxy::undelivered(received, passage, blamed, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
-            Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),
+            _ => {
+                let by = server.map_or_else(|by| by, |server| Some(snapshot.servers[server].id));
+                proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits)
+            }
         };
-        let origin =
-            Origin { bind, slot: n, flow: request.flow, len: request.bytes.len(), peer: request.peer, again: true };
+        let origin = Origin { bind, slot: n, flow: *flow, len, peer: *peer, tries: tries.saturating_add(1) };
         self.carry_out(verdict, origin, snapshot);
     }
+}
+
+/// How what leaves came.
+fn came(origin: &Origin, lane: usize) -> Came {
+    Came { flow: origin.flow, lane, peer: origin.peer, tries: origin.tries }
 }

@@ -172,6 +172,10 @@ async fn wanted<S>(
         opened = timeout(within, opened) => match opened {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if host::has_no_file(&error) => Err(End::NoFiles),
+            // Else it is the network: that is as if nobody were there.
+            Ok(Err(error)) if host::lost_its_place(&error) && !host::has(connection.flow.local.ip()) => {
+                Err(End::NoPlace)
+            }
             _ => Err(End::Refused),
         },
     }
@@ -240,7 +244,9 @@ where
         }
         let written = connection.write(stream, cx);
         if let Poll::Ready(Err(_)) = written {
-            return Poll::Ready(End::Broken);
+            // What it said before it went is here still: an answer, perhaps, that is owed otherwise.
+            input.broken = true;
+            connection.output.borrow_mut().clear();
         }
         if let State::Closing(end) = connection.state.get() {
             ready!(written).ok();
@@ -251,8 +257,9 @@ where
         }
         let read = engine.borrow_mut().read(stream, cx, connection, input);
         match read {
-            Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {}
+            _ if input.broken => return Poll::Ready(End::Broken),
+            Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(End::Broken)) => return Poll::Ready(End::Broken),
             // What the other end asked before it closed its side is answered as far as the answer is here.
             Poll::Ready(Some(end)) => engine.borrow().close_connection(connection, end, clock()),

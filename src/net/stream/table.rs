@@ -99,6 +99,8 @@ pub struct Input {
     skip: usize,
     /// Our side is closed.
     pub parted: bool,
+    /// The other end takes nothing any more.
+    pub broken: bool,
 }
 
 impl Engine {
@@ -162,7 +164,7 @@ impl Engine {
     /// What a new connection reads into.
     pub fn input(&self, connection: &Connection) -> Input {
         let held = if connection.is_of_server() { &self.streams.of_servers } else { &self.streams.begun };
-        Input { framing: Framing::default(), begun: Buffer::new(held.clone()), skip: 0, parted: false }
+        Input { framing: Framing::default(), begun: Buffer::new(held.clone()), skip: 0, parted: false, broken: false }
     }
 
     /// What a handshake with a client of this frontend needs; it is under way until what is beside it is dropped.
@@ -297,7 +299,7 @@ impl Engine {
         {
             connection.unanswered.borrow_mut().answered(request_key(transaction, message.method()));
         }
-        let origin = Origin { bind, slot: n, flow: *flow, len: bytes.len(), peer, again: false };
+        let origin = Origin { bind, slot: n, flow: *flow, len: bytes.len(), peer, tries: 0 };
         self.carry_out(verdict, origin, snapshot);
     }
 
@@ -371,9 +373,12 @@ fn is_dead(connection: &Connection, now: Time, snapshot: &Snapshot) -> bool {
 /// us; and while it owes an answer, as long as anybody may let a call ring.
 fn may_be_silent(connection: &Connection, snapshot: &Snapshot) -> Duration {
     let server = connection.server().map(|server| snapshot.server(server));
-    let frontend = || snapshot.frontend(connection.frontend).map(|at| snapshot.frontends[at].config.connections.idle);
     match server {
-        None => frontend().unwrap_or_default(),
+        // Its frontend may have another name since.
+        None => bind_of(connection, snapshot).map_or(Duration::ZERO, |bind| {
+            let frontend = &snapshot.frontends[usize::from(snapshot.binds[bind].frontend)];
+            frontend.config.connections.idle
+        }),
         // A server that is gone has nothing more to say.
         Some(None) => Timeout::default().server,
         Some(Some(server)) => {

@@ -21,9 +21,17 @@ const MOST_REUSED: usize = 4096;
 pub struct Request {
     pub transaction: u64,
     pub bytes: Vec<u8>,
+    pub came: Came,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
     pub flow: Flow,
     pub lane: usize,
     pub peer: Option<NameHash>,
+    /// How often it was decided about anew.
+    pub tries: u8,
 }
 
 /// The requests of one connection.
@@ -48,7 +56,7 @@ impl Default for Unanswered {
 
 impl Unanswered {
     /// Remembers a request. A retransmission is remembered already.
-    pub fn put(&mut self, transaction: u64, parts: [&[u8]; 2], flow: Flow, lane: usize, peer: Option<NameHash>) {
+    pub fn put(&mut self, transaction: u64, parts: [&[u8]; 2], came: Came) {
         if self.requests.contains_key(&transaction) {
             return;
         }
@@ -60,7 +68,7 @@ impl Unanswered {
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
         self.bytes += len;
         self.order.push_back((self.next, transaction));
-        self.requests.insert(transaction, (self.next, Request { transaction, bytes, flow, lane, peer }));
+        self.requests.insert(transaction, (self.next, Request { transaction, bytes, came }));
         self.next += 1;
     }
 
@@ -130,8 +138,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn flow() -> Flow {
-        Flow::of_datagrams(([10, 0, 0, 1], 5060).into(), ([10, 0, 0, 2], 5060).into())
+    fn came() -> Came {
+        let flow = Flow::of_datagrams(([10, 0, 0, 1], 5060).into(), ([10, 0, 0, 2], 5060).into());
+        Came { flow, lane: 0, peer: None, tries: 0 }
     }
 
     proptest! {
@@ -152,7 +161,7 @@ mod tests {
                     _ => {}
                 }
                 match put {
-                    true => unanswered.put(transaction, [&vec![7; len], &[]], flow(), 0, None),
+                    true => unanswered.put(transaction, [&vec![7; len], &[]], came()),
                     false => unanswered.answered(transaction),
                 }
             }
@@ -166,9 +175,9 @@ mod tests {
     #[test]
     fn one_that_waits_keeps_nothing_behind_it() {
         let mut unanswered = Unanswered::default();
-        unanswered.put(1, [b"INVITE", b""], flow(), 0, None);
+        unanswered.put(1, [b"INVITE", b""], came());
         for transaction in 2..100_000 {
-            unanswered.put(transaction, [b"OPTIONS", b""], flow(), 0, None);
+            unanswered.put(transaction, [b"OPTIONS", b""], came());
             unanswered.answered(transaction);
         }
         assert!(unanswered.order.capacity() <= 4 * SPARE && unanswered.free.len() == 1);

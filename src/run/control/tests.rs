@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use super::*;
+use crate::admin::roles::{self, State};
+use crate::config::leaving::has_server;
 use crate::config::{Config, key};
 use crate::net::worker::Workers;
 use crate::state::health::{Outcome, Why};
@@ -237,5 +239,26 @@ async fn a_refused_reload_makes_nobody_start_slowly() {
     assert!(error.contains("nothing was changed"), "{error}");
     balancer.keep_calls();
     assert_eq!(balancer.basis.states[&two].held_back, 0, "it was never away");
+    balancer.stop().await;
+}
+
+/// Calls of the other node come by tokens, and no pin knows them.
+#[tokio::test]
+async fn who_becomes_master_keeps_what_is_removed_for_the_calls_of_the_other_node() {
+    let text = text(&[free("127.0.2.209")], "");
+    let mut balancer = start(&text).await;
+    let two = balancer.basis.config.backends[0].servers[1].id;
+    // As if it had run for as long as a pin lives.
+    balancer.basis.leaving = Default::default();
+    let folder = tempfile::TempDir::new().unwrap();
+    balancer.follow_roles(folder.path().into());
+    for (state, kept) in [(State::Backup, false), (State::Master, true)] {
+        roles::write(folder.path(), "VI_1", state).unwrap();
+        balancer.read_roles();
+        take(&mut balancer, &without_two(&text)).await.unwrap();
+        balancer.let_go().await;
+        assert_eq!(has_server(&balancer.basis.config, two), kept, "{state:?}");
+        take(&mut balancer, &text).await.unwrap();
+    }
     balancer.stop().await;
 }

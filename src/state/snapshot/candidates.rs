@@ -54,7 +54,8 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
         }
     }
     let regions = match backend.when_all_down {
-        WhenAllDown::Reject => regions(&|_| true, &ServerState::takes_trials),
+        // Regions without weight still take those that prefer them.
+        WhenAllDown::Reject => regions(&|_| true, &|state| state.takes_new() || state.takes_trials()),
         WhenAllDown::Forward => regions(primary, &|state| state.admin == Admin::Ready),
     };
     (regions, false)

@@ -90,13 +90,7 @@ fn new_calls_reach_whom_the_states_allow() {
     assert_eq!(reached(&build(TEXT, &lost(suspect), None)), ["b/a1", "b/l1"]);
     let last = [("l1", dead), ("l2", dead), ("a1", health(Health::Resting)), ("spare", suspect)];
     assert_eq!(reached(&build(TEXT, &last, None)), ["b/spare"], "who asked for a rest has it");
-    // A region of weight 0 takes those that prefer it: they need no suspect.
-    let own = build(&TEXT.replace("weight = 30", "weight = 0"), &[("l1", suspect), ("l2", suspect)], None);
-    let (backend, call) = (&own.backends[0], own.keys.call(b"1"));
-    let prefers = backend.preferred_region("10.1.2.3".parse().unwrap());
-    let chosen = backend.balance.pick(call, prefers).map(|id| own.server(NameHash(id)).unwrap());
-    assert_eq!(chosen.map(|at| own.servers[at].name.as_str()), Some("b/a1"));
-    assert!(backend.takes_new(suspect) && !build(TEXT, &[], None).backends[0].takes_new(suspect));
+    assert!(build(TEXT, &last, None).backends[0].takes_new(suspect) && !build(TEXT, &[], None).backends[0].takes_new(suspect));
     let open = ServerState { breaker: Circuit::Open, ..suspect };
     assert_eq!(reached(&build(TEXT, &[("l1", open), ("l2", open), ("a1", open), ("spare", dead)], None)), [""; 0]);
     let all = [("l1", dead), ("l2", dead), ("a1", maint), ("spare", dead)];
@@ -113,6 +107,24 @@ fn new_calls_reach_whom_the_states_allow() {
     assert!(build(&names, &[], None).backends[0].lacks_servers(), "a name of which nothing came yet");
     let open = TEXT.replace("stick =", "when_all_down = \"forward\"\nstick =");
     assert_eq!(reached(&build(&open, &all, None)), ["b/l1", "b/l2"], "fails open, but not to what is in maintenance");
+}
+
+#[test]
+fn a_region_without_weight_takes_those_that_prefer_it_whoever_else_is_there() {
+    let dead = [("l1", health(Health::Dead)), ("l2", health(Health::Dead)), ("spare", health(Health::Dead))];
+    let suspected = [("l1", health(Health::Suspect)), ("l2", health(Health::Suspect)), ("spare", health(Health::Dead))];
+    for (states, others) in [(&dead[..0], "b/l"), (&suspected, "b/l"), (&dead, "nobody")] {
+        let snapshot = build(&TEXT.replace("weight = 30", "weight = 0"), states, None);
+        let backend = &snapshot.backends[0];
+        let of = |client: &str| {
+            let prefers = backend.preferred_region(client.parse().unwrap());
+            let chosen = backend.balance.pick(snapshot.keys.call(b"1"), prefers);
+            chosen.map_or("nobody", |id| &snapshot.servers[snapshot.server(NameHash(id)).unwrap()].name)
+        };
+        assert_eq!(of("10.1.2.3"), "b/a1", "{states:?}");
+        assert!(of("192.0.2.3").starts_with(others), "{states:?}: {}", of("192.0.2.3"));
+        assert_eq!(backend.lacks_servers(), others == "nobody");
+    }
 }
 
 #[test]
