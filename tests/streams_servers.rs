@@ -631,7 +631,8 @@ fn nobody_is_blamed_for_an_address_that_is_not_here() {
 #[test]
 fn what_a_server_said_before_it_reset_its_connection_is_heard() {
     const CALLS: usize = 2000;
-    const ANSWERED: usize = 300;
+    // As many as lie in a receive buffer: a reset takes with it what is not sent yet.
+    const ANSWERED: usize = 60;
     let (listener, address) = listen("127.220.3.1");
     let node = Node::new(220, 1, &[address]);
     let stream = TcpStream::connect(node.tcp).unwrap();
@@ -642,8 +643,7 @@ fn what_a_server_said_before_it_reset_its_connection_is_heard() {
     let (server, _) = listener.accept().unwrap();
     drop(listener);
     let mut requests = Messages::of(&server);
-    let answers: Vec<u8> =
-        (0..ANSWERED).flat_map(|_| response(&requests.next().unwrap(), "200 OK", &[])).collect();
+    let answers: Vec<u8> = (0..ANSWERED).flat_map(|_| response(&requests.next().unwrap(), "200 OK", &[])).collect();
     (&server).write_all(&answers).unwrap();
     socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
     drop((requests, server));

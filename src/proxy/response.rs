@@ -173,7 +173,7 @@ impl Case<'_> {
     #[cold]
     fn connect_back(&mut self, next: &Via, frontend: usize, asked: Option<usize>) -> Result<Hop, Reason> {
         let bytes = self.received.bytes;
-        let over_tcp = next.transport.of(bytes).eq_ignore_ascii_case(Transport::Tcp.in_via().as_bytes());
+        let over = |by: Transport| next.transport.of(bytes).eq_ignore_ascii_case(by.in_via().as_bytes());
         let source = next.response_address(bytes).ok_or(Reason::NoWayBack)?;
         let remote = SocketAddr::new(source.ip(), next.sent_by_port());
         let is_way = |at: &usize| {
@@ -182,14 +182,14 @@ impl Case<'_> {
                 Transport::Udp => false,
                 Transport::Tcp => *address == remote,
                 // Which of its hosts asked does not matter: it is told by its certificate's name.
-                Transport::Tls => !over_tcp,
+                Transport::Tls => over(Transport::Tls),
             };
             leads_there && self.frontend.egress(*at).is_some()
         };
         if let Some(server) = asked.filter(is_way) {
             return Ok(Hop::Server(server));
         }
-        if !over_tcp {
+        if !over(Transport::Tcp) {
             return Err(Reason::NoWayBack);
         }
         self.connect_to(remote, frontend)

@@ -104,6 +104,8 @@ enum State {
     Open,
     /// What is in its output is written, then it is closed.
     Closing(End),
+    /// It takes nothing any more; what it said before is read.
+    Broken,
     /// Nothing more is done for it.
     Over(End),
 }
@@ -199,7 +201,7 @@ impl Connection {
     }
 
     fn is_closing(&self) -> bool {
-        matches!(self.state.get(), State::Closing(_) | State::Over(_))
+        matches!(self.state.get(), State::Closing(_) | State::Broken | State::Over(_))
     }
 
     /// Writes what waits, then closes.
@@ -209,6 +211,12 @@ impl Connection {
             self.state.set(State::Closing(end));
             self.wake();
         }
+    }
+
+    fn break_off(&self, now: Time) {
+        self.closing.set(Some(now));
+        self.state.set(State::Broken);
+        self.output.borrow_mut().clear();
     }
 
     fn closes_too_long(&self, now: Time) -> bool {

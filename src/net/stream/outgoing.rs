@@ -345,8 +345,7 @@ impl Engine {
         };
         let verdict = match server {
             Ok(server) if *tries < MOST_TRIES => {
-                let (method, balanced, why, transaction) =
-                    (tools.message.method(), false, Why::Failover, *transaction);
+                let (method, balanced, why, transaction) = (tools.message.method(), false, Why::Failover, *transaction);
                 let passage = Passage::RequestToServer { server, balanced, why, method, transaction };
                 proxy::undelivered(received, passage, blamed, now, snapshot, &mut tools.memory, &mut tools.edits)
             }

@@ -164,7 +164,7 @@ async fn wanted<S>(
         connection.sleep(cx);
         match connection.state.get() {
             State::Over(end) | State::Closing(end) => Poll::Ready(end),
-            State::Opening | State::Open => Poll::Pending,
+            State::Opening | State::Open | State::Broken => Poll::Pending,
         }
     });
     tokio::select! {
@@ -239,27 +239,25 @@ where
     let Served { connection, engine, .. } = served;
     connection.sleep(cx);
     for _ in 0..READS_IN_A_ROW {
-        if let State::Over(end) = connection.state.get() {
-            return Poll::Ready(end);
-        }
-        let written = connection.write(stream, cx);
-        if let Poll::Ready(Err(_)) = written {
-            // What it said before it went is here still: an answer, perhaps, that is owed otherwise.
-            input.broken = true;
-            connection.output.borrow_mut().clear();
-        }
-        if let State::Closing(end) = connection.state.get() {
-            ready!(written).ok();
-            return part(stream, input, end, cx).map(|()| end);
-        }
-        if connection.is_clogged() {
-            return Poll::Pending;
+        match connection.state.get() {
+            State::Over(end) => return Poll::Ready(end),
+            State::Closing(end) => {
+                let Ok(()) = ready!(connection.write(stream, cx)) else { return Poll::Ready(End::Broken) };
+                return part(stream, input, end, cx).map(|()| end);
+            }
+            State::Broken => {}
+            State::Opening | State::Open => match connection.write(stream, cx) {
+                // What it said before it went may lie here still: an answer that somebody waits for.
+                Poll::Ready(Err(_)) => engine.borrow().break_off(connection, clock()),
+                _ if connection.is_clogged() => return Poll::Pending,
+                _ => {}
+            },
         }
         let read = engine.borrow_mut().read(stream, cx, connection, input);
         match read {
-            Poll::Ready(None) => {}
-            _ if input.broken => return Poll::Ready(End::Broken),
             Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {}
+            Poll::Ready(Some(_)) if connection.state.get() == State::Broken => return Poll::Ready(End::Broken),
             Poll::Ready(Some(End::Broken)) => return Poll::Ready(End::Broken),
             // What the other end asked before it closed its side is answered as far as the answer is here.
             Poll::Ready(Some(end)) => engine.borrow().close_connection(connection, end, clock()),

@@ -99,8 +99,6 @@ pub struct Input {
     skip: usize,
     /// Our side is closed.
     pub parted: bool,
-    /// The other end takes nothing any more.
-    pub broken: bool,
 }
 
 impl Engine {
@@ -164,7 +162,7 @@ impl Engine {
     /// What a new connection reads into.
     pub fn input(&self, connection: &Connection) -> Input {
         let held = if connection.is_of_server() { &self.streams.of_servers } else { &self.streams.begun };
-        Input { framing: Framing::default(), begun: Buffer::new(held.clone()), skip: 0, parted: false, broken: false }
+        Input { framing: Framing::default(), begun: Buffer::new(held.clone()), skip: 0, parted: false }
     }
 
     /// What a handshake with a client of this frontend needs; it is under way until what is beside it is dropped.
@@ -327,6 +325,12 @@ impl Engine {
         self.tools.memory.shared.connections.close(connection.id);
     }
 
+    /// Nothing can be written to it any more: what it said is read to its end.
+    pub fn break_off(&self, connection: &Connection, now: Time) {
+        connection.break_off(now);
+        self.tools.memory.shared.connections.close(connection.id);
+    }
+
     /// Once a second: ends what has lived long enough.
     pub fn end_overdue(&mut self) {
         let now = clock();
@@ -338,6 +342,7 @@ impl Engine {
                 // Whoever waits for its answers is told, and asks elsewhere.
                 _ if is_dead(connection, now, &snapshot) => connection.give_up(End::Broken),
                 (State::Closing(end), _) if connection.closes_too_long(now) => connection.give_up(end),
+                (State::Broken, _) if connection.closes_too_long(now) => connection.give_up(End::Broken),
                 // What stands in its way is not written either when it closes.
                 (_, Some(End::SlowReader)) => connection.give_up(End::SlowReader),
                 (_, Some(end)) => self.close_connection(connection, end, now),

@@ -90,7 +90,10 @@ fn new_calls_reach_whom_the_states_allow() {
     assert_eq!(reached(&build(TEXT, &lost(suspect), None)), ["b/a1", "b/l1"]);
     let last = [("l1", dead), ("l2", dead), ("a1", health(Health::Resting)), ("spare", suspect)];
     assert_eq!(reached(&build(TEXT, &last, None)), ["b/spare"], "who asked for a rest has it");
-    assert!(build(TEXT, &last, None).backends[0].takes_new(suspect) && !build(TEXT, &[], None).backends[0].takes_new(suspect));
+    assert!(
+        build(TEXT, &last, None).backends[0].takes_new(suspect)
+            && !build(TEXT, &[], None).backends[0].takes_new(suspect)
+    );
     let open = ServerState { breaker: Circuit::Open, ..suspect };
     assert_eq!(reached(&build(TEXT, &[("l1", open), ("l2", open), ("a1", open), ("spare", dead)], None)), [""; 0]);
     let all = [("l1", dead), ("l2", dead), ("a1", maint), ("spare", dead)];
