@@ -99,6 +99,19 @@ fn listen(ip: &str) -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// Whoever connects next.
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    wait_for("a connection", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (stream, from) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    (stream, from)
+}
+
 /// A server that nobody can connect to, nor is refused by: its backlog is full, and the kernel answers no further SYN.
 fn full_backlog(ip: &str) -> ((Socket, TcpStream), SocketAddr) {
     let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -149,7 +162,7 @@ fn what_an_answer_hides_never_becomes_a_message_on_a_server_s_connection() {
     let node = Node::new(199, 1, &[address]);
     let client = bound("127.199.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let invited = messages.next().unwrap();
     let hidden = "INVITE sip:+1900@pbx SIP/2.0\r\nX-Source: forged\r\n\r\n";
@@ -177,7 +190,7 @@ fn an_answer_that_is_too_large_costs_its_own_request_alone() {
     let (one, other) = (bound("127.200.9.1:0"), bound("127.200.9.2:0"));
     ask(&one, &node, 1);
     ask(&other, &node, 2);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let asked = [messages.next().unwrap(), messages.next().unwrap()];
     let of = |call: &str| asked.iter().find(|request| header(request, "Call-ID") == call).unwrap();
@@ -202,7 +215,7 @@ fn an_answer_with_too_many_lines_costs_its_own_request_alone() {
     let (one, other) = (bound("127.210.9.1:0"), bound("127.210.9.2:0"));
     ask(&one, &node, 1);
     ask(&other, &node, 2);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let asked = [messages.next().unwrap(), messages.next().unwrap()];
     let of = |call: &str| asked.iter().find(|request| header(request, "Call-ID") == call).unwrap();
@@ -277,7 +290,7 @@ fn everybody_who_waits_is_told_when_a_server_s_connection_breaks() {
     let node = Node::new(202, 1, &[address]);
     let client = bound("127.202.9.1:0");
     (0..CALLS).for_each(|call| ask(&client, &node, call));
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     (0..CALLS).for_each(|_| assert!(messages.next().unwrap().starts_with("INVITE ")));
     socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
@@ -321,7 +334,7 @@ fn a_frontend_that_goes_leaves_its_connections_to_servers_to_the_others() {
     let client = bound("127.204.9.1:0");
     let other = config(&node.text).frontends[1].binds[0].address;
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let first = messages.next().unwrap();
     (&server).write_all(&response(&first, "200 OK", &[])).unwrap();
@@ -342,7 +355,7 @@ fn a_server_that_is_asked_for_over_tls_from_now_on_hears_nothing_more_in_clear()
     let node = Node::new(205, 1, &[address]);
     let client = bound("127.205.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     assert!(Messages::of(&server).next().is_some());
     node.renew(&node.text.replace(&format!("tcp://{address}"), &format!("tls://{address}")), &HashMap::new());
     ask(&client, &node, 2);
@@ -357,7 +370,7 @@ fn who_waits_for_a_dead_and_silent_server_is_told() {
     let node = Node::new(206, 1, &[address]);
     let client = bound("127.206.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     assert!(Messages::of(&server).next().is_some());
     let dead = ServerState { health: Health::Dead, ..ServerState::default() };
     let id = node.setup.snapshot.load().servers[0].id;
@@ -379,7 +392,7 @@ fn a_call_that_was_repeated_elsewhere_is_not_ended_with_the_connection_of_its_fi
     let node = Node::of(211, 1, text);
     let client = bound("127.211.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     assert!(Messages::of(&server).next().is_some());
     let dead = ServerState { health: Health::Dead, ..ServerState::default() };
     let id = node.setup.snapshot.load().servers[0].id;
@@ -444,7 +457,7 @@ fn a_server_that_has_moved_is_no_server_any_more_where_it_was() {
     let node = Node::new(214, 1, &[address]);
     let client = bound("127.214.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let invited = messages.next().unwrap();
     let moved =
@@ -522,7 +535,7 @@ fn a_connection_lives_while_its_server_has_calls() {
     let balancer = Balancer::start(1, &text);
     let client = bound("127.209.9.1:0");
     client.send_to(invite(1, "UDP").as_bytes(), at).unwrap();
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let invited = messages.next().unwrap();
     (&server).write_all(&response(&invited, "200 OK", &["Contact: <sip:pbx@127.0.0.1>"])).unwrap();
@@ -558,7 +571,7 @@ fn an_answer_reaches_a_server_whose_connection_is_gone() {
     let node = Node::new(216, 1, &[address]);
     let client = bound("127.216.9.1:0");
     ask(&client, &node, 1);
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     let mut messages = Messages::of(&server);
     let invited = messages.next().unwrap();
     (&server).write_all(&response(&invited, "200 OK", &[])).unwrap();
@@ -571,7 +584,7 @@ fn an_answer_reaches_a_server_whose_connection_is_gone() {
     let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
     wait_for("it to be noticed", || closed() == 1);
     client.send_to(&response(&info, "200 OK", &[]), node.udp).unwrap();
-    let (again, from) = listener.accept().unwrap();
+    let (again, from) = accept(&listener);
     assert_eq!(from.ip(), node.inside.ip());
     let answer = Messages::of(&again).next().expect("the answer");
     assert!(answer.starts_with("SIP/2.0 200 OK") && header(&answer, "CSeq") == "1 INFO", "{answer}");
@@ -640,7 +653,7 @@ fn what_a_server_said_before_it_reset_its_connection_is_heard() {
     let writer = std::thread::spawn(move || {
         (0..CALLS).for_each(|call| (&out).write_all(invite(call, "TCP").as_bytes()).unwrap());
     });
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = accept(&listener);
     drop(listener);
     let mut requests = Messages::of(&server);
     let answers: Vec<u8> = (0..ANSWERED).flat_map(|_| response(&requests.next().unwrap(), "200 OK", &[])).collect();
@@ -663,7 +676,7 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
     let server = connect_from(address.ip(), node.inside);
     let invite = invite(1, "TCP").replace("sip:100@sim.example SIP", &format!("sip:x@{carrier};transport=tcp SIP"));
     (&server).write_all(invite.as_bytes()).unwrap();
-    let (first, _) = trunk.accept().unwrap();
+    let (first, _) = accept(&trunk);
     let invited = Messages::of(&first).next().expect("the INVITE");
     (&first).write_all(&response(&invited, "200 OK", &[])).unwrap();
     assert!(Messages::of(&server).next().expect("the 200").starts_with("SIP/2.0 200 OK"));
@@ -675,7 +688,7 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
         &format!("BYE sip:x@{carrier};transport=tcp"),
     );
     (&server).write_all(bye.as_bytes()).unwrap();
-    let (second, _) = trunk.accept().unwrap();
+    let (second, _) = accept(&trunk);
     let heard = Messages::of(&second).next().expect("the BYE");
     assert!(heard.starts_with("BYE "), "{heard}");
     drop(listener);
