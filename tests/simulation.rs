@@ -402,7 +402,7 @@ impl World {
     fn refused(&mut self, text: &str) {
         if text.starts_with("BYE ") {
             let number = number_of(text);
-            self.books[self.active].unreached(number, self.now);
+            self.books[self.active].hung_up(number, self.now);
             self.calls.entry(number).and_modify(|call| (call.confirmed, call.ended) = (false, true));
         }
     }

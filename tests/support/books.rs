@@ -79,6 +79,9 @@ impl Books {
             },
             Passage::ResponseToClient { .. } | Passage::ResponseToServer { .. } => {}
         }
+        if method == "BYE" {
+            self.hung_up(call, now);
+        }
     }
 
     fn opened(&mut self, call: u32, server: usize, method: &str, now: u64) {
@@ -115,7 +118,10 @@ impl Books {
                 entry.counted = true;
             }
             ("INVITE", 401 | 407, Some(entry)) if !entry.confirmed => entry.counted = false,
-            ("INVITE", 300.., Some(entry)) if !entry.confirmed => entry.over(now),
+            // Another branch of it may still ring.
+            ("INVITE", 300.., Some(entry)) if !entry.confirmed => {
+                (entry.counted, entry.until) = (false, entry.until.min(from_now(now, TRANSACTION)));
+            }
             ("BYE", 200..300, Some(entry)) => entry.over(now),
             // A dialog that nobody knows: no call, but another one of a forked call may be there.
             ("BYE", 408 | 481, Some(entry)) if entry.confirmed => {
@@ -125,8 +131,8 @@ impl Books {
         }
     }
 
-    /// A BYE of it could be sent to nobody: it is no call, but another one of a forked call may be there.
-    pub fn unreached(&mut self, call: u32, now: u64) {
+    /// Somebody sent a BYE of it: it is no call, but another one of a forked call may be there.
+    pub fn hung_up(&mut self, call: u32, now: u64) {
         if let Some(entry) = self.alive(call, now).filter(|entry| entry.confirmed) {
             (entry.confirmed, entry.counted, entry.open) = (false, false, false);
         }
