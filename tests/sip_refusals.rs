@@ -291,6 +291,22 @@ fn options_to_us_is_answered_while_a_server_is_usable() {
     }
 }
 
+/// A region without weight takes those that prefer it: they should not believe that nobody is there.
+#[test]
+fn options_to_us_says_what_an_invite_would_meet() {
+    let regions = "[[backend.region]]\nname = \"far\"\n[[backend.region]]\nname = \"own\"\nweight = 0\n\
+                   clients = [\"198.51.100.0/24\"]\n[[backend.server]]\nname = \"o\"\nregion = \"own\"\n\
+                   address = \"udp://10.0.10.12:5060\"\n[[backend.server]]\nregion = \"far\"\n";
+    let mut node = Node::new(&CONFIG.replace("[[backend.server]]\n", regions));
+    node.set("pbx/k", ServerState { health: Health::Dead, ..ServerState::default() });
+    for (client, status, counter) in [(PHONE, 200, "requests_to_servers"), ("192.0.2.3:5060", 503, "no_server")] {
+        let options = node.receive(addr(client), addr(OUTSIDE), &request("OPTIONS", "sip:203.0.113.10", &[]));
+        assert_eq!(options.status(), Some(status), "{client}");
+        let invite = request("INVITE", URI, &[&format!("Call-ID: {client}")]);
+        feed(&mut node, addr(client), addr(OUTSIDE), &invite, counter);
+    }
+}
+
 #[test]
 fn where_nobody_is_usable_a_request_is_503_without_retry_after() {
     let mut node = Node::new(CONFIG);

@@ -683,11 +683,15 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
     drop(first);
     let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
     wait_for("it to be noticed", || closed() == 1);
-    let bye = from_server(&invited, "BYE", 2).replace(
-        &format!("BYE {}", header(&invited, "Contact").trim_matches(['<', '>'])),
-        &format!("BYE sip:x@{carrier};transport=tcp"),
-    );
-    (&server).write_all(bye.as_bytes()).unwrap();
+    let contact = format!("BYE {}", header(&invited, "Contact").trim_matches(['<', '>']));
+    let bye = |uri: String| from_server(&invited, "BYE", 2).replace(&contact, &format!("BYE {uri}"));
+    // A name, and who does not say that he speaks TCP: nothing but the flow led there.
+    for nowhere in ["sip:x@carrier.example".to_owned(), format!("sip:x@{carrier}")] {
+        (&server).write_all(bye(nowhere).as_bytes()).unwrap();
+        let refused = Messages::of(&server).next().expect("an answer");
+        assert!(refused.starts_with("SIP/2.0 430 "), "{refused}");
+    }
+    (&server).write_all(bye(format!("sip:x@{carrier};transport=tcp")).as_bytes()).unwrap();
     let (second, _) = accept(&trunk);
     let heard = Messages::of(&second).next().expect("the BYE");
     assert!(heard.starts_with("BYE "), "{heard}");

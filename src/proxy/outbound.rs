@@ -111,11 +111,11 @@ impl<'a> Case<'a> {
             FlowToken::Connection(id) => {
                 // The dialog of a trunk that closes what is idle goes on by a new one (RFC 3261 §18.1.1). Of a phone that has
                 // registered the registrar should hear that its flow is gone.
-                let in_dialog = token.stands_in == SealedIn::RecordRoute;
-                return match (self.over(id, &token), elsewhere.filter(|_| in_dialog && !secure)) {
-                    (Err(Reason::FlowGone), Some(address)) => {
-                        self.as_written(snapshot.frontend(token.frontend), transport, address)
-                    }
+                let may_open = token.stands_in == SealedIn::RecordRoute && transport == Transport::Tcp;
+                return match (self.over(id, &token), elsewhere.filter(|_| may_open)) {
+                    (Err(Reason::FlowGone), Some(address)) => self
+                        .as_written(snapshot.frontend(token.frontend), transport, address)
+                        .map_err(|reason| if reason.answer().is_some() { reason } else { Reason::FlowGone }),
                     (found, _) => found,
                 };
             }

@@ -53,7 +53,8 @@ impl Case<'_> {
     /// OPTIONS for us: what we can do if anybody behind us can do it (docs/rules.md 28).
     pub(super) fn answer_options(self, identity: &Identity<'_>) -> Verdict {
         let backend = &self.snapshot.backends[self.frontend.config.backend];
-        match backend.balance.is_empty() {
+        let prefer = backend.preferred_region(self.received.flow.remote.ip());
+        match backend.balance.pick(identity.call, prefer).is_none() {
             true => self.refuse(Some(identity), Reason::NoServer, None),
             false => self.answer(identity, (200, "OK"), Extra::Capabilities, None),
         }

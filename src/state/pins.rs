@@ -1,7 +1,7 @@
 //! Which call belongs to which server: one table for all backends, keyed by Call-ID.
 //!
 //! A pin's life follows the call's: opened unconfirmed, confirmed by a 2xx that makes a dialog, given back by a final
-//! failure or an answered BYE. One that an INVITE opened is a **call**: it is counted for its server, once, until it is
+//! failure or a BYE. One that an INVITE opened is a **call**: it is counted for its server, once, until it is
 //! given back or expires. Every change that moves such a count is told as [`Written`], and [`Pins::sweep`] finds those that
 //! expire, so that the sum is what the table holds, whatever was lost on the way. Requests inside a dialog usually do not
 //! need it (their Route carries a token); it is for what has no token: retransmissions, CANCEL, ACK to a non-2xx, clients
@@ -104,8 +104,8 @@ impl Pins {
 
     /// A response passed: a 2xx that makes a dialog confirms the pin, ringing keeps it, the failure of an INVITE that was
     /// never confirmed and the end of a dialog give it back. A failure of anything else says nothing about the INVITE
-    /// that rings beside it, nor does a challenge (the INVITE comes again, or nothing comes), nor a BYE that was refused. Where its dialog is not
-    /// known any more nothing is counted, and the pin stays.
+    /// that rings beside it, nor does a challenge (the INVITE comes again, or nothing comes), nor the refusal of a BYE: that
+    /// ended the call already. Where its dialog is not known any more nothing is counted, and the pin stays.
     pub fn answered(
         &self,
         call: u64,

@@ -25,9 +25,10 @@ use crate::state::{Reason, Snapshot, Time};
 /// How long nobody tries to connect to a server that refused.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
-/// How often a request that was never written goes elsewhere: each time may take `timeout.connect`, of five seconds, and
-/// nobody waits longer than 32 s for the first answer (RFC 3261 §17.1.1.2, Timer B). A phone must not ring for who has gone.
-const MOST_TRIES: u8 = 6;
+/// How often a request that was never written goes elsewhere: each of its connections may take `timeout.connect`, of five
+/// seconds, and nobody waits longer than 32 s for the first answer (RFC 3261 §17.1.1.2, Timer B). A phone must not ring for
+/// who has gone.
+const MOST_TRIES: u8 = 5;
 
 /// What connection is wanted.
 struct Wanted {

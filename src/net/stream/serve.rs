@@ -172,10 +172,8 @@ async fn wanted<S>(
         opened = timeout(within, opened) => match opened {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if host::has_no_file(&error) => Err(End::NoFiles),
-            // Else it is the network: that is as if nobody were there.
-            Ok(Err(error)) if host::lost_its_place(&error) && !host::has(connection.flow.local.ip()) => {
-                Err(End::NoPlace)
-            }
+            // It may have left while nobody answered.
+            _ if !host::has(connection.flow.local.ip()) => Err(End::NoPlace),
             _ => Err(End::Refused),
         },
     }

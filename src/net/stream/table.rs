@@ -380,7 +380,7 @@ fn may_be_silent(connection: &Connection, snapshot: &Snapshot) -> Duration {
     let server = connection.server().map(|server| snapshot.server(server));
     match server {
         // Its frontend may have another name since.
-        None => bind_of(connection, snapshot).map_or(Duration::ZERO, |bind| {
+        None => bind_of(connection, snapshot).map_or(Duration::MAX, |bind| {
             let frontend = &snapshot.frontends[usize::from(snapshot.binds[bind].frontend)];
             frontend.config.connections.idle
         }),

@@ -55,7 +55,9 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
     }
     let regions = match backend.when_all_down {
         // Regions without weight still take those that prefer them.
-        WhenAllDown::Reject => regions(&|_| true, &|state| state.takes_new() || state.takes_trials()),
+        WhenAllDown::Reject => regions(&|server| !server.backup || state(server.id).takes_trials(), &|state| {
+            state.takes_new() || state.takes_trials()
+        }),
         WhenAllDown::Forward => regions(primary, &|state| state.admin == Admin::Ready),
     };
     (regions, false)
