@@ -203,6 +203,10 @@ async fn probe(target: &Target, tls: &Tls, nonce: u64, until: Instant) -> (Optio
         Err(error) if host::has_no_file(&error) => {
             (None, "this process has no open file left for it; raise LimitNOFILE= in the unit".to_owned())
         }
+        Err(error) if host::had_no_port(&error) => (
+            None,
+            format!("this node has no port or no memory left to ask from ({error}); see net.ipv4.ip_local_port_range"),
+        ),
         // Nothing that the state would not say.
         Err(_) => (Some(Outcome::Unreachable), String::new()),
     }

@@ -76,6 +76,12 @@ pub fn lost_its_place(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETDOWN | Errno::ENETUNREACH))
 }
 
+/// Whether there was no port or no memory left on this host to ask somebody from: nothing about the other end.
+pub fn had_no_port(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL)) || had_no_room(error)
+}
+
 /// Whether the kernel lost a datagram on its way out: memory was short, or a queue was full, of which it tells only those who ask
 /// for ICMP errors (`udp_send_skb`).
 pub fn had_no_room(error: &io::Error) -> bool {

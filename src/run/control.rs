@@ -125,7 +125,8 @@ impl Balancer {
         // A check may have found something before it heard that its server is gone.
         let Some(at) = snapshot.server(id) else { return };
         // Nor is it known of one that is not checked any more: nobody would take it back.
-        if snapshot.backends[usize::from(snapshot.servers[at].backend)].config.check.is_none() {
+        let (backend, state) = (usize::from(snapshot.servers[at].backend), snapshot.servers[at].state);
+        if state.unchecked || snapshot.backends[backend].config.check.is_none() {
             return;
         }
         let name = snapshot.servers[at].name.as_str();
@@ -259,6 +260,10 @@ impl Balancer {
         tracing::info!(%who, server = name, from = before.health.word(), to = health.word(), "health by hand");
         self.journal.changed(who, &Change { kind: Kind::Admin, of: &name, what: "health", from, to }, words);
         self.checks.forget(id);
+        // What the check had found before it ended is not newer than this.
+        while let Ok(news) = self.news.try_recv() {
+            self.take(news);
+        }
         self.journal.records().said(id);
         self.set_state(id, |state| state.health = health);
         self.checks.start(&self.basis.config, &self.basis.states);

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Balancer;
-use crate::config::Config;
 use crate::config::difference::difference;
 use crate::config::names::{Answers, Query, Refused, expand, is_own};
+use crate::config::{Backend, Config};
 use crate::net::host;
 use crate::net::resolve::{Question, Resolved, Watch};
 use crate::net::udp::clock;
@@ -124,21 +124,41 @@ impl Names {
     /// was taken.
     fn take(&mut self, Resolved { query, members }: Resolved, file: &Config, previous: Option<&Snapshot>) -> bool {
         self.waiting.remove(&query);
-        let Some(members) = members.filter(|members| self.last.get(&query) != Some(members)) else { return false };
+        let Some(members) = members else { return false };
+        let is_new = self.last.get(&query) != Some(&members);
+        if !is_new && !self.is_refused(&query) {
+            return false;
+        }
+        self.last.insert(query.clone(), members);
+        if self.put(&query, file, previous) {
+            // What another name was refused may have been this one's until now.
+            let refused: Vec<_> = self.last.keys().filter(|other| self.is_refused(other)).cloned().collect();
+            refused.iter().for_each(|other| _ = self.put(other, file, previous));
+            return true;
+        }
+        if is_new && file.queries().any(|other| *other == query) {
+            tracing::warn!(name = %query, "every address of the answer was refused: the last good ones stay");
+        }
+        false
+    }
+
+    /// Whether the last answer is not the one that is in force.
+    fn is_refused(&self, query: &Query) -> bool {
+        self.answers.get(query) != self.last.get(query)
+    }
+
+    /// Puts the last answer into force, if any address of it can be used.
+    fn put(&mut self, query: &Query, file: &Config, previous: Option<&Snapshot>) -> bool {
         let mut answers = self.answers.clone();
-        answers.insert(query.clone(), members.clone());
+        answers.extend(self.last.get(query).map(|members| (query.clone(), members.clone())));
         let (config, refused) = self.expand(file, previous, &answers);
-        let usable = config
-            .backends
-            .iter()
-            .any(|backend| backend.names.iter().any(|named| named.query == query && named.has_servers(backend)));
+        let is_used =
+            |backend: &Backend| backend.names.iter().any(|named| named.query == *query && named.has_servers(backend));
+        let usable = config.backends.iter().any(is_used);
         self.tell(refused);
         if usable {
             self.answers = answers;
-        } else if file.queries().any(|other| *other == query) {
-            tracing::warn!(name = %query, "every address of the answer was refused: the last good ones stay");
         }
-        self.last.insert(query, members);
         usable
     }
 
@@ -150,9 +170,10 @@ impl Names {
         self.refused = refused.into_iter().collect();
     }
 
-    /// An answer could not be put into force: it is tried again when it comes again.
-    fn forget(&mut self, query: &Query) {
+    /// An answer could not be put into force, and stands in no other's way: it is tried again when it comes again.
+    fn forget(&mut self, query: &Query, before: Answers) {
         self.last.remove(query);
+        self.answers = before;
     }
 }
 
@@ -180,7 +201,7 @@ impl Balancer {
     /// A name was asked for: where its servers are others now, so are those of the next snapshot.
     pub(super) async fn resolved(&mut self, resolved: Resolved) {
         let (query, previous) = (resolved.query.clone(), self.setup.snapshot.load_full());
-        let file = self.basis.file.clone();
+        let (file, before) = (self.basis.file.clone(), self.names.answers.clone());
         if !self.names.take(resolved, &file, Some(&previous)) {
             return;
         }
@@ -197,8 +218,43 @@ impl Balancer {
             }
             Err(error) => {
                 tracing::warn!(name = %query, "its new addresses cannot be used: {error}");
-                self.names.forget(&query);
+                self.names.forget(&query, before);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::names::Member;
+
+    const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://203.0.113.10:5060\"\ninside = \"10.0.1.10\"\nbackend = \"x\"\n\
+        [[backend]]\nname = \"x\"\n\
+        [[backend.server]]\nname = \"a\"\naddress = \"udp://a.example.ng:5060\"\n\
+        [[backend.server]]\nname = \"b\"\naddress = \"udp://b.example.ng:5060\"\n";
+
+    /// Two hosts change places, and one of the answers comes first: what the other name still holds is refused, and only
+    /// until that one's answer is there.
+    #[test]
+    fn two_names_may_change_their_addresses() {
+        let file = Config::good(TEXT);
+        let queries: Vec<_> = file.queries().cloned().collect();
+        let answer = |name: usize, host: u8| {
+            let member = Member { address: ([10, 0, 10, host], 5060).into(), host: String::new(), srv: None };
+            Resolved { query: queries[name].clone(), members: Some(vec![member]) }
+        };
+        for first in [0, 1] {
+            let mut names = Names::new(0);
+            assert!(names.take(answer(0, 1), &file, None) && names.take(answer(1, 2), &file, None));
+            let swapped = |name: usize| answer(name, 2 - name as u8);
+            names.take(swapped(first), &file, None);
+            assert!(names.take(swapped(1 - first), &file, None));
+            let servers = names.expanded(&file, None).backends[0].servers.clone();
+            let of = |name: &str| servers.iter().find(|server| server.of_name() == Some(name)).map(|of| of.address);
+            assert_eq!(of("a"), Some(([10, 0, 10, 2], 5060).into()), "b first: {}", first == 1);
+            assert_eq!(of("b"), Some(([10, 0, 10, 1], 5060).into()), "b first: {}", first == 1);
+            assert!(!names.take(swapped(0), &file, None) && !names.take(swapped(1), &file, None), "nothing new");
         }
     }
 }

@@ -66,7 +66,13 @@ impl Balancer {
             self.names.ask(&self.basis.file);
             return Err(format!("{}\nnothing was changed\n", refused.join("\n")));
         }
-        let http = self.http.prepare(file.http.as_ref()).map_err(|error| format!("{error}\nnothing was changed\n"))?;
+        let http = match self.http.prepare(file.http.as_ref()) {
+            Ok(http) => http,
+            Err(error) => {
+                self.names.ask(&self.basis.file);
+                return Err(format!("{error}\nnothing was changed\n"));
+            }
+        };
         let mut leaving = self.basis.leaving.clone();
         leaving.note(&wanted, &self.basis.config, &self.basis.states, clock());
         lines.extend(seals(&self.basis.keys, &keys));

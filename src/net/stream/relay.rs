@@ -177,7 +177,7 @@ impl Relayed {
                 }
                 Err(error) if host::has_no_file(&error) => return Err(End::NoFiles),
                 // Nobody is to blame for an address or a network that this node has lost.
-                Err(error) if host::lost_its_place(&error) => {}
+                Err(error) if host::lost_its_place(&error) || !host::has(chosen.local.ip()) => {}
                 Err(_) => self.refused(),
             }
             tried.push(chosen.id);
