@@ -47,8 +47,6 @@ struct Wanted {
 enum Fate {
     /// It was never written. Whether its server is to blame.
     Unwritten { server: usize, blamed: bool },
-    /// The same, for this node has lost the address that it leaves by.
-    Displaced { server: usize },
     /// This server may have read it.
     Unknown(Option<NameHash>),
 }
@@ -276,8 +274,7 @@ impl Engine {
         }
         self.streams.peers -= usize::from(connection.opened == Opened::ToPeer);
         let fate = match connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot)) {
-            Some(server) if end == End::NoPlace => Fate::Displaced { server },
-            Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: end != End::NoFiles },
+            Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: !is_ours(end) },
             _ => Fate::Unknown(connection.server()),
         };
         // Of a node that stops, servers may yet answer by a connection to the next.
@@ -286,7 +283,13 @@ impl Engine {
         }
         let requests = connection.unanswered.borrow_mut().take();
         for request in requests {
-            self.settle_unanswered(&request, fate, now, &snapshot);
+            match snapshot.bind_of_lane(request.came.lane) {
+                // Its next copy comes to who has the address now, and a 503 would end a call.
+                Some(bind) if end == End::NoPlace && request.came.flow.connection.is_none() => {
+                    proxy::count_drop(Reason::SendFailed, bind, &snapshot, &self.tools.memory);
+                }
+                _ => self.settle_unanswered(&request, fate, now, &snapshot),
+            }
         }
         self.finish(now, &snapshot);
     }
@@ -304,8 +307,7 @@ impl Engine {
             self.streams.to_servers.remove(&id);
         }
         let server = snapshot.server(id);
-        // That we have no descriptor left, or no address, says nothing about the server.
-        let kept_out = !connection.was_open.get() && !matches!(end, End::NoFiles | End::NoPlace);
+        let kept_out = !connection.was_open.get() && !is_ours(end);
         if kept_out {
             self.streams.refused.insert(id, now + BACK_OFF);
         }
@@ -335,29 +337,27 @@ impl Engine {
             return;
         }
         let received = Received { bytes, message: &tools.message, flow, bind, peer: *peer };
-        let (server, blamed) = match fate {
-            Fate::Unwritten { server, blamed } => (Ok(server), blamed),
-            Fate::Unknown(by) => (Err(by), false),
-            // Its next copy comes to who has the address now, and a 503 would end a call.
-            Fate::Displaced { .. } if flow.connection.is_none() => {
-                return proxy::count_drop(Reason::SendFailed, bind, snapshot, &tools.memory);
-            }
-            Fate::Displaced { server } => (Ok(server), false),
-        };
-        let verdict = match server {
-            Ok(server) if *tries < MOST_TRIES => {
+        let verdict = match fate {
+            Fate::Unwritten { server, blamed } if *tries < MOST_TRIES => {
                 let (method, balanced, why, transaction) = (tools.message.method(), false, Why::Failover, *transaction);
                 let passage = Passage::RequestToServer { server, balanced, why, method, transaction };
                 proxy::undelivered(received, passage, blamed, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
-            _ => {
-                let by = server.map_or_else(|by| by, |server| Some(snapshot.servers[server].id));
+            Fate::Unwritten { server, .. } => {
+                let by = Some(snapshot.servers[server].id);
                 proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
+            Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),
         };
         let origin = Origin { bind, slot: n, flow: *flow, len, peer: *peer, tries: tries.saturating_add(1) };
         self.carry_out(verdict, origin, snapshot);
     }
+}
+
+/// Whether a connection could not be opened for our own sake: that we have no descriptor left, or not its address, says
+/// nothing about the server.
+fn is_ours(end: End) -> bool {
+    matches!(end, End::NoFiles | End::NoPlace)
 }
 
 /// How what leaves came.
