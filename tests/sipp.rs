@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::Signal;
 use support::process::{Process, is_bound, wait_for};
@@ -25,6 +26,10 @@ const CLIENTS: [(&str, u64); 7] = [
     ("twice", 200),
     ("phone", 200),
 ];
+
+/// SIPp's clients give a call up after seconds, by timers that begin at a tenth of one: three tests at once on two cores are a
+/// load that they take for loss.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The calls last as long as it takes to start this many.
 const SECONDS: u64 = 10;
@@ -84,6 +89,7 @@ fn read_statistics(file: &Path) -> HashMap<String, u64> {
 
 #[test]
 fn two_thousand_calls_of_sipp_keep_their_servers() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (net, folder) = (Net(43), TempDir::new().unwrap());
     let addresses = net.servers();
     let servers = SERVERS.iter().zip(addresses).map(|((name, _), address)| {
@@ -115,6 +121,7 @@ fn two_thousand_calls_of_sipp_keep_their_servers() {
 /// Five thousand calls over TCP: all over one connection, or each over its own. Servers speak what is said.
 fn five_thousand_calls_over_tcp(net: &Net, client: &str, servers_speak: &str) {
     const CALLS: u64 = 5000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, addresses) = (TempDir::new().unwrap(), net.servers());
     let transport = if servers_speak == "tcp" { "t1" } else { "u1" };
     let servers = SERVERS.iter().zip(addresses).map(|((name, _), address)| {
