@@ -59,6 +59,12 @@ impl Node {
         self.setup.snapshot.store(Arc::new(Snapshot::build(&ingredients, Some(&before))));
     }
 
+    /// Waits until a connection of frontend "a" was closed by its other end.
+    fn notices_the_end(&self) {
+        let closed = || self.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
+        wait_for("it to be noticed", || closed() == 1);
+    }
+
     fn dropped(&self, reason: Reason) -> u64 {
         self.setup.snapshot.load().frontends[0].live.sum(|live| live.reasons.of(reason))
     }
@@ -581,8 +587,7 @@ fn an_answer_reaches_a_server_whose_connection_is_gone() {
     let info = hear(&client);
     assert!(info.starts_with("INFO "), "{info}");
     drop((server, messages));
-    let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
-    wait_for("it to be noticed", || closed() == 1);
+    node.notices_the_end();
     client.send_to(&response(&info, "200 OK", &[]), node.udp).unwrap();
     let (again, from) = accept(&listener);
     assert_eq!(from.ip(), node.inside.ip());
@@ -681,8 +686,7 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
     (&first).write_all(&response(&invited, "200 OK", &[])).unwrap();
     assert!(Messages::of(&server).next().expect("the 200").starts_with("SIP/2.0 200 OK"));
     drop(first);
-    let closed = || node.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
-    wait_for("it to be noticed", || closed() == 1);
+    node.notices_the_end();
     let contact = format!("BYE {}", header(&invited, "Contact").trim_matches(['<', '>']));
     let bye = |uri: String| from_server(&invited, "BYE", 2).replace(&contact, &format!("BYE {uri}"));
     // A name, and who does not say that he speaks TCP: nothing but the flow led there.

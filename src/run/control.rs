@@ -119,6 +119,13 @@ impl Balancer {
         }
     }
 
+    /// What ended checks have found.
+    pub(super) fn take_all(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            self.take(news);
+        }
+    }
+
     /// A server's health changed: a new snapshot, and a line in the log.
     pub(super) fn change(&mut self, id: NameHash, transition: Transition) {
         let snapshot = self.setup.snapshot.load();
@@ -261,9 +268,7 @@ impl Balancer {
         self.journal.changed(who, &Change { kind: Kind::Admin, of: &name, what: "health", from, to }, words);
         self.checks.forget(id);
         // What the check had found before it ended is not newer than this.
-        while let Ok(news) = self.news.try_recv() {
-            self.take(news);
-        }
+        self.take_all();
         self.journal.records().said(id);
         self.set_state(id, |state| state.health = health);
         self.checks.start(&self.basis.config, &self.basis.states);

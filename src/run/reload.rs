@@ -168,9 +168,7 @@ impl Balancer {
             .await;
         self.checks.end_others(&self.basis.config, &self.basis.states);
         // What the ended checks found is known before others begin with it.
-        while let Ok(news) = self.news.try_recv() {
-            self.take(news);
-        }
+        self.take_all();
         self.checks.start(&self.basis.config, &self.basis.states);
         let taken = news.into_iter().filter_map(|news| if let News::Taken(what) = news { Some(what) } else { None });
         Ok(taken.chain(moved).collect())

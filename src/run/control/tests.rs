@@ -218,9 +218,7 @@ async fn a_changed_check_goes_on_counting() {
             answer(&server, status).await;
             let changed = without_two(&text.replace("300ms", &format!("{}ms", 300 + rounds)));
             take(&mut balancer, &changed).await.unwrap();
-            while let Ok(news) = balancer.news.try_recv() {
-                balancer.take(news);
-            }
+            balancer.take_all();
         }
     }
     balancer.stop().await;
