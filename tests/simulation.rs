@@ -461,8 +461,8 @@ impl World {
     /// The heart of it: did this message go where its call belongs?
     fn check_passage(&mut self, original: &str, source: SocketAddr, to: SocketAddr, passage: Passage, sent: &[u8]) {
         let number = number_of(original);
-        let ends = ["SIP/2.0 200", "SIP/2.0 481"].iter().any(|line| original.starts_with(line));
-        if ends && cseq_of(original).1 == "BYE" {
+        // Who rings off waits for no answer (RFC 3261 §15.1.1): an INVITE behind the BYE is nobody's call.
+        if cseq_of(original).1 == "BYE" {
             self.calls.entry(number).and_modify(|call| (call.confirmed, call.ended) = (false, true));
         }
         match passage {
