@@ -11,7 +11,7 @@ use crate::sip::Transport;
 use crate::sip::proxy_protocol::Version;
 
 /// Each is an open file and some kilobytes.
-const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
+pub(super) const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
 const MAX_CONNECTIONS: RangeInclusive<u64> = 1..=10_000_000;
 const DEFAULT_MAX_OF_SOURCE: u64 = 1_000;
 

@@ -18,6 +18,20 @@ pub struct Stats {
     pub may_change: bool,
 }
 
+impl Edge {
+    /// Proxies with binds of which a backend's connections may come.
+    pub fn frontends_of<'a>(&'a self, backend: &'a str) -> impl Iterator<Item = &'a Proxy> {
+        let leads_there =
+            move |other: &&Proxy| other.leads_to() == backend || other.routes.iter().any(|(_, to)| to == backend);
+        self.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_there)
+    }
+
+    /// Whether calls come to this backend.
+    pub fn is_sip(&self, backend: &str) -> bool {
+        self.frontends_of(backend).any(Proxy::is_sip)
+    }
+}
+
 /// A frontend, a backend, or both.
 #[derive(Clone, Debug, Default)]
 pub struct Proxy {
@@ -83,6 +97,7 @@ pub struct Server {
     pub tls_name: Option<String>,
     pub anybody: bool,
     pub weight: Option<u32>,
+    pub disabled: bool,
     pub max_calls: Option<u64>,
     pub slow_start: Option<String>,
     pub backup: bool,
@@ -118,6 +133,11 @@ impl Server {
 }
 
 impl Proxy {
+    /// The backend of what no rule sends elsewhere.
+    pub fn leads_to(&self) -> &str {
+        self.says.default_backend.as_deref().unwrap_or(&self.name)
+    }
+
     pub fn is_sip(&self) -> bool {
         self.binds.iter().any(|bind| SIP_PORTS.contains(&bind.port))
     }

@@ -9,11 +9,25 @@ use super::{Fate, Told, told};
 /// Ports of one `bind` with a range.
 const MOST_PORTS: u16 = 100;
 
-/// All sections, one after another: `defaults` count for what follows.
+/// All sections, one after another: `defaults` count for what follows, or for what names them.
 pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
-    let (mut edge, mut lines, mut defaults) = (Edge::default(), Vec::new(), Says::default());
+    let (mut edge, mut lines) = (Edge::default(), Vec::new());
+    let mut defaults: Vec<(&str, Says)> = vec![("", Says::default())];
     for section in sections {
-        let head = told(&section.head, Fate::Translated);
+        let (from, fate) = match section.head.after("from") {
+            None => (defaults.last(), Fate::Translated),
+            Some(name) => match defaults.iter().rfind(|(other, _)| *other == name) {
+                Some(found) => (Some(found), Fate::Translated),
+                None => (
+                    None,
+                    Fate::ByHand(format!(
+                        "no `defaults` before it is named `{name}`: its times and checks are missing"
+                    )),
+                ),
+            },
+        };
+        let from = from.map(|(_, says)| says.clone()).unwrap_or_default();
+        let head = told(&section.head, fate);
         match section.kind() {
             "global" => {
                 lines.push(head);
@@ -21,14 +35,17 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             }
             "defaults" => {
                 lines.push(head);
-                let mut proxy = Proxy::default();
+                // Those that follow begin anew, unless they name others.
+                let says = if section.head.has("from") { from } else { Says::default() };
+                let mut proxy = Proxy { says, ..Proxy::default() };
                 lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
-                defaults = proxy.says;
+                let name = if section.head.word(1) == "from" { "" } else { section.head.word(1) };
+                defaults.push((name, proxy.says));
             }
             "frontend" | "backend" | "listen" => {
                 lines.push(head);
                 let name = section.head.word(1).to_owned();
-                let mut proxy = Proxy { name, says: defaults.clone(), ..Proxy::default() };
+                let mut proxy = Proxy { name, says: from, ..Proxy::default() };
                 lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
                 if proxy.is_stats {
                     let bind = proxy.binds.first().map(|bind| format!("{}:{}", bind.address, bind.port));
@@ -55,7 +72,22 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             }
         }
     }
+    leave_headers(sections, &edge, &mut lines);
     (edge, lines)
+}
+
+/// A proxy writes no PROXY header: whoever expects one there must hear of it. That a backend is SIP's only the whole file says.
+fn leave_headers(sections: &[Section], edge: &Edge, told: &mut [Told]) {
+    let of_sip = sections
+        .iter()
+        .filter(|section| matches!(section.kind(), "backend" | "listen") && edge.is_sip(section.head.word(1)));
+    let written = |line: &&Line| line.has("send-proxy") || line.has("send-proxy-v2");
+    for line in of_sip.flat_map(|section| &section.lines).filter(written) {
+        let Some(told) = told.iter_mut().find(|told| told.number == line.number) else { continue };
+        let header = "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"";
+        let before = if let Fate::ByHand(before) = &told.fate { Some(before.clone()) } else { None };
+        told.fate = translated_but(before.into_iter().chain([header.to_owned()]));
+    }
 }
 
 fn global(line: &Line, edge: &mut Edge) -> Fate {
@@ -102,7 +134,7 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
         "default-server" => {
             says.each.extend(line.words[1..].iter().cloned());
             let unknown = options(&line.words[1..], &mut Server::default());
-            return unknown_options(&unknown);
+            return translated_but(without_equal(&unknown).into_iter());
         }
         "mode" => match line.word(1) {
             "http" if !proxy.is_stats => {
@@ -222,7 +254,10 @@ fn expectation(line: &Line, says: &mut Says) -> Fate {
             let (method, path) = says.asks.http.clone().unwrap_or(("GET".to_owned(), "/".to_owned()));
             says.asks.http = Some((after("meth", &method), after("uri", &path)));
         }
-        ["http-check" | "tcp-check", "connect", ..] => {}
+        ["http-check" | "tcp-check", "connect"] => {}
+        ["http-check" | "tcp-check", "connect", rest @ ..] => {
+            return Fate::ByHand(format!("checks go where calls go: `{}` has no equal here", rest.join(" ")));
+        }
         ["tcp-check", "send" | "expect" | "send-binary", ..] if line.text.contains("OPTIONS") => {
             says.asks.options = true
         }
@@ -243,8 +278,9 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
     let size = line.after("size").and_then(|size| {
         let (digits, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
         let times = match unit {
-            "k" => 1 << 10,
-            "m" => 1 << 20,
+            "k" | "K" => 1 << 10,
+            "m" | "M" => 1 << 20,
+            "g" | "G" => 1 << 30,
             _ => 1,
         };
         digits.parse::<u64>().ok().map(|size| size * times)
@@ -363,6 +399,9 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
     while let Some(word) = words.next() {
         match word.as_str() {
             "ssl" | "accept-proxy" => {}
+            "crt" if found.certificates.as_ref() != words.clone().next() => {
+                unknown.push(format!("crt {}", words.next().map_or("", String::as_str)));
+            }
             "crt" | "ca-file" | "verify" | "ssl-min-ver" | "name" | "id" => drop(words.next()),
             other => unknown.push(other.to_owned()),
         }
@@ -397,16 +436,9 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
             proxy.binds.push(Bind { port, ..found.clone() });
         }
     }
-    if !unknown.is_empty() {
-        return unknown_options(&unknown);
-    }
-    match found.accept_proxy {
-        true => Fate::ByHand(
-            "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody"
-                .to_owned(),
-        ),
-        false => Fate::Translated,
-    }
+    let whom = "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody";
+    let reasons = found.accept_proxy.then(|| whom.to_owned());
+    translated_but(reasons.into_iter().chain(without_equal(&unknown)))
 }
 
 fn server(line: &Line, proxy: &mut Proxy) -> Fate {
@@ -421,27 +453,28 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
     let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
     let unlike = proxy.servers.first().is_some_and(|first| found.is_unlike(first));
     let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
+    let all = [
+        (other, "[backend.tls] says whom all its servers must be: give it a backend of its own"),
+        (
+            unlike,
+            "checks, breaker and `send_proxy` are the backend's: the first server's count; give this one a backend of its own",
+        ),
+        (asks_inside, "its check only connects: behind tcp:// nobody asks over TLS (docs/from-haproxy.md)"),
+        (found.disabled, "`disabled` became `weight = 0`: no new calls; `trunkline maint` takes it out wholly"),
+    ];
     proxy.servers.push(found);
-    match () {
-        () if other => {
-            Fate::ByHand("[backend.tls] says whom all its servers must be: give it a backend of its own".to_owned())
-        }
-        () if unlike => Fate::ByHand(
-            "checks, breaker and `send_proxy` are the backend's: the first server's count; give this one a backend of its own"
-                .to_owned(),
-        ),
-        () if asks_inside => Fate::ByHand(
-            "its check only connects: behind tcp:// nobody asks over TLS (docs/from-haproxy.md)".to_owned(),
-        ),
-        () => unknown_options(&unknown),
-    }
+    let reasons = all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason.to_owned());
+    translated_but(reasons.chain(without_equal(&unknown)))
 }
 
-fn unknown_options(unknown: &[String]) -> Fate {
-    match unknown {
-        [] => Fate::Translated,
-        unknown => Fate::ByHand(format!("but for `{}`, which has no equal here", unknown.join(" "))),
-    }
+/// What of a line is left to somebody, all of it.
+fn translated_but(left: impl Iterator<Item = String>) -> Fate {
+    let left: Vec<_> = left.collect();
+    if left.is_empty() { Fate::Translated } else { Fate::ByHand(left.join("; ")) }
+}
+
+fn without_equal(unknown: &[String]) -> Option<String> {
+    (!unknown.is_empty()).then(|| format!("but for `{}`, which has no equal here", unknown.join(" ")))
 }
 
 /// What a server's words say; returns those that nobody knows.
@@ -478,7 +511,10 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
             "on-marked-down" | "on-marked-up" => unknown.push(format!("{word} {}", next())),
             // Without a word, or nothing that anybody misses.
             "check-ssl" => server.check_ssl = true,
-            "check-send-proxy" | "enabled" | "no-check" => {}
+            "check-send-proxy" => {}
+            "enabled" => server.disabled = false,
+            "disabled" => server.disabled = true,
+            "no-check" => server.checked = false,
             "downinter" | "maxqueue" | "minconn" => unknown.push(format!("{word} {}", next())),
             "id" | "resolvers" | "init-addr" | "resolve-prefer" | "pool-max-conn" => drop(next().len()),
             _ => unknown.push(word.clone()),

@@ -115,6 +115,90 @@ fn what_servers_or_binds_say_alone_is_left_to_somebody() {
     );
 }
 
+/// What a file is translated to, and of which lines something is left to somebody.
+fn both(text: &str) -> (String, Vec<String>) {
+    let Imported { text, lines } = import(text);
+    let left =
+        |told: Told| if let Fate::ByHand(what) = told.fate { Some(format!("{}: {what}", told.number)) } else { None };
+    (text, lines.into_iter().filter_map(left).collect())
+}
+
+#[test]
+fn times_are_those_that_count_there() {
+    let times = "timeout connect 1s\n timeout client 30s\n timeout server 30s\n";
+    let sip = format!(
+        "defaults\n {times}frontend f\n bind :5060\n default_backend b\nbackend b\n timeout tunnel 1h\n server a 10.0.0.1:5060\n"
+    );
+    let (text, left) = both(&sip);
+    assert!(
+        text.contains("idle = \"1h\"") && text.contains("timeout = { connect = \"1s\", server = \"1h\" }"),
+        "{text}"
+    );
+    assert_eq!(left, [""; 0]);
+    let relay = "frontend f\n bind :443\n timeout client 30s\n default_backend b\nbackend b\n timeout server 40s\n server a 10.0.0.1:443\n";
+    assert!(both(relay).0.contains("timeout = { server = \"40s\", client = \"30s\" }"), "{}", both(relay).0);
+}
+
+#[test]
+fn defaults_count_for_who_names_them() {
+    let two = "defaults slow\n timeout server 1h\ndefaults fast from slow\n timeout client 5s\ndefaults\n timeout server 5s\n";
+    let proxies = |from: &str| format!("{two}listen l {from}\n bind :80\n server a 10.0.0.1:80\n");
+    for (from, expected) in [
+        ("from slow", "timeout = { server = \"1h\" }"),
+        ("from fast", "timeout = { server = \"1h\", client = \"5s\" }"),
+        ("", "timeout = { server = \"5s\" }"),
+    ] {
+        let (text, left) = both(&proxies(from));
+        assert!(text.contains(expected) && left.is_empty(), "{from}: {left:?} {text}");
+    }
+    assert!(both(&proxies("from other")).1[0].starts_with("7: no `defaults`"), "{:?}", both(&proxies("from other")));
+}
+
+#[test]
+fn servers_have_the_weights_that_they_have_there() {
+    let weights = |text: &str| -> Vec<u32> {
+        let (text, _) = both(&format!("listen l\n bind :80\n{text}"));
+        let config = Config::parse(&text).unwrap_or_else(|faults| panic!("{}", faults.render("imported", &text)));
+        config.backends[0].servers.iter().map(|server| server.weight).collect()
+    };
+    assert_eq!(weights("server a 10.0.0.1:80 weight 2\nserver b 10.0.0.2:80\n"), [2, 1], "1 is the default there");
+    assert_eq!(weights("server a 10.0.0.1:80\nserver b 10.0.0.2:80 disabled\n"), [100, 0]);
+    assert_eq!(weights("default-server disabled\nserver a 10.0.0.1:80\nserver b 10.0.0.2:80 enabled\n"), [0, 100]);
+}
+
+#[test]
+fn nothing_of_a_line_is_passed_over() {
+    for (line, left) in [
+        ("server b 10.0.0.2:5060 inter 5s disabled port 99", &["first server's count", "weight = 0", "port 99"][..]),
+        ("server b 10.0.0.2:5060 check send-proxy-v2 inter 2s", &["first server's count", "source_header"]),
+        ("default-server send-proxy", &["source_header"]),
+        ("tcp-check connect port 5080", &["port 5080"]),
+        ("http-check connect ssl", &["ssl"]),
+        ("bind :5061 ssl crt a.pem crt b.pem accept-proxy tfo", &["not like the first"]),
+    ] {
+        let (text, told) = both(&format!("listen l\n bind :5060\n server a 10.0.0.1:5060 check inter 2s\n {line}\n"));
+        let line_4 =
+            told.iter().find(|told| told.starts_with("4: ")).unwrap_or_else(|| panic!("{line}: {told:?}\n{text}"));
+        assert!(left.iter().all(|part| line_4.contains(part)), "{line}: {line_4}");
+    }
+    let (text, left) = both("listen l\n bind :443 ssl crt a.pem crt b.pem accept-proxy tfo\n server a 10.0.0.1:80\n");
+    assert!(["crt b.pem", "accept_proxy", "tfo"].iter().all(|part| left[0].contains(part)), "{left:?}\n{text}");
+    let (text, left) = both(
+        "listen l\n bind :80\n default-server check\n server a 10.0.0.1:80 no-check\n stick-table type ip size 1M\n stick on src\n",
+    );
+    assert!(text.contains("type = \"none\"") && text.contains("size = 1048576"), "{text}");
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn a_source_has_as_many_connections_as_there() {
+    let most = |limit: &str| both(&format!("listen l\n bind :80\n {limit}\n server a 10.0.0.1:80\n")).0;
+    assert!(most("maxconn 5000").contains("max_connections_per_source = 5000"));
+    assert!(most("").contains("max_connections_per_source = 100000"));
+    let rule = "maxconn 5000\n tcp-request connection reject if { src_conn_cur gt 20 }";
+    assert!(most(rule).contains("max_connections_per_source = 20\n"));
+}
+
 #[test]
 fn whatever_is_read_nothing_panics_and_no_line_is_lost() {
     for text in [

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::edge::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
+use crate::config::streams::DEFAULT_MAX_CONNECTIONS;
 
 /// What HAProxy asks of a server where nothing is said.
 const USUAL: (&str, u32, u32) = ("2s", 2, 3);
@@ -59,10 +60,12 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
     };
     let all: Vec<_> = binds.iter().map(address).collect();
     let _ = writeln!(text, "bind = [{}]", all.join(", "));
-    let backend = says.default_backend.as_ref().unwrap_or(name);
+    let backend = proxy.leads_to();
     let _ = writeln!(text, "backend = {}", quoted(backend));
-    if let Some(client) = says.client.as_ref().filter(|_| is_sip) {
-        let _ = writeln!(text, "idle = {}", quoted(client));
+    // Once both sides have spoken it is HAProxy's time for silence of either, and the backend's.
+    let tunnel = edge.proxies.iter().find(|other| other.name == backend).and_then(|of| of.says.tunnel.as_ref());
+    if let Some(idle) = tunnel.or(says.client.as_ref()).filter(|_| is_sip) {
+        let _ = writeln!(text, "idle = {}", quoted(idle));
     }
     if binds.iter().any(|bind| bind.accept_proxy) {
         text += "# accept_proxy = [\"10.0.0.0/24\"]       # the networks of who sends the header\n";
@@ -74,9 +77,9 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
     if let Some(most) = says.maxconn {
         let _ = writeln!(limits, "max_connections = {most}");
     }
-    if let Some(most) = says.most_at_once {
-        let _ = writeln!(limits, "max_connections_per_source = {most}");
-    }
+    // HAProxy has no such limit without a rule: clients behind a large NAT, or behind another balancer, are one source.
+    let most_at_once = says.most_at_once.or(says.maxconn).unwrap_or(DEFAULT_MAX_CONNECTIONS);
+    let _ = writeln!(limits, "max_connections_per_source = {most_at_once}");
     if let (Some(most), Some(over)) = (says.most_in_time, says.counted_over) {
         limits += &rate(most, over, is_sip);
     }
@@ -84,9 +87,7 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
         let nets: Vec<_> = says.deny.iter().map(|net| quoted(net)).collect();
         let _ = writeln!(limits, "deny = [{}]", nets.join(", "));
     }
-    if !limits.is_empty() {
-        let _ = write!(text, "\n[frontend.limits]\n{limits}");
-    }
+    let _ = write!(text, "\n[frontend.limits]\n{limits}");
     for (net, backend) in routes.iter().filter(|(_, backend)| edge.proxies.iter().any(|other| other.name == *backend)) {
         let _ = write!(text, "\n[[frontend.route]]\nclients = [{}]\nbackend = {}\n", quoted(net), quoted(backend));
     }
@@ -119,15 +120,12 @@ fn tls(bind: &Bind) -> String {
 
 fn backend(proxy: &Proxy, edge: &Edge) -> String {
     let Proxy { name, says, servers, .. } = proxy;
-    let leads_here = |other: &&Proxy| {
-        other.says.default_backend.as_deref().unwrap_or(&other.name) == name
-            || other.routes.iter().any(|(_, to)| to == name)
-    };
-    let is_sip = edge.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_here).any(Proxy::is_sip);
+    let is_sip = edge.is_sip(name);
     let mut text = format!("\n[[backend]]\nname = {}\n", quoted(name));
     let _ = writeln!(text, "balance = \"{}\"", says.balance.unwrap_or("roundrobin"));
     text += &stick(says, is_sip);
-    text += &times(says, is_sip);
+    let client = edge.frontends_of(name).find_map(|of| of.says.client.as_ref()).or(says.client.as_ref());
+    text += &times(says, client, is_sip);
     text += &check(says, servers, is_sip);
     text += &breaker(servers);
     if let Some(version) = servers.iter().find_map(|server| server.send_proxy).filter(|_| !is_sip) {
@@ -144,7 +142,8 @@ fn backend(proxy: &Proxy, edge: &Edge) -> String {
         };
         let _ = write!(text, "\n[backend.tls]\n{trust}");
     }
-    servers.iter().for_each(|server| text += &self::server(server));
+    let some_are_weighed = servers.iter().any(|server| server.weight.is_some());
+    servers.iter().for_each(|server| text += &self::server(server, some_are_weighed));
     text
 }
 
@@ -158,10 +157,10 @@ fn stick(says: &Says, is_sip: bool) -> String {
     format!("stick = {{ on = \"source\"{size}{expire} }}\n")
 }
 
-fn times(says: &Says, is_sip: bool) -> String {
-    // Once both sides have spoken it is HAProxy's time for silence of either.
-    let tunnel = says.tunnel.as_ref().filter(|_| !is_sip);
-    let client = tunnel.or(says.client.as_ref()).filter(|_| !is_sip);
+/// `client`: the clients' time, which is their frontend's there; here it is a relay's backend's.
+fn times(says: &Says, client: Option<&String>, is_sip: bool) -> String {
+    let tunnel = says.tunnel.as_ref();
+    let client = tunnel.or(client).filter(|_| !is_sip);
     let server = tunnel.or(says.server.as_ref());
     let all = [("connect", says.connect.as_ref()), ("server", server), ("client", client)];
     let all: Vec<_> = all.into_iter().filter_map(|(key, time)| Some(format!("{key} = {}", quoted(time?)))).collect();
@@ -209,7 +208,8 @@ fn breaker(servers: &[Server]) -> String {
     format!("breaker = {{ failures = {failures}{checks} }}\n")
 }
 
-fn server(server: &Server) -> String {
+/// Who says nothing of its weight has 1 there, and 100 here.
+fn server(server: &Server, some_are_weighed: bool) -> String {
     let scheme = if server.tls { "tls" } else { "tcp" };
     let mut text = format!(
         "\n[[backend.server]]\nname = {}\naddress = {}\n",
@@ -219,7 +219,8 @@ fn server(server: &Server) -> String {
     if let Some(name) = server.tls_name.as_ref().filter(|_| server.tls) {
         let _ = writeln!(text, "tls_name = {}", quoted(name));
     }
-    if let Some(weight) = server.weight {
+    let weight = if server.disabled { Some(0) } else { server.weight.or(some_are_weighed.then_some(1)) };
+    if let Some(weight) = weight {
         let _ = writeln!(text, "weight = {weight}");
     }
     if let Some(most) = server.max_calls {
