@@ -15,7 +15,7 @@ use support::pki::Pki;
 use support::process::{output, program, spawn, wait_for};
 use support::regions::{Net, ROUND, SERVERS, answer, stop};
 use trunkline::load::{Generator, Timers};
-use trunkline::state::server::Health;
+use trunkline::state::server::{Health, Rest};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -80,7 +80,7 @@ const TARGETS_LABELS: [&str; 3] = ["job", "instance", "pair"];
 
 /// A healthy balancer has a server in one of them only.
 fn is_health(word: &str) -> bool {
-    [Health::Up, Health::Suspect, Health::Resting, Health::Down, Health::Dead]
+    [Health::Up, Health::Suspect, Health::Resting(Rest::Call), Health::Down, Health::Dead]
         .iter()
         .any(|health| health.word() == word)
 }

@@ -10,7 +10,7 @@ use super::journal::{Change, Kind};
 use super::picture::{Picture, Server};
 use super::{Request, View, Who, Wish, people, sip};
 use crate::sip::token::NameHash;
-use crate::state::server::{Admin, Health};
+use crate::state::server::{Admin, Health, Rest};
 
 /// Who answers: what it shows, and who carries out what it cannot.
 #[derive(Clone)]
@@ -124,8 +124,8 @@ impl Answerer {
             Command::ShowSockets => "# socket lvl processes\nruntime_socket admin all\n".to_owned(),
             Command::ShowEnvironment => {
                 // A value may be a secret.
-                std::env::vars().fold(String::new(), |mut text, (name, _)| {
-                    let _ = writeln!(text, "{name}=...");
+                std::env::vars_os().fold(String::new(), |mut text, (name, _)| {
+                    let _ = writeln!(text, "{}=...", name.to_string_lossy());
                     text
                 })
             }
@@ -150,7 +150,7 @@ impl Answerer {
             }
             ("health", to) => {
                 let health = health(to).ok_or("'set server <srv> health' expects 'up', 'stopping', or 'down'.")?;
-                if row.check.is_none() {
+                if row.check.is_none() && !row.state.unchecked {
                     return Err("health checks are not enabled on this server.".to_owned());
                 }
                 self.wish(Wish::Health { server: row.id, health }, who).await
@@ -228,7 +228,7 @@ pub fn admin(word: &str) -> Option<Admin> {
 fn health(word: &str) -> Option<Health> {
     match word {
         "up" => Some(Health::Up),
-        "stopping" => Some(Health::Resting),
+        "stopping" => Some(Health::Resting(Rest::Check)),
         "down" => Some(Health::Down),
         _ => None,
     }

@@ -66,7 +66,7 @@ fn frontend(of: &Frontend) -> Value {
 }
 
 fn backend(of: &Backend, picture: &Picture) -> Value {
-    let taking = of.servers.iter().filter(|server| server.takes_new()).count();
+    let taking = of.servers.iter().filter(|server| server.takes_new).count();
     json!({
         "name": of.name, "mode": of.mode, "balance": of.balance, "status": if of.up { "UP" } else { "DOWN" },
         "when_all_down": if of.forwards_when_down { "forward" } else { "reject" },
@@ -112,7 +112,7 @@ fn server(of: &Server, picture: &Picture) -> Value {
     let mut row = json!({
         "name": of.name, "region": of.region, "address": of.uri(), "backup": of.backup,
         "state": state_word(of), "level": of.level().word(),
-        "admin": of.state.admin.word(), "health": of.state.health.word(), "takes_new": of.takes_new(),
+        "admin": of.state.admin.word(), "health": of.state.health.word(), "takes_new": of.takes_new,
         "why": of.why(), "since_seconds": of.unchanged.as_secs(), "downtime_seconds": of.downtime.as_secs(),
         "weight": of.weight, "weight_configured": of.initial,
         "throttle_percent": (of.state.held_back > 0).then(|| 100 - of.state.held_back),

@@ -272,7 +272,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// A backup of a server that failed, or one that is only suspected, where that was the last of the others and no snapshot
+    /// A backup of a server that failed, or one that is only in doubt, where that was the last of the others and no snapshot
     /// says so yet: over TCP nobody repeats a request.
     #[cold]
     #[inline(never)]
@@ -287,7 +287,7 @@ impl<'a> Case<'a> {
             });
             wanted.find(|(_, at)| failed != *at && self.takes(*at)).map(|(_, at)| at)
         };
-        first(&|backup, state| backup && state.takes_new()).or_else(|| first(&|_, state| state.is_only_suspected()))
+        first(&|backup, state| backup && state.takes_new()).or_else(|| first(&|_, state| state.is_doubtful()))
     }
 
     /// The request is no trial call after all.

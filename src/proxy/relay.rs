@@ -293,7 +293,7 @@ fn choose(
     let state = |at: usize| snapshot.servers[at].state;
     if backend.has_parts() {
         // Nobody else has these ports.
-        let may = |at: &usize| state(*at).takes_new() || state(*at).is_only_suspected();
+        let may = |at: &usize| state(*at).takes_new() || state(*at).is_doubtful();
         return backend.owner(flow.local.port()).filter(may).ok_or(Reason::NoServer);
     }
     let key = source_key(ip, backend, snapshot);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Time;
-use super::server::{Health, Sign};
+use super::server::{Health, Rest, Sign};
 use crate::config::{Check, CheckKind, Suspect};
 
 /// Failed checks that make a suspect dead: the sign was the first warning, so `fall` would be too patient.
@@ -162,7 +162,7 @@ impl Monitor {
                 (self.failures, self.successes, self.suspected) = (0, 0, false);
                 let rest = retry_after.unwrap_or_default().min(LONGEST_REST);
                 self.rests_until = self.rests_until.max(now + rest);
-                Health::Resting
+                Health::Resting(Rest::Check)
             }
             Meaning::Failed(how) => self.failed(how, check),
         };
@@ -172,15 +172,18 @@ impl Monitor {
     /// A worker left a sign. Without a check to follow it up it means nothing: it could never be taken back.
     pub fn sign(&mut self, sign: Sign, now: Time) -> Option<Transition> {
         let to = match (sign, self.health) {
-            (Sign::Unreachable | Sign::Silent, Health::Up | Health::Resting) if !self.suspected => {
+            (Sign::Unreachable | Sign::Silent, Health::Up | Health::Resting(_)) if !self.suspected => {
                 (self.failures, self.suspected) = (0, true);
-                // A suspect may be asked where nobody else is there; who wants a rest is not.
-                if self.health == Health::Resting { Health::Resting } else { Health::Suspect }
+                // A suspect may be asked where nobody else is there; who told a check that it wants a rest is not.
+                if self.health == Health::Up { Health::Suspect } else { self.health }
             }
-            (Sign::Said503, Health::Up | Health::Resting | Health::Suspect) => {
+            (Sign::Said503, Health::Up | Health::Resting(_) | Health::Suspect) => {
                 self.rests_until = self.rests_until.max(now + LIVE_REST);
-                // It lives, but the check that is on its way says so for sure.
-                Health::Resting
+                match self.health {
+                    Health::Resting(_) => self.health,
+                    // It lives, but the check that is on its way says so for sure.
+                    _ => Health::Resting(Rest::Call),
+                }
             }
             _ => self.health,
         };
@@ -191,7 +194,7 @@ impl Monitor {
     pub fn next(&self, check: &Check) -> Next {
         let changing = match self.health {
             Health::Up => self.failures > 0,
-            Health::Suspect | Health::Resting => true,
+            Health::Suspect | Health::Resting(_) => true,
             Health::Down | Health::Dead => self.successes > 0,
         };
         match changing {
@@ -214,7 +217,8 @@ impl Monitor {
         match self.health {
             Health::Down | Health::Dead if self.successes < check.rise => self.health,
             // A rest that was asked for outlasts a suspicion in between.
-            _ if now < self.rests_until => Health::Resting,
+            Health::Resting(_) if now < self.rests_until => self.health,
+            _ if now < self.rests_until => Health::Resting(Rest::Check),
             _ => Health::Up,
         }
     }
@@ -264,6 +268,9 @@ fn meaning(outcome: Outcome, check: &Check) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BY_CALL: Health = Health::Resting(Rest::Call);
+    const BY_CHECK: Health = Health::Resting(Rest::Check);
 
     fn check() -> Check {
         Check {
@@ -339,8 +346,8 @@ mod tests {
     fn a_suspect_that_answers_with_503_has_its_rest() {
         let mut monitor = Monitor::default();
         monitor.sign(Sign::Silent, at(1));
-        assert_eq!(monitor.sign(Sign::Said503, at(2)).map(|t| t.to), Some(Health::Resting));
-        assert_eq!(walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]), [Health::Resting, Health::Dead]);
+        assert_eq!(monitor.sign(Sign::Said503, at(2)).map(|t| t.to), Some(BY_CALL));
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]), [BY_CALL, Health::Dead]);
     }
 
     #[test]
@@ -378,9 +385,9 @@ mod tests {
         let mut monitor = Monitor::default();
         let busy = |seconds| Outcome::Answered { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
         monitor.observe(busy(5), &check(), at(10));
-        assert_eq!(monitor.health(), Health::Resting);
+        assert_eq!(monitor.health(), BY_CHECK);
         monitor.observe(answered(200), &check(), at(14));
-        assert_eq!(monitor.health(), Health::Resting);
+        assert_eq!(monitor.health(), BY_CHECK);
         monitor.observe(answered(200), &check(), at(15));
         assert_eq!(monitor.health(), Health::Up);
         monitor.observe(busy(86_400), &check(), at(20));
@@ -391,11 +398,20 @@ mod tests {
     #[test]
     fn a_live_503_rests_for_a_second() {
         let mut monitor = Monitor::default();
-        assert_eq!(monitor.sign(Sign::Said503, at(10)).map(|t| t.to), Some(Health::Resting));
+        assert_eq!(monitor.sign(Sign::Said503, at(10)).map(|t| t.to), Some(BY_CALL));
         monitor.observe(answered(200), &check(), Time(10_500_000_000));
-        assert_eq!(monitor.health(), Health::Resting);
+        assert_eq!(monitor.health(), BY_CALL);
         monitor.observe(answered(200), &check(), at(11));
         assert_eq!(monitor.health(), Health::Up);
+    }
+
+    #[test]
+    fn a_check_says_whether_a_503_was_one_calls_or_everybodys() {
+        let mut monitor = Monitor::default();
+        monitor.sign(Sign::Said503, at(10));
+        assert_eq!(monitor.observe(answered(503), &check(), at(11)).map(|t| (t.from, t.to)), Some((BY_CALL, BY_CHECK)));
+        assert_eq!(monitor.sign(Sign::Said503, at(12)), None, "what a check said stands until a check says otherwise");
+        assert_eq!(monitor.observe(answered(200), &check(), at(13)).map(|t| t.to), Some(Health::Up));
     }
 
     #[test]

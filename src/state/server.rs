@@ -47,7 +47,7 @@ pub enum Health {
     /// Silent, or an ICMP error came: a check is on its way.
     Suspect,
     /// It said 503: no new calls.
-    Resting,
+    Resting(Rest),
     /// Down, but it answers.
     Down,
     /// Down, and nothing comes from it.
@@ -59,11 +59,20 @@ impl Health {
         match self {
             Self::Up => "up",
             Self::Suspect => "suspect",
-            Self::Resting => "resting",
+            Self::Resting(_) => "resting",
             Self::Down => "down",
             Self::Dead => "dead",
         }
     }
+}
+
+/// What it answered with 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// A call: perhaps for that call's sake alone, as where its trunk is congested. A check is on its way.
+    Call,
+    /// A check, or somebody said so for it: it wants no new calls at all.
+    Check,
 }
 
 /// How its breaker is: [`super::breaker`].
@@ -111,9 +120,10 @@ impl ServerState {
         self.is_well() && self.breaker == Circuit::Closed
     }
 
-    /// Whether nothing but a suspicion keeps new calls from it.
-    pub fn is_only_suspected(self) -> bool {
-        self.admin == Admin::Ready && self.health == Health::Suspect && self.breaker == Circuit::Closed
+    /// Whether nothing but what calls met keeps new ones from it, and no check has said so yet.
+    pub fn is_doubtful(self) -> bool {
+        let doubt = matches!(self.health, Health::Suspect | Health::Resting(Rest::Call));
+        doubt && self.admin == Admin::Ready && self.breaker == Circuit::Closed
     }
 
     /// Whether it takes trial calls, and those only.
@@ -379,7 +389,8 @@ mod tests {
         for (state, new, confirmed, unconfirmed) in [
             (with(Admin::Ready, Health::Up), true, true, true),
             (with(Admin::Drain, Health::Up), false, true, true),
-            (with(Admin::Ready, Health::Resting), false, true, true),
+            (with(Admin::Ready, Health::Resting(Rest::Call)), false, true, true),
+            (with(Admin::Ready, Health::Resting(Rest::Check)), false, true, true),
             (with(Admin::Ready, Health::Suspect), false, true, true),
             (with(Admin::Ready, Health::Down), false, true, true),
             (with(Admin::Ready, Health::Dead), false, true, false),

@@ -78,7 +78,7 @@ fn held_back(passed: Duration, slow_start: Duration) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::server::Admin;
+    use crate::state::server::{Admin, Rest};
 
     const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
         [[backend.server]]\nname = \"slow\"\naddress = \"udp://1.1.1.2\"\nslow_start = \"30s\"\n\
@@ -143,6 +143,6 @@ mod tests {
         };
         assert_eq!([apply(Health::Dead, 0), apply(Health::Up, 1), apply(Health::Up, 16)], [0, 90, 40]);
         assert_eq!([apply(Health::Suspect, 17), apply(Health::Up, 20)], [40, 30], "a suspicion is no absence");
-        assert_eq!([apply(Health::Resting, 21), apply(Health::Up, 22)], [0, 90]);
+        assert_eq!([apply(Health::Resting(Rest::Call), 21), apply(Health::Up, 22)], [0, 90]);
     }
 }

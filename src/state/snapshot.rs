@@ -109,8 +109,8 @@ pub struct Backend {
     clients: Vec<(IpNet, u32)>,
     /// Whose each port of a relay's range is, in order of ports.
     parts: Vec<(Ports, u16)>,
-    /// Whether new calls go to servers that are suspected, for nobody else takes them.
-    asks_suspects: bool,
+    /// Whether new calls go to servers that are in doubt, for nobody else takes them.
+    asks_doubtful: bool,
     /// Whether all of its servers leave.
     leaves: bool,
 }
@@ -125,7 +125,7 @@ impl Backend {
     /// Whether a server of it that is so may be sent a new call.
     #[inline]
     pub fn takes_new(&self, state: ServerState) -> bool {
-        state.takes_new() || self.asks_suspects && state.is_only_suspected()
+        state.takes_new() || self.asks_doubtful && state.is_doubtful()
     }
 
     /// Whether nobody takes new calls although somebody should.
@@ -157,6 +157,13 @@ impl Backend {
         let behind = self.parts.partition_point(|(ports, _)| ports.first <= port);
         let (ports, server) = self.parts.get(behind.checked_sub(1)?)?;
         ports.contains(port).then_some(*server as usize)
+    }
+
+    /// How many keys its stick table has room for, where the wanted configuration keeps the table and asks for another size.
+    pub fn stick_stays_at(&self, wanted: &config::Backend) -> Option<usize> {
+        let (table, stick) = self.stick()?;
+        let wanted = wanted.stick.as_ref().filter(|wanted| wanted.on == stick.on)?;
+        (wanted.size != table.size()).then_some(table.size())
     }
 
     /// Its stick table, and what its keys are and for how long.
@@ -481,7 +488,7 @@ fn backend(
     let build = |regions: &[Region], like: Option<&Balance>| {
         Balance::build(keys.rendezvous(), backend.balance, regions, SpillBelow(backend.spill_below), like)
     };
-    let (regions, asks_suspects) = candidates(backend, state);
+    let (regions, asks_doubtful) = candidates(backend, state);
     let balance = build(&regions, before.map(|b| &b.balance));
     let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
     let without_trials = |id| match state(id) {
@@ -499,7 +506,7 @@ fn backend(
     // A name without an address has no servers, and should have some.
     let leaves =
         !backend.servers.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
-    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_suspects, leaves };
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_doubtful, leaves };
     // Everybody, for a pool may be shared with a snapshot whose servers had limits.
     for server in servers.iter().filter(|server| server.backend == at) {
         built.tell(server, load(server, &built));

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::admin::haproxy::stat::health;
 use crate::admin::picture::{Picture, Server};
 use crate::sip::Transport;
-use crate::state::server::{Admin, Health, ServerState};
+use crate::state::server::{Admin, Health, Rest, ServerState};
 
 const COLUMNS: &str = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
     srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state \
@@ -44,7 +44,7 @@ pub fn state(picture: &Picture, backend: Option<&str>) -> String {
 fn operational(state: ServerState) -> u32 {
     match (state.admin, state.health) {
         (Admin::Maint, _) | (_, Health::Down | Health::Dead) => 0,
-        (_, Health::Resting | Health::Suspect) => 3,
+        (_, Health::Resting(_) | Health::Suspect) => 3,
         (_, Health::Up) => 2,
     }
 }
@@ -63,8 +63,8 @@ fn check_result(of: &Server) -> (u32, u32) {
     let (initial, no_answer, passed, passed_but, refused) = (1, 12, 15, 16, 17);
     match of.state.health {
         _ if of.check.is_none() => (initial, 0),
-        Health::Up | Health::Suspect => (passed, 3),
-        Health::Resting => (passed_but, 4),
+        Health::Up | Health::Suspect | Health::Resting(Rest::Call) => (passed, 3),
+        Health::Resting(Rest::Check) => (passed_but, 4),
         Health::Down => (refused, 2),
         Health::Dead => (no_answer, 2),
     }

@@ -6,7 +6,7 @@ use super::fields::Field;
 use crate::admin::picture::{Backend, Count, Frontend, Picture, Region, Server};
 use crate::state::Reason;
 use crate::state::health::Outcome;
-use crate::state::server::{Admin, Circuit, Health};
+use crate::state::server::{Admin, Circuit, Health, Rest};
 
 /// What a row is about; the number is HAProxy's column `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ fn frontend(of: &Frontend) -> Row {
 fn backend(of: &Backend) -> Row {
     use Field::*;
     let mut row = Row::new(Kind::Backend, &of.name, "BACKEND", (of.iid, 0));
-    let usable = |backup: bool| of.servers.iter().filter(move |server| server.backup == backup && server.takes_new());
+    let usable = |backup: bool| of.servers.iter().filter(move |server| server.backup == backup && server.takes_new);
     let weight_of = |backup| usable(backup).map(|server| u64::from(server.weight)).sum::<u64>();
     // Backups count where nobody else is left.
     let usable_weight = if usable(false).next().is_some() { weight_of(false) } else { weight_of(true) };
@@ -339,7 +339,7 @@ fn check(row: &mut Row, of: &Server) {
     let (word, words) = match (last.outcome, last.passed) {
         (Outcome::Http { has_text: false, .. }, _) => ("L7RSP", "Layer7 invalid response"),
         (Outcome::Answered { .. } | Outcome::Http { .. }, false) => ("L7STS", "Layer7 wrong status"),
-        (Outcome::Answered { .. }, true) if of.state.health == Health::Resting => {
+        (Outcome::Answered { .. }, true) if of.state.health == Health::Resting(Rest::Check) => {
             ("L7OKC", "Layer7 check conditionally passed")
         }
         (Outcome::Answered { .. } | Outcome::Http { .. }, true) => ("L7OK", "Layer7 check passed"),
@@ -384,11 +384,14 @@ pub fn health(of: &Server) -> u32 {
 pub fn status_of(of: &Server) -> String {
     let state = of.state;
     let Some((rise, fall)) = of.check.filter(|_| state.admin != Admin::Maint) else {
-        return match state.admin {
-            Admin::Maint => "MAINT",
-            Admin::Drain | Admin::Leaving => "DRAIN",
-            Admin::Ready if state.breaker == Circuit::Open => "DOWN",
-            Admin::Ready => "no check",
+        // What was found, or said by hand, before its checks were stopped still counts.
+        return match (state.admin, state.health, state.breaker) {
+            (Admin::Maint, ..) => "MAINT",
+            (_, Health::Down | Health::Dead, _) => "DOWN",
+            (_, Health::Suspect | Health::Resting(_), _) => "NOLB",
+            (Admin::Drain | Admin::Leaving, ..) => "DRAIN",
+            (Admin::Ready, _, Circuit::Open) => "DOWN",
+            (Admin::Ready, ..) => "no check",
         }
         .to_owned();
     };
@@ -397,7 +400,7 @@ pub fn status_of(of: &Server) -> String {
         (Health::Down | Health::Dead, ..) if health > 0 => format!("DOWN {health}/{rise}"),
         (Health::Down | Health::Dead, ..) => "DOWN".to_owned(),
         // As there: who is stopping and drained is stopping.
-        (Health::Suspect | Health::Resting, ..) => "NOLB".to_owned(),
+        (Health::Suspect | Health::Resting(_), ..) => "NOLB".to_owned(),
         (_, Admin::Drain | Admin::Leaving, _) => "DRAIN".to_owned(),
         (_, _, Circuit::Open) => "DOWN".to_owned(),
         (_, _, Circuit::HalfOpen) => "NOLB".to_owned(),

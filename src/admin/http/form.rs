@@ -20,7 +20,7 @@ use crate::admin::picture::look::FIRST_IID;
 use crate::config::admin::Role;
 use crate::sip::token::NameHash;
 use crate::state::Snapshot;
-use crate::state::server::{Admin, Health};
+use crate::state::server::{Admin, Health, Rest};
 
 /// What fits into HAProxy's buffer beside the head (tune.bufsize less tune.maxrewrite); a longer form is `EXCD`.
 const LONGEST: usize = 15_360;
@@ -154,7 +154,7 @@ impl Action {
             "stop" => Self::Stop,
             "start" => Self::Start,
             "hrunn" => Self::Health(Health::Up),
-            "hnolb" => Self::Health(Health::Resting),
+            "hnolb" => Self::Health(Health::Resting(Rest::Check)),
             "hdown" => Self::Health(Health::Down),
             "shutdown" | "dhlth" | "ehlth" | "dagent" | "eagent" | "arunn" | "adown" => Self::Nothing,
             _ => return None,

@@ -144,7 +144,7 @@ fn of_backend(snapshot: &Snapshot, backend: &Backend) -> Component {
     let servers = backend.config.servers.iter().filter_map(|server| snapshot.server(server.id));
     let servers: Vec<_> =
         servers.map(|at| &snapshot.servers[at]).filter(|server| server.state.admin != Admin::Leaving).collect();
-    let takes = servers.iter().filter(|server| server.state.takes_new()).count();
+    let takes = servers.iter().filter(|server| backend.takes_new(server.state)).count();
     let status = match (takes == servers.len(), is_usable(backend)) {
         (true, true) => Status::Healthy,
         (false, true) => Status::Degraded,

@@ -79,12 +79,20 @@ impl Doors {
         let wanted = http.map(Http::listeners).unwrap_or_default();
         let fresh = wanted.keys().filter(|at| !self.doors.contains_key(at));
         let open = |at: &SocketAddr| {
-            let listener = listen(*at).map_err(|error| {
-                OpenError(format!("[admin] {at}: {error}; write another address, or see who has it: `ss -ltnp`"))
-            })?;
+            let listener =
+                listen(*at).map_err(|error| OpenError(format!("[admin] {at}: {error}; {}", self.remedy(*at))))?;
             Ok((*at, listener))
         };
         Ok(Prepared { http: http.cloned(), opened: fresh.map(open).collect::<Result<_, _>>()? })
+    }
+
+    /// What is to be done where an address cannot be had.
+    fn remedy(&self, at: SocketAddr) -> String {
+        match self.doors.keys().find(|door| door.port() == at.port()) {
+            // Both are open while one takes the place of the other.
+            Some(own) => format!("this process has {own} open itself: take another port, or restart"),
+            None => "write another address, or see who has it: `ss -ltnp`".to_owned(),
+        }
     }
 
     /// Closes what is not wanted any more, and serves what is new. Others are not touched.

@@ -199,7 +199,7 @@ impl Scene<'_> {
                 settled,
                 opened: own().map(last_minute).sum(),
                 opened_in_all: in_all,
-                up: own().filter(|server| server.takes_new()).count(),
+                up: own().filter(|server| server.takes_new).count(),
                 servers: own().count(),
                 availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
                 tally,
@@ -220,6 +220,7 @@ impl Scene<'_> {
         let (state, live) = (known.state, &known.live);
         let record = records.server(config.id).cloned();
         let counts = live.breaker_counts();
+        let weight = state.weight.unwrap_or(config.weight);
         Some(Server {
             id: config.id,
             sid,
@@ -242,7 +243,8 @@ impl Scene<'_> {
                 trials_done: live.trials.calls().filter(|trial| trial.status.is_some_and(|of| of >= 200)).count(),
                 open_for: breaker.open_for,
             }),
-            weight: state.weight.unwrap_or(config.weight),
+            weight,
+            takes_new: (of.takes_new(state) || state.takes_trials()) && weight > 0,
             initial: config.weight,
             calls: live.open(),
             max_calls: known.max_calls,

@@ -372,6 +372,8 @@ pub struct Server {
     pub record: Option<ServerRecord>,
     pub unchanged: Duration,
     pub downtime: Duration,
+    /// Whether it takes new calls, some or all.
+    pub takes_new: bool,
 }
 
 /// A breaker as it is shown.
@@ -392,7 +394,8 @@ impl Server {
     /// How it is in words: `up`, or `up, drain`, or `up, breaker open`. Of who is not asked nobody knows.
     pub fn word(&self) -> String {
         let ServerState { admin, health, breaker, .. } = self.state;
-        let mut word = if self.check.is_some() { health.word() } else { "no check" }.to_owned();
+        let is_known = self.check.is_some() || health != Health::Up;
+        let mut word = if is_known { health.word() } else { "no check" }.to_owned();
         if admin != Admin::Ready {
             word += &format!(", {}", admin.word());
         }
@@ -411,11 +414,6 @@ impl Server {
     /// The address as it is written in the configuration.
     pub fn uri(&self) -> String {
         format!("{}://{}", self.transport.name(), self.address)
-    }
-
-    /// Whether it takes new calls, some or all.
-    pub fn takes_new(&self) -> bool {
-        (self.state.takes_new() || self.state.takes_trials()) && self.weight > 0
     }
 
     /// Until its open breaker lets trial calls through.

@@ -38,7 +38,7 @@ impl Server {
         match (self.state.admin, self.state.health, self.state.breaker) {
             (Admin::Maint | Admin::Drain | Admin::Leaving, ..) => Level::Idle,
             (_, Health::Down | Health::Dead, _) | (.., Circuit::Open) => Level::Bad,
-            (_, Health::Suspect | Health::Resting, _) | (.., Circuit::HalfOpen) => Level::Warning,
+            (_, Health::Suspect | Health::Resting(_), _) | (.., Circuit::HalfOpen) => Level::Warning,
             _ if self.weight == 0 => Level::Idle,
             _ => Level::Good,
         }
@@ -53,7 +53,7 @@ impl Server {
             (Admin::Drain, ..) => "drain",
             (.., Circuit::Open) => "breaker open",
             (.., Circuit::HalfOpen) => "breaker half-open",
-            (_, Health::Suspect | Health::Resting, _) => state.health.word(),
+            (_, Health::Suspect | Health::Resting(_), _) => state.health.word(),
             _ if self.check.is_none() => "no check",
             _ => "up",
         }
@@ -76,7 +76,7 @@ pub fn verdict(picture: &Picture) -> Verdict {
         }
     }
     let all = picture.servers().filter(|server| server.state.admin != Admin::Leaving).count();
-    let taking = picture.servers().filter(|server| server.takes_new()).count();
+    let taking = picture.servers().filter(|server| server.takes_new).count();
     parts.push(match taking == all {
         true if all == 1 => "the only server takes calls".to_owned(),
         true => format!("all {all} servers take calls"),

@@ -8,6 +8,7 @@ use crate::config::leaving::has_server;
 use crate::config::{Config, key};
 use crate::net::worker::Workers;
 use crate::state::health::{Outcome, Why};
+use crate::state::server::Rest;
 
 const WHO: Who = Who::Signal("test");
 
@@ -190,7 +191,7 @@ async fn a_changed_check_lets_a_server_have_its_rest() {
     let text = checked(server.local_addr().unwrap(), "rise = 2").replace("127.0.3.202:5060", "127.0.3.203:9");
     let mut balancer = start(&without_two(&text)).await;
     answer(&server, "503 Busy\r\nRetry-After: 40").await;
-    assert_eq!(next_change(&mut balancer).await.to, Health::Resting);
+    assert_eq!(next_change(&mut balancer).await.to, Health::Resting(Rest::Check));
     for check in ["350ms", "400ms"] {
         take(&mut balancer, &without_two(&text.replace("300ms", check))).await.unwrap();
         // When the next check begins it is known what the one before has changed.

@@ -19,9 +19,10 @@ fn weight(backend: &config::Backend, server: &config::Server, state: ServerState
 }
 
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
-/// backups that do; where there are none either, who is suspected, for nothing but a check may say that nobody is there,
-/// and ICMP can be forged; else, where the backend fails open, everybody who is not in maintenance. Beside them stands who
-/// wants trial calls. And whether it has come to those who are suspected.
+/// backups that do; where there are none either, who is in doubt: nothing but a check may say that nobody is there, for ICMP
+/// can be forged, nor that it wants no calls, for a 503 may be meant for the one call that it answered; else, where the
+/// backend fails open, everybody who is not in maintenance. Beside them stands who wants trial calls. And whether it has
+/// come to those who are in doubt.
 pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> (Vec<Region>, bool) {
     type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
     let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
@@ -43,14 +44,14 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
     };
     let primary: Who<'_> = &|server| !server.backup;
     let backup: Who<'_> = &|server| server.backup;
-    for suspects in [false, true] {
-        let wanted = |state: ServerState| state.takes_new() || suspects && state.is_only_suspected();
+    for doubtful in [false, true] {
+        let wanted = |state: ServerState| state.takes_new() || doubtful && state.is_doubtful();
         let or_trials = |state: ServerState| wanted(state) || state.takes_trials();
         if anybody(&regions(primary, &wanted)) {
-            return (regions(primary, &or_trials), suspects);
+            return (regions(primary, &or_trials), doubtful);
         }
         if anybody(&regions(backup, &wanted)) {
-            return (regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials), suspects);
+            return (regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials), doubtful);
         }
     }
     let regions = match backend.when_all_down {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::key;
-use crate::state::server::{Admin, Health};
+use crate::state::server::{Admin, Health, Rest};
 
 const TEXT: &str = r#"
 [[frontend]]
@@ -80,7 +80,7 @@ fn new_calls_reach_whom_the_states_allow() {
     let maint = ServerState { admin: Admin::Maint, ..ServerState::default() };
     let dead = health(Health::Dead);
     assert_eq!(reached(&build(TEXT, &[], None)), ["b/a1", "b/l1", "b/l2"]);
-    assert_eq!(reached(&build(TEXT, &[("l1", drain), ("a1", health(Health::Resting))], None)), ["b/l2"]);
+    assert_eq!(reached(&build(TEXT, &[("l1", drain), ("a1", health(Health::Resting(Rest::Call)))], None)), ["b/l2"]);
     assert_eq!(reached(&build(TEXT, &[("l1", dead), ("l2", dead), ("a1", dead)], None)), ["b/spare"]);
     let suspect = health(Health::Suspect);
     assert_eq!(reached(&build(TEXT, &[("l1", suspect), ("a1", dead)], None)), ["b/l2"], "who is suspected gets none");
@@ -88,8 +88,12 @@ fn new_calls_reach_whom_the_states_allow() {
     assert_eq!(reached(&build(TEXT, &lost(ServerState::default()), None)), ["b/spare"]);
     assert_eq!(reached(&build(TEXT, &lost(dead), None)), ["b/a1", "b/l1"], "but where nobody else is there");
     assert_eq!(reached(&build(TEXT, &lost(suspect), None)), ["b/a1", "b/l1"]);
-    let last = [("l1", dead), ("l2", dead), ("a1", health(Health::Resting)), ("spare", suspect)];
+    let last = [("l1", dead), ("l2", dead), ("a1", health(Health::Resting(Rest::Check))), ("spare", suspect)];
     assert_eq!(reached(&build(TEXT, &last, None)), ["b/spare"], "who asked for a rest has it");
+    let rests = health(Health::Resting(Rest::Call));
+    let congested = |spare| [("l1", rests), ("l2", dead), ("a1", rests), ("spare", spare)];
+    assert_eq!(reached(&build(TEXT, &congested(ServerState::default()), None)), ["b/spare"]);
+    assert_eq!(reached(&build(TEXT, &congested(dead), None)), ["b/a1", "b/l1"], "one call's 503 refuses no other");
     assert!(
         build(TEXT, &last, None).backends[0].takes_new(suspect)
             && !build(TEXT, &[], None).backends[0].takes_new(suspect)
@@ -177,6 +181,20 @@ fn a_change_rebuilds_the_tables_that_it_touches_and_no_other() {
     assert_eq!(kept("weight = 70", "weight = 50"), 2, "the regions");
     assert_eq!(kept("udp://10.0.10.11:5060\"", "udp://10.0.10.11:5060\"\nweight = 7"), 2, "lagos");
     assert_eq!(kept("udp://10.1.10.11:5060\"", "udp://10.1.10.11:5060\"\nweight = 7"), 2, "abuja");
+}
+
+/// What was taken away and written again by reloads is of the size that was written last.
+#[test]
+fn a_stick_table_that_stays_says_its_size() {
+    let with = |stick: &str| TEXT.replace("{ on = \"source\" }", stick);
+    let small = with("{ on = \"source\", size = 5000 }");
+    let stays = |snapshot: &Snapshot, text: &str| snapshot.backends[0].stick_stays_at(&Config::good(text).backends[0]);
+    let without = build(&TEXT.replace("stick = { on = \"source\" }", ""), &[], Some(&build(TEXT, &[], None)));
+    let begun = build(&small, &[], Some(&without));
+    assert_eq!((stays(&begun, &small), stays(&begun, TEXT)), (None, Some(5000)));
+    let reloaded = build(TEXT, &[], Some(&begun));
+    assert_eq!((stays(&reloaded, TEXT), stays(&reloaded, &small)), (Some(5000), None));
+    assert_eq!(stays(&begun, &with("{ on = \"from-user\", size = 7000 }")), None, "another table");
 }
 
 #[test]
