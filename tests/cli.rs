@@ -115,6 +115,16 @@ fn route_names_the_server_on_stdout_and_the_reasons_on_stderr() {
     let unknown = run(&["route", "-c", &file, "--call-id", "x", "--backend", "opensip"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(stderr(&unknown).contains("the backends are opensips"), "{}", stderr(&unknown));
+    let text =
+        std::fs::read_to_string(&file).unwrap().replacen("\"leastconn\" ", "\"hash\"\nstick = { on = \"source\" } ", 1);
+    std::fs::write(&file, text.replace("stick = { on = \"call-id\" }", "")).unwrap();
+    let source = ["route", "-c", &file, "--source", "203.0.113.77"];
+    let by_source = run(&source);
+    let both = run(&[&source[..], &["--call-id", "a84b4c76e66710@pc33.atlanta.com"]].concat());
+    assert!(stderr(&both).contains("of source 203.0.113.77"), "{}", stderr(&both));
+    assert_eq!(stdout(&both), stdout(&by_source), "a new call goes where its source's go, whatever its Call-ID");
+    let alone = run(&["route", "-c", &file, "--call-id", "x"]);
+    assert!(stderr(&alone).contains("give --source"), "{}", stderr(&alone));
     std::fs::remove_file(key).unwrap();
     let without_key = run(&["route", "-c", &file, "--call-id", "x"]);
     assert!(stderr(&without_key).contains("there is no cluster key"), "{}", stderr(&without_key));

@@ -183,6 +183,8 @@ const SAME: &[&str] = &[
     "disable health pbx/nosuch",
     "disable health pbx/one",
     "disable health pbx/one",
+    "set server pbx/one health stopping",
+    "set server pbx/one health up",
     "enable health pbx/one",
     "enable health pbx/one",
     "enable health free/four",

@@ -121,8 +121,18 @@ fn a_server_is_checked_or_not() {
     let (mut balancer, _) = net.balance_by(["udp", "udp"], &addresses, ["", check, ""]);
     let socket = balancer.folder.path().join("admin.sock");
     let say = |command: &str| ask(&socket, command).unwrap();
-    balancer.process.line_with("server=\"pbx/lagos-1\"");
+    balancer.process.turns("pbx/lagos-1", "dead");
     assert_eq!(say("disable health pbx/lagos-1"), "");
+    // In words and for HAProxy's tools it is what it was found to be, and what is said of it by hand.
+    let status = || {
+        let stat = say("show stat");
+        let line = stat.lines().find(|line| line.starts_with("pbx,lagos-1,")).unwrap();
+        line.split(',').nth(17).unwrap().to_owned()
+    };
+    wait_for("it to be shown as down", || status() == "DOWN");
+    assert_eq!(say("set server pbx/lagos-1 health stopping"), "");
+    wait_for("it to be shown as stopping", || status() == "NOLB" && say("status").contains("resting"));
+    assert_eq!(say("set server pbx/lagos-1 health down"), "");
     assert_eq!(say("set server pbx/lagos-1 state ready"), "");
     let named: Vec<_> = SERVERS.iter().map(|(name, _)| *name).zip(addresses).collect();
     let servers = answer(&named, Timers::default());

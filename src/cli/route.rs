@@ -17,7 +17,7 @@ use crate::state::snapshot::Ingredients;
 /// What it is asked about.
 #[derive(Debug, clap::Args)]
 pub struct Asked {
-    /// The Call-ID, or whatever the backend sticks by. A relay goes by the source instead.
+    /// The Call-ID, or whatever the backend sticks by. Where the source decides, give that.
     #[arg(long, required_unless_present_any = ["source", "port"])]
     call_id: Option<String>,
     /// The client's address.
@@ -80,14 +80,19 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
     if snapshot.backends[position].has_parts() {
         return find_owner(&snapshot, position, asked.port);
     }
+    let by_source = goes_by_source(&config, position);
     let (key, of) = match (&asked.call_id, source) {
+        (_, Some(ip)) if by_source => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
+        (Some(_), None) if by_source => {
+            let name = &config.backends[position].name;
+            return Err(StartError::Config(format!("what is new goes to \"{name}\" by its source: give --source\n")));
+        }
         (Some(call_id), _) => (snapshot.keys.call(call_id.as_bytes()), format!("\"{call_id}\"")),
-        (None, Some(_)) if !goes_by_source(&config, position) => {
+        (None, Some(_)) => {
             let name = &config.backends[position].name;
             let error = format!("calls of \"{name}\" do not go by their source: give --call-id beside it\n");
             return Err(StartError::Config(error));
         }
-        (None, Some(ip)) => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
         (None, None) => {
             let name = &config.backends[position].name;
             let error = format!("no server of \"{name}\" has `ports`: give --call-id, or --source for a relay\n");

@@ -49,22 +49,23 @@ const OWN_HEADERS: &[&str] = &[
 /// Ties names together and judges the whole. The result means something only if no fault was noted.
 pub fn resolve(file: File, faults: &mut Faults) -> Config {
     let backend_names: Vec<_> = file.backends.iter().map(|backend| backend.name.clone()).collect();
-    distinct("backend", &backend_names, faults);
+    good_names("backend", &backend_names, faults);
+    distinct("server", &server_names(&file.backends), faults);
     let has_address = |server: &&ServerSection| matches!(server.address.value, ServerAddress::Address { .. });
     let places_of = |backend: &BackendSection| {
         backend.servers.iter().filter(has_address).map(|server| server.name.at).collect::<Vec<_>>()
     };
     let server_places: Vec<_> = file.backends.iter().map(places_of).collect();
     let unread: Vec<_> = file.backends.iter().map(|backend| backend.unread_server).collect();
-    let mut names = file.backends.iter().flat_map(|backend| &backend.servers).filter(|server| !has_address(server));
-    if let Some(server) = names.nth(names::MOST_NAMES) {
+    let mut by_name = file.backends.iter().flat_map(|backend| &backend.servers).filter(|server| !has_address(server));
+    if let Some(server) = by_name.nth(names::MOST_NAMES) {
         let what = format!("more than {} servers are written with a name", names::MOST_NAMES);
         faults.push(server.address.at, what, "write addresses, or one name for many servers");
     }
     let headers: Vec<_> = file.backends.iter().map(|backend| backend.send_proxy.as_ref().map(|sent| sent.at)).collect();
     let unsaid: Vec<_> = file.backends.iter().map(|backend| backend.check_unsaid).collect();
     let mut backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
-    distinct("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
+    good_names("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
         [("frontend", "[[frontend]]", file.frontends.is_empty()), ("backend", "[[backend]]", backends.is_empty())]
     {
@@ -149,15 +150,34 @@ fn one_client_each(backends: &[Backend], headers: &[Option<usize>], frontends: &
     }
 }
 
-/// Names must be there, plain, unlike each other, and unlike in their hashes, by which tokens call them.
+/// Names must be there, plain, and distinct.
+fn good_names(what: &str, names: &[At<String>], faults: &mut Faults) {
+    names.iter().for_each(|name| plain(what, name, faults));
+    distinct(what, names, faults);
+}
+
+fn plain(what: &str, name: &At<String>, faults: &mut Faults) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.value.len() > 64 || !name.value.chars().all(plain) {
+        let remedy = "write at most 64 letters, digits, `-`, `_` and `.`";
+        faults.push(name.at, format!("\"{}\" is no name for a {what}", name.value), remedy);
+    }
+}
+
+/// The servers of all backends, by the names that tokens have for them.
+fn server_names(backends: &[BackendSection]) -> Vec<At<String>> {
+    let of = |backend: &BackendSection, server: &ServerSection| At {
+        value: format!("{}/{}", backend.name.value, server.name.value),
+        at: server.name.at,
+    };
+    let all = backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
+    all.filter(|(_, server)| !server.name.value.is_empty()).map(|(backend, server)| of(backend, server)).collect()
+}
+
+/// Names are unlike each other, and unlike in their hashes, by which tokens call them.
 fn distinct(what: &str, names: &[At<String>], faults: &mut Faults) {
     let mut by_hash: HashMap<NameHash, &str> = HashMap::new();
     for name in names.iter().filter(|name| !name.value.is_empty()) {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.value.len() > 64 || !name.value.chars().all(plain) {
-            let remedy = "write at most 64 letters, digits, `-`, `_` and `.`";
-            faults.push(name.at, format!("\"{}\" is no name for a {what}", name.value), remedy);
-        }
         match by_hash.insert(NameHash::of(&name.value), &name.value) {
             Some(other) if other == name.value => {
                 faults.push(name.at, format!("there are two {what}s \"{other}\""), "give one of them another name");
@@ -396,9 +416,9 @@ fn is_at(frontend: &Frontend, server: &Server) -> bool {
 
 fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
     let name = &section.name.value;
-    let mut names: Vec<_> = section.regions.iter().map(|region| region.name.clone()).collect();
-    distinct("region", &names, faults);
-    let region_places: Vec<_> = names.iter().map(|name| name.at).collect();
+    let mut regions_named: Vec<_> = section.regions.iter().map(|region| region.name.clone()).collect();
+    good_names("region", &regions_named, faults);
+    let region_places: Vec<_> = regions_named.iter().map(|name| name.at).collect();
     let mut regions: Vec<_> = section
         .regions
         .into_iter()
@@ -412,12 +432,12 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
     if regions.is_empty() {
         // One region that is never spoken of: a single site needs no names.
         regions.push(Region { name: name.clone(), id: NameHash::of(name), weight: 1, clients: Vec::new() });
-        names.clear();
+        regions_named.clear();
     }
-    distinct("server", &section.servers.iter().map(|server| server.name.clone()).collect::<Vec<_>>(), faults);
+    section.servers.iter().for_each(|server| plain("server", &server.name, faults));
     let (mut servers, mut named, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for written in section.servers {
-        let region = region_of(&written, &names, faults);
+        let region = region_of(&written, &regions_named, faults);
         match written.address.value.clone() {
             ServerAddress::Address { transport, address, has_port } => {
                 places.push(written.name.at);

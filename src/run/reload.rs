@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::start::{Source, allow_open_files, open_binds, open_relays};
 use super::{Balancer, Basis, read_keys, service};
 use crate::admin::Who;
-use crate::config::Backend;
 use crate::config::difference::{difference, needs_restart, refused};
+use crate::config::{Backend, Config};
 use crate::net::inherit::Inherited;
 use crate::net::tls::{Material, News};
 use crate::net::udp::clock;
@@ -59,6 +59,7 @@ impl Balancer {
         let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
         let mut warnings = needs_restart(&self.first, &wanted);
+        warnings.extend(tables_that_stay(&self.setup.snapshot.load(), &wanted));
         // The file is good, but who had another name before leaves, and nobody takes his place yet.
         warnings.extend(wanted.backends.iter().flat_map(Backend::without_address));
         let refused = refused(&self.basis.config, &wanted);
@@ -101,7 +102,7 @@ impl Balancer {
     }
 
     /// The keys as the file has them now. Seals may rotate; the `route` secret must stay what it is.
-    fn new_keys(&self, wanted: &crate::config::Config) -> Result<Keys, String> {
+    fn new_keys(&self, wanted: &Config) -> Result<Keys, String> {
         let path = wanted.cluster_key_file.display();
         let unchanged = "nothing was changed\n";
         match read_keys(&wanted.cluster_key_file) {
@@ -173,6 +174,16 @@ impl Balancer {
         let taken = news.into_iter().filter_map(|news| if let News::Taken(what) = news { Some(what) } else { None });
         Ok(taken.chain(moved).collect())
     }
+}
+
+/// Stick tables that hold what is wanted, but not as much of it.
+fn tables_that_stay(snapshot: &Snapshot, wanted: &Config) -> Vec<String> {
+    let stays = |wanted: &Backend| {
+        let before = snapshot.backends.iter().find(|before| before.config.name == wanted.name)?;
+        let (stays, is) = (before.stick_stays_at(wanted)?, wanted.stick.as_ref()?.size);
+        Some(format!("the stick table of {} stays at {stays} keys: a restart makes it {is}", wanted.name))
+    };
+    wanted.backends.iter().filter_map(stays).collect()
 }
 
 /// Which seals are accepted and which is used, where that is otherwise now.
