@@ -36,6 +36,9 @@ pub struct Entry {
     pub value: u64,
 }
 
+/// An entry of this rank or more gives way only to one that is as firm.
+pub const FIRM: u64 = 1 << 31;
+
 /// The rank of a slot that another thread is about to fill: it never gives way.
 const BUSY_RANK: u64 = u64::MAX;
 
@@ -55,7 +58,7 @@ pub enum Inserted {
     Free(u64),
     /// In place of another entry, with this value.
     Evicted(u64),
-    /// Nowhere: other threads took every slot that was looked at.
+    /// Nowhere: other threads took every slot that was looked at, or what is there is firmer.
     Nowhere,
 }
 
@@ -119,13 +122,14 @@ impl Table {
         self.words[entry.word].compare_exchange(entry.value, value, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Inserts a key that is not there. Where no slot is free the entry of the lowest rank gives way; `rank` says 0 for
-    /// an entry that is as good as free.
+    /// Inserts a key that is not there. Where no slot is free the entry of the lowest rank gives way in the bucket that has fewer
+    /// firm ones; `rank` says 0 for an entry that is as good as free.
     pub fn insert(&self, key: u64, value: u64, rank: impl Fn(u64) -> u64) -> Inserted {
         const TRIES: usize = 4;
         let key = Self::proper(key);
         for _ in 0..TRIES {
-            let Some((word, holder)) = self.place(key, &rank) else { return Inserted::Nowhere };
+            let limit = if rank(value) < FIRM { FIRM } else { BUSY_RANK };
+            let Some((word, holder)) = self.place(key, limit, &rank) else { return Inserted::Nowhere };
             if self.words[word].compare_exchange(holder, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
@@ -139,18 +143,30 @@ impl Table {
         Inserted::Nowhere
     }
 
-    /// The best slot for a new key and who holds it: a free one in the first bucket where it is not half full, else in the
-    /// emptier one, else the lowest rank in both.
-    fn place(&self, key: u64, rank: &impl Fn(u64) -> u64) -> Option<(usize, u64)> {
+    /// The best slot for a new key, of a rank below `limit`, and who holds it: a free one in the first bucket where it is not
+    /// half full, else in the emptier one, else the lowest rank in the one that has fewer firm entries. By the lowest rank in both
+    /// a flood of others would fill some buckets with firm ones and leave none to give way.
+    fn place(&self, key: u64, limit: u64, rank: &impl Fn(u64) -> u64) -> Option<(usize, u64)> {
         let [first, second] = self.buckets(key);
         let mut best = self.candidate(first, rank);
         if best.free < SLOTS - FILLED {
-            let second = self.candidate(second, rank);
-            if second.rank < best.rank || second.free > best.free {
-                best = second;
+            let other = self.candidate(second, rank);
+            let is_better = match (best.free, other.free) {
+                (0, 0) => (self.firm(second, rank), other.rank) < (self.firm(first, rank), best.rank),
+                (free, others) => others > free,
+            };
+            if is_better {
+                best = other;
             }
         }
-        (best.rank < BUSY_RANK).then_some((best.word, best.holder))
+        (best.rank < limit).then_some((best.word, best.holder))
+    }
+
+    /// How many entries of a bucket are firm.
+    fn firm(&self, bucket: usize, rank: &impl Fn(u64) -> u64) -> usize {
+        let words = self.bucket(bucket);
+        let is_firm = |slot: &usize| rank(words[SLOTS + slot].load(Ordering::Relaxed)) >= FIRM;
+        (0..SLOTS).filter(is_firm).count()
     }
 
     /// The slot of a bucket that gives way first.
