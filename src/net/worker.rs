@@ -151,7 +151,8 @@ impl Workers {
     }
 }
 
-/// One worker's life. A panic costs the batch in hand, not the worker: its sockets and the calls of the others go on.
+/// One worker's life. A panic costs the batch in hand ([`survive`]), and where it is a connection's, or comes with a tick or an
+/// order, the worker's connections: its sockets and the calls of the others go on.
 fn run(
     setup: &Setup,
     worker: usize,
@@ -179,7 +180,7 @@ fn run(
                 return;
             }
             Err(_) => {
-                tracing::error!(worker, "a message made the worker panic; its batch is lost, the worker goes on");
+                tracing::error!(worker, "the worker panicked: its connections are closed, and it goes on");
                 rooms.engine.borrow_mut().recover();
                 rooms.relay.borrow_mut().recover();
             }
@@ -304,6 +305,16 @@ impl Served {
     }
 }
 
+/// A batch, of which a panic costs nothing but itself: what it left half-done must be gone before another task of this worker
+/// puts its own datagrams into the same slots. False after a panic, for there may be more to do.
+fn survive<T>(room: &RefCell<T>, batch: impl FnOnce(&mut T) -> bool, recover: impl FnOnce(&mut T)) -> bool {
+    catch_unwind(AssertUnwindSafe(|| batch(&mut room.borrow_mut()))).unwrap_or_else(|_| {
+        tracing::error!("a message made the worker panic; its batch is lost, the worker goes on");
+        recover(&mut room.borrow_mut());
+        false
+    })
+}
+
 /// Serves one socket for ever. Never waits for room to send: a datagram that does not leave is dropped by name.
 async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()> {
     let socket = mmsg::watch(engine.borrow().socket(lane))?;
@@ -311,7 +322,7 @@ async fn serve_socket(engine: Rc<RefCell<Engine>>, lane: usize) -> io::Result<()
         let mut ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
         // The readiness is edge-triggered: it may be forgotten only when the queue was found empty. Nothing can have
         // come in between unseen, for this thread also runs the driver that would have noted it.
-        if (0..BATCHES_IN_A_ROW).any(|_| engine.borrow_mut().batch(lane)) {
+        if (0..BATCHES_IN_A_ROW).any(|_| survive(&engine, |engine| engine.batch(lane), Engine::recover)) {
             ready.clear_ready();
         } else {
             tokio::task::yield_now().await;
@@ -324,7 +335,7 @@ async fn serve_relay(relay: Rc<RefCell<Relay>>) -> io::Result<()> {
     let watched = mmsg::watch(Rc::new(relay.borrow().watched()?))?;
     loop {
         let mut ready = watched.readable().await?;
-        if relay.borrow_mut().turn() {
+        if survive(&relay, Relay::turn, Relay::recover) {
             ready.clear_ready();
         } else {
             tokio::task::yield_now().await;
