@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::media::{MediaServer, at_pace, drain, free_range, open, wait_readable};
-use support::process::{Balancer, has_stopped, is_bound, output, program, wait_for};
+use support::process::{Balancer, has_stopped, is_bound, output, program, read_and_dropped, wait_for};
 use support::workers::{bound, free_port};
+use trunkline::admin::client::ask;
 
 fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
@@ -208,6 +209,29 @@ fn what_waits_on_one_socket_is_passed_on_whole_and_in_order() {
             assert_eq!(datagram[..4], n.to_be_bytes());
         }
     }
+    balancer.stop();
+}
+
+/// A datagram that finds a full buffer is in no other count: the kernel's is shown.
+#[test]
+fn what_the_kernel_drops_is_counted() {
+    let range = Range::new(115, 2);
+    let balancer = Balancer::start(4, &range.config("", ""));
+    let client = bound("127.115.1.1:0");
+    balancer.process.signal(Signal::SIGSTOP);
+    wait_for("it stops", || has_stopped(balancer.process.child.id() as i32));
+    for _ in 0..60_000 {
+        client.send_to(b"nobody reads this", range.port(0)).unwrap();
+    }
+    balancer.process.signal(Signal::SIGCONT);
+    let dropped = read_and_dropped(range.port(0));
+    assert!(dropped > 0, "the buffer was full");
+    let socket = balancer.folder.path().join("admin.sock");
+    let counted = || {
+        let activity = ask(&socket, "show activity").unwrap();
+        activity.lines().find_map(|line| line.strip_prefix("kernel_drops: ")).unwrap().parse::<u64>().unwrap()
+    };
+    wait_for("all of it to be counted", || counted() == dropped);
     balancer.stop();
 }
 
@@ -493,7 +517,7 @@ impl OnePort {
     fn reload(&self, text: &str) -> String {
         let file = self.balancer.folder.path().join("trunkline.toml");
         std::fs::write(file, support::process::global(&self.balancer.folder, 1) + text).unwrap();
-        trunkline::admin::client::ask(&self.balancer.folder.path().join("admin.sock"), "reload").unwrap()
+        ask(&self.balancer.folder.path().join("admin.sock"), "reload").unwrap()
     }
 }
 

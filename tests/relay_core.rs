@@ -231,6 +231,42 @@ fn while_all_are_suspected_a_source_stays_and_a_port_has_its_server() {
     assert_eq!(server(&mut node, flow("198.51.100.7:4001", 10_000)).1, Some(Reason::NoServer));
 }
 
+/// What servers may have, and how busy they are, is the same for flows of datagrams as for connections and calls.
+#[test]
+fn limits_and_algorithms_count_flows_at_once() {
+    let clients =
+        |from: usize, to: usize| (from..to).map(|n| flow(&format!("203.0.113.{}:{}", n % 250, 4_000 + n), 7_000));
+    let spread = |node: &mut Node, flows: &mut dyn Iterator<Item = Flow>| {
+        let mut found: HashMap<String, usize> = HashMap::new();
+        flows.for_each(|flow| {
+            let (name, reason) = server(node, flow);
+            *found.entry(reason.map_or(name, |reason| reason.word().to_owned())).or_default() += 1;
+        });
+        found
+    };
+    let limited = |limit: &str, balance: &str| {
+        let all = "[[backend.server]]\nname = \"s1\"\naddress = \"udp://10.0.10.1:7000\"\nLIMIT\n\
+                   [[backend.server]]\nname = \"s2\"\naddress = \"udp://10.0.10.2:7000\"\nLIMIT\n";
+        node(&format!(
+            "[[frontend]]\nname = \"f\"\nmode = \"relay\"\nbind = \"udp://192.0.2.1:7000\"\nbackend = \"b\"\n\
+             [[backend]]\nname = \"b\"\nbalance = \"{balance}\"\n{}",
+            all.replace("LIMIT", limit)
+        ))
+    };
+    let mut full = limited("max_calls = 5", "hash");
+    let found = spread(&mut full, &mut clients(0, 100));
+    assert_eq!((found["b/s1"], found["b/s2"], found["servers_full"]), (5, 5, 90));
+    // What is there goes on although its server is gone and the other one is full.
+    full.set("b/s1", dead());
+    assert_eq!(spread(&mut full, &mut clients(0, 10))["b/s2"], 10);
+    let found = spread(&mut limited("max_calls = 5", "first"), &mut clients(0, 8));
+    assert_eq!((found["b/s1"], found["b/s2"]), (5, 3), "first fills one after another");
+    let found = spread(&mut limited("", "leastconn"), &mut clients(0, 100));
+    assert_eq!((found["b/s1"], found["b/s2"]), (50, 50), "each flow is known to the next one's choice");
+    let found = spread(&mut limited("max_rate = \"10/s\"", "hash"), &mut clients(0, 100));
+    assert!(found["servers_full"] > 90, "{found:?}");
+}
+
 #[test]
 fn who_is_refused_and_why() {
     let mut node = media(

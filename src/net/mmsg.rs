@@ -278,6 +278,12 @@ pub fn kernel_drops(socket: BorrowedFd<'_>) -> Option<u32> {
     (result == 0 && len as usize == size_of_val(&meminfo)).then_some(meminfo[DROPS])
 }
 
+/// The same since it was asked last, which `before` remembers; nothing where the kernel does not say.
+pub fn more_kernel_drops(socket: BorrowedFd<'_>, before: &mut u32) -> u64 {
+    let drops = kernel_drops(socket).unwrap_or(*before);
+    u64::from(drops.wrapping_sub(std::mem::replace(before, drops)))
+}
+
 /// Turns path MTU discovery off, so that a message larger than the path's MTU is fragmented instead of lost: the kernel's
 /// default sets DF.
 ///

@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::Socket;
 use tokio::sync::Notify;
 
-use super::mmsg::{BATCH, Inbox, Outbox};
+use super::mmsg::{BATCH, Inbox, Outbox, more_kernel_drops};
 use super::socket::{Port, open_flow};
 use super::udp::clock;
 use crate::proxy::Memory;
@@ -35,6 +35,9 @@ const EVENTS: usize = 128;
 /// Datagrams that are asked for first: most sockets of a relay have one. Where there are more, the next call asks for a
 /// whole batch.
 const FEW: usize = 4;
+
+/// The sockets of flows are asked for drops in so many parts, one a second.
+const PARTS: usize = 8;
 
 /// Receives from one socket in a turn.
 const IN_A_ROW: usize = 8;
@@ -56,6 +59,8 @@ pub struct Relay {
     received: u64,
     /// Of the snapshot that the ports were last compared with.
     generation: u64,
+    /// Seconds that it has lived.
+    ticks: usize,
     woken: Arc<Notify>,
 }
 
@@ -65,6 +70,8 @@ struct FlowSocket {
     to: SocketAddr,
     /// The port that its client talks to.
     port: usize,
+    /// What the kernel had dropped of it when it was asked last.
+    drops: u32,
 }
 
 /// What is about to leave, all of it by one socket.
@@ -117,6 +124,7 @@ impl Relay {
             inbox: Inbox::default(),
             received: 0,
             generation: 0,
+            ticks: 0,
             woken,
         })
     }
@@ -208,8 +216,22 @@ impl Relay {
         if self.generation != snapshot.generation {
             self.keep_up();
         }
+        self.count_kernel_drops();
         let Self { flows, out, .. } = self;
         sweep(clock(), &snapshot, &mut out.memory, |flow| flows[flow] = None);
+    }
+
+    /// What the kernel dropped: of each port, and of a part of the flows, for there may be tens of thousands.
+    fn count_kernel_drops(&mut self) {
+        let Self { ports, flows, out, ticks, .. } = self;
+        let counter = &out.memory.shared.workers.of(out.memory.worker).kernel_drops;
+        for port in ports.iter_mut().flatten() {
+            counter.add(more_kernel_drops(port.socket.as_fd(), &mut port.drops));
+        }
+        for flow in flows.iter_mut().skip(*ticks % PARTS).step_by(PARTS).flatten() {
+            counter.add(more_kernel_drops(flow.socket.as_fd(), &mut flow.drops));
+        }
+        *ticks = ticks.wrapping_add(1);
     }
 
     /// Forgets what a panic left half-done. Events that were taken and not served are asked for again.
@@ -333,7 +355,7 @@ impl Relay {
         let config = &snapshot.frontends[frontend].config;
         let socket = open_flow(config.inside.like(to.ip()), to, config.dscp).ok()?;
         self.epoll.add(&socket, watched(true, flow)).ok()?;
-        self.flows[flow] = Some(FlowSocket { socket, to, port });
+        self.flows[flow] = Some(FlowSocket { socket, to, port, drops: 0 });
         Some(())
     }
 

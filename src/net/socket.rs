@@ -242,6 +242,8 @@ fn prepared(
 pub struct Port {
     pub socket: Socket,
     pub bound: SocketAddr,
+    /// What the kernel had dropped of it when it was asked last.
+    pub drops: u32,
 }
 
 /// Opens the sockets of a relay, for each worker a list. A single port has a socket on every worker, and the kernel's
@@ -278,7 +280,7 @@ pub fn open_relay(
                 true => forget_errors(&socket, bound).map_err(at("IP_RECVERR"))?,
                 false => socket.bind(&bound.into()).map_err(at("bind"))?,
             }
-            ports.push(Port { socket, bound });
+            ports.push(Port { socket, bound, drops: 0 });
         }
     }
     Ok(all)

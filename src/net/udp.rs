@@ -19,7 +19,7 @@ use socket2::Socket;
 use tokio::sync::Notify;
 
 use super::host;
-use super::mmsg::{Arrival, BATCH, Inbox, Outbox, kernel_drops, take_error};
+use super::mmsg::{Arrival, BATCH, Inbox, Outbox, more_kernel_drops, take_error};
 use super::stream::table::Streams;
 use crate::proxy::{self, Datagram as To, Hop, Memory, Passage, Received, Verdict};
 use crate::sip::datagram::{Datagram, classify, stun_answer};
@@ -454,10 +454,7 @@ impl Engine {
         own.generation.set(generation);
         own.turned.set(clock().0);
         for lane in self.lanes.iter_mut().flatten() {
-            if let Some(drops) = kernel_drops(lane.socket.as_fd()) {
-                own.kernel_drops.add(u64::from(drops.wrapping_sub(lane.kernel_drops)));
-                lane.kernel_drops = drops;
-            }
+            own.kernel_drops.add(more_kernel_drops(lane.socket.as_fd(), &mut lane.kernel_drops));
         }
     }
 }

@@ -128,12 +128,14 @@ fn move_flow(
     snapshot: &Snapshot,
     memory: &mut Memory,
 ) -> Result<Verdict, Reason> {
-    let server = choose(flow, frontend, |_| true, now, snapshot)?;
+    // Nothing is lost for want of room: limits are for what is new.
+    let server = choose(flow, frontend, |at| has_room(at, now, snapshot), now, snapshot)
+        .or_else(|_| choose(flow, frontend, |_| true, now, snapshot))?;
     if let Some(entry) = memory.flows.get_mut(at) {
         let before = std::mem::replace(&mut entry.server, snapshot.servers[server].id);
         entry.answered = false;
         count_closed(before, snapshot, memory);
-        snapshot.servers[server].live.counters.of(memory.worker).flows_opened.add(1);
+        count_opened(server, snapshot, memory);
     }
     Ok(Verdict::Open { flow: at, server })
 }
@@ -155,7 +157,8 @@ fn open(
         return Err(Reason::Denied);
     }
     admit_new(flow, frontend, now, snapshot, memory)?;
-    let server = choose(flow, frontend, |_| true, now, snapshot)?;
+    let server = choose(flow, frontend, |at| has_room(at, now, snapshot), now, snapshot)
+        .map_err(|reason| full_or(reason, flow, frontend, |_| true, snapshot))?;
     let to = &snapshot.servers[server];
     if to.address.ip() == ip && to.ports.map_or(to.address.port(), |_| flow.local.port()) == flow.remote.port() {
         // It would answer itself for ever.
@@ -165,7 +168,7 @@ fn open(
     let (id, server_id) = (frontend.config.id, to.id);
     let at = memory.flows.open(hash, *flow, id, server_id, now).ok_or(Reason::FlowsFull)?;
     frontend.live.of(memory.worker).flows_opened.add(1);
-    to.live.counters.of(memory.worker).flows_opened.add(1);
+    count_opened(server, snapshot, memory);
     Ok(Verdict::Open { flow: at, server })
 }
 
@@ -184,10 +187,41 @@ fn make_room(frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &mut M
     Ok(())
 }
 
+/// A server has one flow more.
+fn count_opened(server: usize, snapshot: &Snapshot, memory: &Memory) {
+    let server = &snapshot.servers[server];
+    server.live.counters.of(memory.worker).flows_opened.add(1);
+    snapshot.told_of_flow(server.id);
+}
+
 /// A server has one flow less.
 fn count_closed(server: NameHash, snapshot: &Snapshot, memory: &Memory) {
     if let Some(live) = snapshot.live(server) {
         live.counters.of(memory.worker).flows_closed.add(1);
+        snapshot.told_of_flow(server);
+    }
+}
+
+/// Whether a server may have one flow more; if so, it counts as one of `max_rate`.
+fn has_room(at: usize, now: Time, snapshot: &Snapshot) -> bool {
+    let Server { max_calls, rate_interval, live, .. } = &snapshot.servers[at];
+    (*max_calls == 0 || live.open() < u64::from(*max_calls)) && (*rate_interval == 0 || live.admit(now, *rate_interval))
+}
+
+/// Why nobody was found: those of the backend that are left are full, or nobody is left.
+fn full_or(
+    reason: Reason,
+    flow: &Flow,
+    frontend: &Frontend,
+    is_left: impl Fn(usize) -> bool,
+    snapshot: &Snapshot,
+) -> Reason {
+    let backend = backend(frontend, flow.remote.ip(), snapshot);
+    let is_full = |id| snapshot.server(NameHash(id)).is_some_and(&is_left);
+    // Whose a port is has said so already.
+    match backend.has_parts() || backend.settled().find(0, None, true, is_full).is_none() {
+        true => reason,
+        false => Reason::ServersFull,
     }
 }
 
@@ -204,11 +238,7 @@ pub fn server_for(
     worker: usize,
 ) -> Result<usize, Reason> {
     let is_left = |at: usize| !tried.contains(&snapshot.servers[at].id);
-    let has_room = |at: usize| {
-        let Server { max_calls, rate_interval, live, .. } = &snapshot.servers[at];
-        (*max_calls == 0 || live.open() < u64::from(*max_calls))
-            && (*rate_interval == 0 || live.admit(now, *rate_interval))
-    };
+    let has_room = |at: usize| has_room(at, now, snapshot);
     let chosen = match tried {
         [] => trial(flow, frontend, has_room, now, snapshot, worker),
         _ => None,
@@ -225,14 +255,9 @@ pub fn server_for(
         is_here && (state.admin, state.health) == (Admin::Ready, Health::Suspect) && is_left(*at) && has_room(*at)
     };
     let suspect = || (0..snapshot.servers.len()).find(is_suspect);
-    chosen.or_else(|reason| suspect().ok_or(reason)).map_err(|reason| {
-        let backend = backend(frontend, flow.remote.ip(), snapshot);
-        let is_full = |id| snapshot.server(NameHash(id)).is_some_and(is_left);
-        match backend.settled().find(0, None, true, is_full) {
-            Some(_) => Reason::ServersFull,
-            None => reason,
-        }
-    })
+    chosen
+        .or_else(|reason| suspect().ok_or(reason))
+        .map_err(|reason| full_or(reason, flow, frontend, is_left, snapshot))
 }
 
 /// The server whose half-open breaker lets a new connection try it: one that the balance would ask first, of a source that
@@ -294,7 +319,8 @@ fn choose(
     if backend.has_parts() {
         // Nobody else has these ports.
         let may = |at: &usize| state(*at).takes_new() || state(*at).is_doubtful();
-        return backend.owner(flow.local.port()).filter(may).ok_or(Reason::NoServer);
+        let owner = backend.owner(flow.local.port()).filter(may).ok_or(Reason::NoServer)?;
+        return if takes(owner) { Ok(owner) } else { Err(Reason::ServersFull) };
     }
     let key = source_key(ip, backend, snapshot);
     let stick = backend.stick();

@@ -80,7 +80,7 @@ pub(super) fn keep(binds: &[Bind], sockets: &[Vec<Socket>], ports: &[Vec<Port>])
         let of_bind: Vec<_> = sockets.iter().map(|of_worker| &of_worker[at]).collect();
         inherit::keep(bind.transport, bind.address, &of_bind);
     }
-    for Port { socket, bound } in ports.iter().flatten() {
+    for Port { socket, bound, .. } in ports.iter().flatten() {
         inherit::keep(Transport::Udp, *bound, &[socket]);
     }
 }

@@ -134,13 +134,14 @@ impl Snapshot {
 
 /// The load by the backend's algorithm; `None` for a server that is full.
 pub(super) fn load(server: &Server, backend: &Backend) -> Option<u32> {
-    let calls = server.live.calls.get();
-    if server.max_calls > 0 && calls >= i64::from(server.max_calls) {
+    // Flows are a relay's calls.
+    let calls = server.live.open();
+    if server.max_calls > 0 && calls >= u64::from(server.max_calls) {
         return None;
     }
     let load = match backend.config.balance {
-        Algorithm::LeastTransactions => server.live.transactions.get() / TRANSACTION,
-        _ => calls + server.live.flows() as i64,
+        Algorithm::LeastTransactions => (server.live.transactions.get() / TRANSACTION).max(0) as u64,
+        _ => calls,
     };
-    Some(load.clamp(0, i64::from(u32::MAX)) as u32)
+    Some(load.min(u64::from(u32::MAX)) as u32)
 }
