@@ -12,7 +12,7 @@ use super::names::{self, Named, Query};
 use super::read::At;
 use super::relay::Written;
 use super::tls::FrontendTls;
-use super::value::{ServerAddress, Source, is_one_host};
+use super::value::{self, ServerAddress, Source, is_one_host};
 use super::{
     Addresses, Backend, Bind, CheckKind, Config, Frontend, Mode, Region, Route, Server, admin, is_relayed, relay,
     streams, tls,
@@ -277,6 +277,9 @@ fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresse
                 format!("`{key}` cannot be {}", address.value),
                 "write an address that a message can come from",
             );
+        }
+        if let Err(wanted) = value::plain(address.value) {
+            faults.push(address.at, format!("`{key}` is not {wanted}"), format!("write {wanted}"));
         }
         let slot = if address.value.is_ipv4() { &mut addresses.v4 } else { &mut addresses.v6 };
         if slot.replace(address.value).is_some() {

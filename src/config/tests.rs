@@ -243,6 +243,30 @@ fn names_with_one_hash_are_refused() {
     assert!(faults(&text).iter().any(|fault| fault.contains("have one hash")), "s{a} s{b}");
 }
 
+/// What `bind(2)` or `sendmsg(2)` would refuse later is refused here.
+#[test]
+fn addresses_that_no_socket_takes_are_refused() {
+    let text = |bind: &str, inside: &str, server: &str| {
+        format!(
+            "[[frontend]]\nname = \"f\"\nbind = \"udp://{bind}:5060\"\ninside = \"{inside}\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
+             [[backend.server]]\nname = \"s\"\naddress = \"udp://{server}:5060\"\n"
+        )
+    };
+    let (good, mapped, link_local) = ("2001:db8::1", "::ffff:10.0.0.1", "fe80::1");
+    assert_eq!(faults(&text("[2001:db8::9]", good, "[2001:db8::2]")), [""; 0]);
+    for (bad, said) in [(mapped, "10.0.0.1 instead of ::ffff:10.0.0.1"), (link_local, "beyond one link")] {
+        let brackets = format!("[{bad}]");
+        for text in [
+            text(&brackets, good, "[2001:db8::2]"),
+            text("[2001:db8::9]", bad, "[2001:db8::2]"),
+            text("[2001:db8::9]", good, &brackets),
+        ] {
+            let faults = faults(&text);
+            assert!(faults.iter().any(|fault| fault.contains(said)), "{bad}: {faults:?}\n{text}");
+        }
+    }
+}
+
 #[test]
 fn servers_with_one_hash_are_refused_by_the_names_that_tokens_have_for_them() {
     let two = |(one, a): (&str, &str), (other, b): (&str, &str)| {

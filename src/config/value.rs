@@ -110,6 +110,7 @@ impl Read for Bind {
             return Err(format!("an address with its port, such as \"{}://{address}\"", transport.name()));
         }
         let address: SocketAddr = first.parse().map_err(|_| wanted)?;
+        plain(address.ip())?;
         let last = last.map_or(Ok(address.port()), |last| last.parse()).map_err(|_| wanted)?;
         if address.port() == 0 {
             return Err(format!("{wanted} with a port of its own"));
@@ -157,9 +158,25 @@ impl Read for ServerAddress {
             Ok(address) if address.port() == 0 || !is_one_host(address.ip()) => {
                 Err(format!("{wanted} of one host, with a port"))
             }
-            Ok(address) => Ok(Self::Address { transport, address, has_port }),
+            Ok(address) => plain(address.ip()).map(|()| Self::Address { transport, address, has_port }),
             Err(_) => name(transport, rest).map(Self::Name).ok_or_else(|| wanted.into()),
         }
+    }
+}
+
+/// Addresses that say not enough, or in a way that no socket takes: of a link-local one the interface, and IPv4 in IPv6, for every
+/// socket here is of one family.
+///
+/// # Errors
+/// What is wanted instead.
+pub fn plain(ip: IpAddr) -> Result<(), String> {
+    let IpAddr::V6(ip) = ip else { return Ok(()) };
+    match ip.to_ipv4_mapped() {
+        Some(v4) => Err(format!("an address that a socket can have: {v4} instead of {ip}")),
+        None if ip.is_unicast_link_local() => {
+            Err("an address beyond one link: which interface a link-local one is on cannot be said".to_owned())
+        }
+        None => Ok(()),
     }
 }
 

@@ -64,6 +64,14 @@ pub fn most_open_files() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(_, hard)| hard as usize)
 }
 
+/// How many ports the kernel has for whoever asks for any; nothing where it does not say.
+pub fn ephemeral_ports() -> Option<usize> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().map_while(|end| end.parse::<usize>().ok());
+    let (first, last) = (ends.next()?, ends.next()?);
+    Some((last + 1).saturating_sub(first))
+}
+
 /// Whether this says that this process, or the host, has no open file left: nothing about the other end.
 pub fn has_no_file(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))

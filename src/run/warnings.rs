@@ -9,11 +9,15 @@ use nix::unistd::{AccessFlags, access};
 use crate::config::{self, Config};
 use crate::net::host;
 
+/// Ports for checks, the DNS, and whatever else the node asks from.
+const PORTS_OF_OTHERS: usize = 2_000;
+
 /// One line for each.
 pub(super) fn warnings(file: &Path, text: &str, config: &Config) -> Vec<String> {
     let mut lines = config::warnings::of_text(&file.display(), text);
     lines.extend(config::warnings::of_config(config));
     lines.extend(of_key(&config.cluster_key_file));
+    lines.extend(host::ephemeral_ports().and_then(|ports| of_ports(config, ports)));
     for frontend in &config.frontends {
         let absent = |ip: &std::net::IpAddr| !ip.is_unspecified() && !host::has(*ip);
         let mut ips: Vec<_> = frontend.binds.iter().map(|bind| bind.address.ip()).filter(absent).collect();
@@ -32,6 +36,17 @@ pub(super) fn warnings(file: &Path, text: &str, config: &Config) -> Vec<String> 
         }
     }
     lines
+}
+
+/// Each flow of a relay has a port of its own. Where flows may take them all, checks and the DNS have none to ask from.
+fn of_ports(config: &Config, ports: usize) -> Option<String> {
+    let flows = config.open_files(1).flows;
+    (flows > 0 && flows + PORTS_OF_OTHERS > ports).then(|| {
+        format!(
+            "relays may have {flows} flows, each with a port of its own, and the kernel has {ports} for them and for all others: \
+             checks may find none; lower `max_flows` in [frontend.limits], or widen net.ipv4.ip_local_port_range"
+        )
+    })
 }
 
 /// Whoever reads the key can steer calls; and without one there must be a place for it.
@@ -56,5 +71,31 @@ fn of_key(path: &Path) -> Option<String> {
                 format!("{name}: there is no cluster key, and {why}: a start as this user would fail")
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_that_may_take_every_port_are_told() {
+        let relay = |n: usize, flows: usize| {
+            format!(
+                "[[frontend]]\nname = \"r{n}\"\nmode = \"relay\"\nbind = \"udp://127.0.0.1:{n}\"\nbackend = \"b\"\n\
+                 [frontend.limits]\nmax_flows = {flows}\n"
+            )
+        };
+        let server =
+            "[[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"udp://127.0.0.2:7000\"\n";
+        let told = |flows: [usize; 2]| {
+            let text = relay(7_001, flows[0]) + &relay(7_002, flows[1]) + server;
+            of_ports(&Config::good(&text), 28_232)
+        };
+        assert_eq!(told([10_000, 10_000]), None);
+        assert!(told([10_000, 17_000]).is_some_and(|line| line.contains("27000 flows") && line.contains("28232")));
+        let proxy =
+            "[[frontend]]\nname = \"f\"\nbind = \"udp://127.0.0.1:5060\"\nbackend = \"b\"\n".to_owned() + server;
+        assert_eq!(of_ports(&Config::good(&proxy), 1_000), None, "a proxy has no flows");
     }
 }
