@@ -201,7 +201,6 @@ fn a_wildcard_answers_from_the_address_that_was_asked() {
     }
 }
 
-/// The port of a socket that was closed: the kernel answers with ICMP.
 /// A lane that is closed although the snapshot names it: whatever is to leave by it makes the worker panic.
 #[test]
 fn a_panic_costs_its_batch_and_nobody_hears_what_was_another_s() {
@@ -250,9 +249,15 @@ fn a_panic_costs_its_batch_and_nobody_hears_what_was_another_s() {
         }
         // What was in the batch is lost, perhaps the first of these too.
         let (last, mut answer) = (round * 1_000 + 900, [0; 4_096]);
+        let mut sent = 0;
         wait_for("what follows a panic to be answered", || {
-            x.send_to(options(last, one).as_bytes(), one).unwrap();
-            x.recv(&mut answer).is_ok_and(|length| {
+            // Where nothing is left to hear, the last was lost as well.
+            let heard = x.recv(&mut answer);
+            if sent == 0 || heard.is_err() {
+                x.send_to(options(last, one).as_bytes(), one).unwrap();
+                sent += 1;
+            }
+            heard.is_ok_and(|length| {
                 let number = id(std::str::from_utf8(&answer[..length]).unwrap());
                 assert_eq!(number % 10, 0, "x heard what was y's");
                 number == last
@@ -272,6 +277,7 @@ fn a_panic_costs_its_batch_and_nobody_hears_what_was_another_s() {
     workers.stop();
 }
 
+/// The port of a socket that was closed: the kernel answers with ICMP.
 fn nobody(ip: &str) -> String {
     UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap().to_string()
 }

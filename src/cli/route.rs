@@ -46,11 +46,15 @@ pub fn route(file: &Path, asked: &Asked) -> ExitCode {
     }
 }
 
-/// Whether a backend's calls or flows go where their source says: those of a relay, and of `stick = { on = "source" }`.
-fn goes_by_source(config: &Config, backend: usize) -> bool {
-    let relays = |frontend: &Frontend| !frontend.is_proxy() && frontend.backends().contains(&backend);
+/// Whether some or all of what goes to a backend goes where its source says: the flows of relays, and everything with
+/// `stick = { on = "source" }`.
+fn goes_by_source(config: &Config, backend: usize) -> (bool, bool) {
     let stick = config.backends[backend].stick.as_ref();
-    stick.is_some_and(|stick| matches!(stick.on, StickOn::Source { .. })) || config.frontends.iter().any(relays)
+    let sticks = stick.is_some_and(|stick| matches!(stick.on, StickOn::Source { .. }));
+    let mut frontends = config.frontends.iter().filter(|frontend| frontend.backends().contains(&backend));
+    let relays = |frontend: &Frontend| !frontend.is_proxy();
+    let some = sticks || frontends.clone().any(relays);
+    (some, some && (sticks || frontends.all(relays)))
 }
 
 /// The server's name, and the reasons as lines.
@@ -80,10 +84,12 @@ fn find_route(file: &Path, asked: &Asked) -> Result<(String, String), StartError
     if snapshot.backends[position].has_parts() {
         return find_owner(&snapshot, position, asked.port);
     }
-    let by_source = goes_by_source(&config, position);
+    let (some_by_source, all_by_source) = goes_by_source(&config, position);
     let (key, of) = match (&asked.call_id, source) {
-        (_, Some(ip)) if by_source => (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}")),
-        (Some(_), None) if by_source => {
+        (call_id, Some(ip)) if all_by_source || some_by_source && call_id.is_none() => {
+            (source_key(ip, &snapshot.backends[position], &snapshot), format!("source {ip}"))
+        }
+        (Some(_), None) if all_by_source => {
             let name = &config.backends[position].name;
             return Err(StartError::Config(format!("what is new goes to \"{name}\" by its source: give --source\n")));
         }

@@ -13,7 +13,6 @@ use crate::sip::Flow;
 use crate::sip::token::NameHash;
 use crate::state::binds::RelayBind;
 use crate::state::flows::Entry;
-use crate::state::server::{Admin, Health};
 use crate::state::snapshot::{Backend, Frontend, Server};
 use crate::state::stick_table::{Marks, StickTable};
 use crate::state::{Reason, Snapshot, Time};
@@ -252,7 +251,7 @@ pub fn server_for(
     let is_suspect = |at: &usize| {
         let Server { state, backend, .. } = &snapshot.servers[*at];
         let is_here = snapshot.backends[usize::from(*backend)].config.name == *id;
-        is_here && (state.admin, state.health) == (Admin::Ready, Health::Suspect) && is_left(*at) && has_room(*at)
+        is_here && state.is_doubtful() && is_left(*at) && has_room(*at)
     };
     let suspect = || (0..snapshot.servers.len()).find(is_suspect);
     chosen

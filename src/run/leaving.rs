@@ -221,8 +221,9 @@ impl Basis {
     /// as long as others can take them.
     fn distrust(&self, backend: &Backend, states: &mut HashMap<NameHash, ServerState>, now: Time) {
         let known = |server: &&Server| self.states.contains_key(&server.id) || has_server(&self.config, server.id);
-        let takes_new = |server: &Server| server.weight > 0 && states[&server.id].takes_new();
-        if backend.check.is_none() || !backend.servers.iter().filter(known).any(takes_new) {
+        let takes = |state: ServerState| state.takes_new() || state.is_doubtful();
+        let may_take = |server: &Server| server.weight > 0 && takes(states[&server.id]);
+        if backend.check.is_none() || !backend.servers.iter().filter(known).any(may_take) {
             return;
         }
         for server in backend.servers.iter().filter(|server| server.of_name().is_some() && !known(server)) {

@@ -139,7 +139,10 @@ pub struct Monitor {
     health: Health,
     failures: u32,
     successes: u32,
+    /// What a check was told.
     rests_until: Time,
+    /// The rest after a call's 503.
+    spared_until: Time,
     /// Something says that it may be gone: two checks decide. Who rests goes on resting meanwhile.
     suspected: bool,
 }
@@ -178,7 +181,7 @@ impl Monitor {
                 if self.health == Health::Up { Health::Suspect } else { self.health }
             }
             (Sign::Said503, Health::Up | Health::Resting(_) | Health::Suspect) => {
-                self.rests_until = self.rests_until.max(now + LIVE_REST);
+                self.spared_until = now + LIVE_REST;
                 match self.health {
                     Health::Resting(_) => self.health,
                     // It lives, but the check that is on its way says so for sure.
@@ -217,8 +220,8 @@ impl Monitor {
         match self.health {
             Health::Down | Health::Dead if self.successes < check.rise => self.health,
             // A rest that was asked for outlasts a suspicion in between.
-            Health::Resting(_) if now < self.rests_until => self.health,
             _ if now < self.rests_until => Health::Resting(Rest::Check),
+            _ if now < self.spared_until => Health::Resting(Rest::Call),
             _ => Health::Up,
         }
     }
@@ -411,6 +414,12 @@ mod tests {
         monitor.sign(Sign::Said503, at(10));
         assert_eq!(monitor.observe(answered(503), &check(), at(11)).map(|t| (t.from, t.to)), Some((BY_CALL, BY_CHECK)));
         assert_eq!(monitor.sign(Sign::Said503, at(12)), None, "what a check said stands until a check says otherwise");
+        let soon = Time(12_500_000_000);
+        assert_eq!(
+            monitor.observe(answered(200), &check(), soon).map(|t| t.to),
+            Some(BY_CALL),
+            "calls prolong no check's"
+        );
         assert_eq!(monitor.observe(answered(200), &check(), at(13)).map(|t| t.to), Some(Health::Up));
     }
 

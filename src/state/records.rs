@@ -140,7 +140,7 @@ impl Records {
             for (at, region) in backend.config.regions.iter().enumerate() {
                 let own = backend.config.servers.iter().filter(|server| server.region == at);
                 let mut states = own.filter_map(|server| Some(snapshot.servers[snapshot.server(server.id)?].state));
-                let serves = states.any(|state| state.takes_new() || state.takes_trials());
+                let serves = states.any(|state| backend.takes_new(state) || state.takes_trials());
                 self.regions.entry((id, region.id)).or_insert_with(|| Uptime::new(now)).set(serves, now);
             }
         }

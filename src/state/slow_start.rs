@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Time;
-use super::server::{Health, ServerState};
+use super::server::{Health, Rest, ServerState};
 use crate::config::Config;
 use crate::sip::token::NameHash;
 
@@ -44,8 +44,8 @@ impl SlowStarts {
             }
             let seen = self.servers.get(&server.id).copied();
             let held_back = match (state.health, seen) {
-                // A suspicion that proves wrong was no absence.
-                (Health::Suspect, _) => state.held_back,
+                // A suspicion that proves wrong was no absence, nor is a 503 that may be one call's.
+                (Health::Suspect | Health::Resting(Rest::Call), _) => state.held_back,
                 _ if !state.takes_new() => {
                     self.servers.insert(server.id, Seen::Away);
                     0
@@ -78,7 +78,7 @@ fn held_back(passed: Duration, slow_start: Duration) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::server::{Admin, Rest};
+    use crate::state::server::Admin;
 
     const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://1.1.1.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
         [[backend.server]]\nname = \"slow\"\naddress = \"udp://1.1.1.2\"\nslow_start = \"30s\"\n\
@@ -143,6 +143,7 @@ mod tests {
         };
         assert_eq!([apply(Health::Dead, 0), apply(Health::Up, 1), apply(Health::Up, 16)], [0, 90, 40]);
         assert_eq!([apply(Health::Suspect, 17), apply(Health::Up, 20)], [40, 30], "a suspicion is no absence");
-        assert_eq!([apply(Health::Resting(Rest::Call), 21), apply(Health::Up, 22)], [0, 90]);
+        assert_eq!([apply(Health::Resting(Rest::Call), 20), apply(Health::Up, 20)], [30, 30], "nor one call's 503");
+        assert_eq!([apply(Health::Resting(Rest::Check), 21), apply(Health::Up, 22)], [0, 90]);
     }
 }

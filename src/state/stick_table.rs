@@ -42,7 +42,7 @@ impl Marks {
 pub struct Written {
     before: u64,
     after: u64,
-    /// A live entry had to give way.
+    /// A live entry had to give way: this one where all others are surer.
     pub evicted: bool,
 }
 
@@ -230,11 +230,12 @@ impl StickTable {
         self.table.update(stuck.entry, after).then_some(Written { before, after, evicted: false })
     }
 
-    /// Writes what `new` makes of the entry as it is. Where another thread changed it in between, one more look is
-    /// enough: the loser's knowledge is not older than the winner's.
+    /// Writes what `new` makes of the entry as it is. Where other threads change it all the time theirs stands: what this one
+    /// knows is hardly newer. Beside an entry that is there no second one is inserted: a call would count twice.
     fn set(&self, key: u64, seen: Seen, now: Time, new: impl Fn(Option<Stuck>) -> u64) -> Written {
+        const TRIES: usize = 4;
         let mut seen = seen.0;
-        for _ in 0..2 {
+        for _ in 0..TRIES {
             let Some(entry) = seen else { break };
             let after = new(alive(entry, now));
             if self.table.update(entry, after) {
@@ -242,11 +243,15 @@ impl StickTable {
             }
             seen = self.table.get(key);
         }
+        if seen.is_some() {
+            return Written::default();
+        }
         let (tick, after) = (now.0 / TICK, new(None));
         match self.table.insert(key, after, |value| rank(value, tick)) {
             Inserted::Free(before) => Written { before, after, evicted: false },
             Inserted::Evicted(before) => Written { before, after, evicted: true },
-            Inserted::Nowhere => Written::default(),
+            // The new one gave way.
+            Inserted::Nowhere => Written { evicted: true, ..Written::default() },
         }
     }
 

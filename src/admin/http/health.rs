@@ -145,7 +145,8 @@ fn of_backend(snapshot: &Snapshot, backend: &Backend) -> Component {
     let servers: Vec<_> =
         servers.map(|at| &snapshot.servers[at]).filter(|server| server.state.admin != Admin::Leaving).collect();
     let takes = servers.iter().filter(|server| backend.takes_new(server.state)).count();
-    let status = match (takes == servers.len(), is_usable(backend)) {
+    let all_are_well = servers.iter().all(|server| server.state.takes_new());
+    let status = match (all_are_well, is_usable(backend)) {
         (true, true) => Status::Healthy,
         (false, true) => Status::Degraded,
         (_, false) => Status::Unhealthy,

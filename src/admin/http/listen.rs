@@ -79,16 +79,21 @@ impl Doors {
         let wanted = http.map(Http::listeners).unwrap_or_default();
         let fresh = wanted.keys().filter(|at| !self.doors.contains_key(at));
         let open = |at: &SocketAddr| {
-            let listener =
-                listen(*at).map_err(|error| OpenError(format!("[admin] {at}: {error}; {}", self.remedy(*at))))?;
+            let listener = listen(*at)
+                .map_err(|error| OpenError(format!("[admin] {at}: {error}; {}", self.remedy(*at, &error))))?;
             Ok((*at, listener))
         };
         Ok(Prepared { http: http.cloned(), opened: fresh.map(open).collect::<Result<_, _>>()? })
     }
 
     /// What is to be done where an address cannot be had.
-    fn remedy(&self, at: SocketAddr) -> String {
-        match self.doors.keys().find(|door| door.port() == at.port()) {
+    fn remedy(&self, at: SocketAddr, error: &std::io::Error) -> String {
+        let is_used = error.kind() == std::io::ErrorKind::AddrInUse;
+        let overlaps = |door: &&SocketAddr| {
+            let is_wild = door.ip().is_unspecified() || at.ip().is_unspecified();
+            door.port() == at.port() && (is_wild || door.ip() == at.ip())
+        };
+        match self.doors.keys().find(overlaps).filter(|_| is_used) {
             // Both are open while one takes the place of the other.
             Some(own) => format!("this process has {own} open itself: take another port, or restart"),
             None => "write another address, or see who has it: `ss -ltnp`".to_owned(),

@@ -78,9 +78,13 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
 
 /// A proxy writes no PROXY header: whoever expects one there must hear of it. That a backend is SIP's only the whole file says.
 fn leave_headers(sections: &[Section], edge: &Edge, told: &mut [Told]) {
-    let of_sip = sections
-        .iter()
-        .filter(|section| matches!(section.kind(), "backend" | "listen") && edge.is_sip(section.head.word(1)));
+    // What `defaults` say of servers may be said of these.
+    let may_count = |section: &&Section| match section.kind() {
+        "backend" | "listen" => edge.is_sip(section.head.word(1)),
+        "defaults" => edge.proxies.iter().any(Proxy::is_sip),
+        _ => false,
+    };
+    let of_sip = sections.iter().filter(may_count);
     let written = |line: &&Line| line.has("send-proxy") || line.has("send-proxy-v2");
     for line in of_sip.flat_map(|section| &section.lines).filter(written) {
         let Some(told) = told.iter_mut().find(|told| told.number == line.number) else { continue };

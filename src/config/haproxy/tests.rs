@@ -135,6 +135,8 @@ fn times_are_those_that_count_there() {
         "{text}"
     );
     assert_eq!(left, [""; 0]);
+    let one_name = sip.replace("frontend f", "frontend b");
+    assert!(both(&one_name).0.contains("idle = \"1h\""), "a frontend and a backend may have one name there");
     let relay = "frontend f\n bind :443\n timeout client 30s\n default_backend b\nbackend b\n timeout server 40s\n server a 10.0.0.1:443\n";
     assert!(both(relay).0.contains("timeout = { server = \"40s\", client = \"30s\" }"), "{}", both(relay).0);
 }
@@ -163,6 +165,8 @@ fn servers_have_the_weights_that_they_have_there() {
     };
     assert_eq!(weights("server a 10.0.0.1:80 weight 2\nserver b 10.0.0.2:80\n"), [2, 1], "1 is the default there");
     assert_eq!(weights("server a 10.0.0.1:80\nserver b 10.0.0.2:80 disabled\n"), [100, 0]);
+    let (text, _) = both("listen l\n bind :80\n server a 10.0.0.1:80\n server b 10.0.0.2:80 weight 50 disabled\n");
+    assert!(text.contains("# disabled; 50 in haproxy.cfg"), "{text}");
     assert_eq!(weights("default-server disabled\nserver a 10.0.0.1:80\nserver b 10.0.0.2:80 enabled\n"), [0, 100]);
 }
 
@@ -181,6 +185,8 @@ fn nothing_of_a_line_is_passed_over() {
             told.iter().find(|told| told.starts_with("4: ")).unwrap_or_else(|| panic!("{line}: {told:?}\n{text}"));
         assert!(left.iter().all(|part| line_4.contains(part)), "{line}: {line_4}");
     }
+    let of_defaults = "defaults\n default-server send-proxy\nlisten l\n bind :5060\n server a 10.0.0.1:5060\n";
+    assert!(both(of_defaults).1[0].contains("source_header"), "{:?}", both(of_defaults));
     let (text, left) = both("listen l\n bind :443 ssl crt a.pem crt b.pem accept-proxy tfo\n server a 10.0.0.1:80\n");
     assert!(["crt b.pem", "accept_proxy", "tfo"].iter().all(|part| left[0].contains(part)), "{left:?}\n{text}");
     let (text, left) = both(

@@ -63,7 +63,8 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
     let backend = proxy.leads_to();
     let _ = writeln!(text, "backend = {}", quoted(backend));
     // Once both sides have spoken it is HAProxy's time for silence of either, and the backend's.
-    let tunnel = edge.proxies.iter().find(|other| other.name == backend).and_then(|of| of.says.tunnel.as_ref());
+    let tunnel = edge.proxies.iter().find(|other| other.name == backend && !other.servers.is_empty());
+    let tunnel = tunnel.and_then(|of| of.says.tunnel.as_ref());
     if let Some(idle) = tunnel.or(says.client.as_ref()).filter(|_| is_sip) {
         let _ = writeln!(text, "idle = {}", quoted(idle));
     }
@@ -219,9 +220,16 @@ fn server(server: &Server, some_are_weighed: bool) -> String {
     if let Some(name) = server.tls_name.as_ref().filter(|_| server.tls) {
         let _ = writeln!(text, "tls_name = {}", quoted(name));
     }
-    let weight = if server.disabled { Some(0) } else { server.weight.or(some_are_weighed.then_some(1)) };
-    if let Some(weight) = weight {
-        let _ = writeln!(text, "weight = {weight}");
+    let weight = server.weight.or(some_are_weighed.then_some(1));
+    match weight {
+        _ if server.disabled => {
+            let of_file = weight.map_or(String::new(), |weight| format!("; {weight} in haproxy.cfg"));
+            let _ = writeln!(text, "weight = 0                           # disabled{of_file}");
+        }
+        Some(weight) => {
+            let _ = writeln!(text, "weight = {weight}");
+        }
+        None => {}
     }
     if let Some(most) = server.max_calls {
         let _ = writeln!(text, "max_calls = {most}");
