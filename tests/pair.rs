@@ -6,6 +6,7 @@ mod support;
 
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -268,6 +269,9 @@ fn start() -> (Pair, Generator) {
         node.start_balancer();
         node.start_keepalived();
         wait_longer("a role", || matches!(node.state(), Some(State::Master | State::Backup)));
+        // Here the scripts are root's, who may do anything; there they are not, and keepalived's umask is 0177.
+        let folder = std::fs::metadata(roles::folder(&node.path("admin.sock"))).unwrap();
+        assert_eq!(folder.permissions().mode() & 0o700, 0o700, "its owner can write the next role");
     }
     wait_longer("a node with the addresses", || nodes.iter().any(|node| node.state() == Some(State::Master)));
     // Both know that the servers are up before anybody calls.

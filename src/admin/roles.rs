@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -82,11 +83,19 @@ pub fn write(folder: &Path, instance: &str, state: State) -> Result<(), String> 
     let new = folder.join(format!(".{instance}.{}", std::process::id()));
     let _ = fs::remove_file(&new);
     // As root too nothing is written through a link that somebody put there.
-    let written = fs::create_dir_all(folder)
+    let written = make(folder)
         .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).open(&new))
         .and_then(|mut file| writeln!(file, "{}", state.word()))
         .and_then(|()| fs::rename(&new, folder.join(instance)));
     written.map_err(|error| format!("{}: {error}; who runs keepalived's notify must write there", folder.display()))
+}
+
+/// Makes the folder, or mends it: keepalived 2.2.7 runs its scripts with a umask of 0177, and a folder that is made so nobody but
+/// root can write into.
+fn make(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let can_enter = fs::metadata(folder)?.permissions().mode() & 0o100 != 0;
+    if can_enter { Ok(()) } else { fs::set_permissions(folder, fs::Permissions::from_mode(0o755)) }
 }
 
 /// An instance is none of this node any more.
@@ -112,6 +121,20 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_nobody_could_enter_is_mended() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let roles = folder.path().join("admin.roles");
+        let mode = || fs::metadata(&roles).unwrap().permissions().mode() & 0o777;
+        fs::create_dir(&roles).unwrap();
+        fs::set_permissions(&roles, fs::Permissions::from_mode(0o600)).unwrap();
+        write(&roles, "VI_1", State::Master).unwrap();
+        assert_eq!(mode(), 0o755);
+        fs::set_permissions(&roles, fs::Permissions::from_mode(0o700)).unwrap();
+        write(&roles, "VI_1", State::Backup).unwrap();
+        assert_eq!((mode(), read(&roles)[0].state), (0o700, State::Backup), "what works stays");
+    }
 
     #[test]
     fn roles_are_read_as_written_and_nothing_else() {

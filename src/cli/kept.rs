@@ -14,7 +14,7 @@ use super::{ConfigFile, words};
 use crate::admin::client::ask;
 use crate::admin::history::{Entry, History};
 use crate::admin::journal::{Change, Kind};
-use crate::admin::state_dir::{New, put_file};
+use crate::admin::state_dir::{New, owner, put_file};
 use crate::admin::{Who, audit, time_text};
 use crate::config::{STATE_DIR, fingerprint, state_dir};
 use crate::run::{Source, StartError, read_keys, read_tls};
@@ -22,8 +22,10 @@ use crate::run::{Source, StartError, read_keys, read_tls};
 /// Two texts that have nothing in common are told apart for so long; then what differs is told more coarsely.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Of a configuration file where none stands.
-const NEW: New = New { mode: 0o640, owner: None };
+/// What a configuration file gets where none stands: root's, and the service may read it.
+fn new_file(state_dir: &Path) -> New {
+    New { mode: 0o640, owner: owner(state_dir).map(|(_, group)| (0, group)) }
+}
 
 /// Where the configurations are that were accepted.
 #[derive(Debug, clap::Args)]
@@ -145,7 +147,8 @@ fn try_rollback(door: &Door, folder: &Folder, number: u64, no_reload: bool) -> R
     // What stands there says by which socket the running one is found; afterwards it may say another.
     let socket = door.socket();
     let before = fs::read(file).ok();
-    let write = |bytes: &[u8]| put_file(file, bytes, NEW).map_err(|error| format!("{name}: cannot write it: {error}"));
+    let new = new_file(&folder.path(&door.config));
+    let write = |bytes: &[u8]| put_file(file, bytes, new).map_err(|error| format!("{name}: cannot write it: {error}"));
     if no_reload {
         write(text.as_bytes())?;
         let done = format!("{name}: number {number}, to the byte; the next reload or start takes it\n");
