@@ -278,7 +278,7 @@ fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresse
                 "write an address that a message can come from",
             );
         }
-        if let Err(wanted) = value::plain(address.value) {
+        if let Err(wanted) = value::socket_takes(address.value) {
             faults.push(address.at, format!("`{key}` is not {wanted}"), format!("write {wanted}"));
         }
         let slot = if address.value.is_ipv4() { &mut addresses.v4 } else { &mut addresses.v6 };

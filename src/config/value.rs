@@ -110,7 +110,7 @@ impl Read for Bind {
             return Err(format!("an address with its port, such as \"{}://{address}\"", transport.name()));
         }
         let address: SocketAddr = first.parse().map_err(|_| wanted)?;
-        plain(address.ip())?;
+        socket_takes(address.ip())?;
         let last = last.map_or(Ok(address.port()), |last| last.parse()).map_err(|_| wanted)?;
         if address.port() == 0 {
             return Err(format!("{wanted} with a port of its own"));
@@ -158,7 +158,7 @@ impl Read for ServerAddress {
             Ok(address) if address.port() == 0 || !is_one_host(address.ip()) => {
                 Err(format!("{wanted} of one host, with a port"))
             }
-            Ok(address) => plain(address.ip()).map(|()| Self::Address { transport, address, has_port }),
+            Ok(address) => socket_takes(address.ip()).map(|()| Self::Address { transport, address, has_port }),
             Err(_) => name(transport, rest).map(Self::Name).ok_or_else(|| wanted.into()),
         }
     }
@@ -169,7 +169,7 @@ impl Read for ServerAddress {
 ///
 /// # Errors
 /// What is wanted instead.
-pub fn plain(ip: IpAddr) -> Result<(), String> {
+pub fn socket_takes(ip: IpAddr) -> Result<(), String> {
     let IpAddr::V6(ip) = ip else { return Ok(()) };
     match ip.to_ipv4_mapped() {
         Some(v4) => Err(format!("an address that a socket can have: {v4} instead of {ip}")),

@@ -248,14 +248,14 @@ pub fn server_for(
     };
     // While a check looks whether one that refused lives, and nobody else is there, it is asked all the same.
     let id = &backend(frontend, flow.remote.ip(), snapshot).config.name;
-    let is_suspect = |at: &usize| {
+    let is_in_doubt = |at: &usize| {
         let Server { state, backend, .. } = &snapshot.servers[*at];
         let is_here = snapshot.backends[usize::from(*backend)].config.name == *id;
         is_here && state.is_doubtful() && is_left(*at) && has_room(*at)
     };
-    let suspect = || (0..snapshot.servers.len()).find(is_suspect);
+    let doubtful = || (0..snapshot.servers.len()).find(is_in_doubt);
     chosen
-        .or_else(|reason| suspect().ok_or(reason))
+        .or_else(|reason| doubtful().ok_or(reason))
         .map_err(|reason| full_or(reason, flow, frontend, is_left, snapshot))
 }
 

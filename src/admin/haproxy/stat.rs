@@ -382,31 +382,26 @@ pub fn health(of: &Server) -> u32 {
 
 /// The column `status`, in words that HAProxy's tools know.
 pub fn status_of(of: &Server) -> String {
-    let state = of.state;
-    let Some((rise, fall)) = of.check.filter(|_| state.admin != Admin::Maint) else {
+    let (state, health) = (of.state, health(of));
+    let word = match (state.admin, state.health, state.breaker) {
+        (Admin::Maint, ..) => "MAINT",
         // What was found, or said by hand, before its checks were stopped still counts.
-        return match (state.admin, state.health, state.breaker) {
-            (Admin::Maint, ..) => "MAINT",
-            (_, Health::Down | Health::Dead, _) => "DOWN",
-            (_, Health::Suspect | Health::Resting(_), _) => "NOLB",
-            (Admin::Drain | Admin::Leaving, ..) => "DRAIN",
-            (Admin::Ready, _, Circuit::Open) => "DOWN",
-            (Admin::Ready, ..) => "no check",
-        }
-        .to_owned();
-    };
-    let health = health(of);
-    match (state.health, state.admin, state.breaker) {
-        (Health::Down | Health::Dead, ..) if health > 0 => format!("DOWN {health}/{rise}"),
-        (Health::Down | Health::Dead, ..) => "DOWN".to_owned(),
+        (_, Health::Down | Health::Dead, _) => match of.check {
+            Some((rise, _)) if health > 0 => return format!("DOWN {health}/{rise}"),
+            _ => "DOWN",
+        },
         // As there: who is stopping and drained is stopping.
-        (Health::Suspect | Health::Resting(_), ..) => "NOLB".to_owned(),
-        (_, Admin::Drain | Admin::Leaving, _) => "DRAIN".to_owned(),
-        (_, _, Circuit::Open) => "DOWN".to_owned(),
-        (_, _, Circuit::HalfOpen) => "NOLB".to_owned(),
-        _ if health < rise + fall - 1 => format!("UP {}/{fall}", health + 1 - rise),
-        _ => "UP".to_owned(),
-    }
+        (_, Health::Suspect | Health::Resting(_), _) => "NOLB",
+        (Admin::Drain | Admin::Leaving, ..) => "DRAIN",
+        (_, _, Circuit::Open) => "DOWN",
+        _ => match of.check {
+            None => "no check",
+            Some(_) if state.breaker == Circuit::HalfOpen => "NOLB",
+            Some((rise, fall)) if health < rise + fall - 1 => return format!("UP {}/{fall}", health + 1 - rise),
+            Some(_) => "UP",
+        },
+    };
+    word.to_owned()
 }
 
 fn sip(row: &mut Row, of: &Server, region: Option<&Region>) {

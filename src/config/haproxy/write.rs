@@ -63,8 +63,8 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
     let backend = proxy.leads_to();
     let _ = writeln!(text, "backend = {}", quoted(backend));
     // Once both sides have spoken it is HAProxy's time for silence of either, and the backend's.
-    let tunnel = edge.proxies.iter().find(|other| other.name == backend && !other.servers.is_empty());
-    let tunnel = tunnel.and_then(|of| of.says.tunnel.as_ref());
+    let with_servers = edge.proxies.iter().find(|other| other.name == backend && !other.servers.is_empty());
+    let tunnel = with_servers.and_then(|of| of.says.tunnel.as_ref());
     if let Some(idle) = tunnel.or(says.client.as_ref()).filter(|_| is_sip) {
         let _ = writeln!(text, "idle = {}", quoted(idle));
     }
