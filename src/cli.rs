@@ -14,6 +14,7 @@ mod watch;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
@@ -35,6 +36,9 @@ use crate::sip::token::Keys;
 
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
 const BAD_CONFIG: u8 = 78;
+
+/// Who reads a file is waited for so long when everything else has ended: its disk may hang.
+const LAST_READS: Duration = Duration::from_secs(2);
 
 /// Where the configuration is, unless -c says otherwise.
 const CONFIG_FILE: &str = "/etc/trunkline/trunkline.toml";
@@ -306,12 +310,12 @@ fn run(file: &Path, log: LogFormat) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    runtime.block_on(async {
-        match serve(config, keys, source).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        }
-    })
+    let ended = runtime.block_on(serve(config, keys, source));
+    runtime.shutdown_timeout(LAST_READS);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, StartError> {

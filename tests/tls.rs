@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use support::core::config;
 use support::pki::{ECDSA, Pki, RSA, Wanted};
-use support::tls_peers::{Client, Door, Seen, Server};
+use support::tls_peers::{Client, Door, Seen, Server, looked};
 use trunkline::net::tls::{News, Tls};
 
 /// A frontend with these lines in [frontend.tls].
@@ -194,7 +194,7 @@ fn who_comes_back_shakes_hands_by_ticket_but_not_past_another_door_or_authority(
     }
     let (_, _) = door.visit(&["-tls1_2", "-sess_out", ticket]);
     pki.put(&ca, &std::fs::read_to_string(pki.path("other.ca")).unwrap());
-    assert!(taken(&tls.look(), "client.ca replaced"));
+    assert!(taken(&looked(&tls), "client.ca replaced"));
     let (said, _) = door.visit(&["-tls1_2", "-sess_in", ticket]);
     assert!(said.contains("New, TLSv1.2"), "whom the old authorities let in is asked again: {said}");
 }
@@ -217,11 +217,11 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     old.hear("subject=CN = one-old");
     old.hear("welcome");
     door.handshake().unwrap();
-    assert_eq!(tls.look(), [], "nothing has changed");
+    assert_eq!(looked(&tls), [], "nothing has changed");
 
     pki.put(&one, &pki.pem("one-new", "DNS:one.example.ng"));
     assert_eq!(shown("one.example.ng"), "one-old", "nobody has looked");
-    let news = tls.look();
+    let news = looked(&tls);
     assert!(news.len() == 1 && taken(&news, "one.pem replaced: for one.example.ng, until 2"), "{news:?}");
     assert_eq!([shown("one.example.ng"), shown("two.example.ng")], ["one-new", "two-old"]);
     old.say("hello");
@@ -230,33 +230,33 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     // One is broken and keeps what it had; the other is renewed nevertheless.
     pki.put(&one, "-----BEGIN CERTIFICATE-----\nhalf of it");
     pki.put(&two, &pki.pem("two-new", "DNS:two.example.ng"));
-    let news = tls.look();
+    let news = looked(&tls);
     let [News::Taken(renewed), News::Kept(fault)] = &news[..] else { panic!("{news:?}") };
     assert!(renewed.contains("two.pem replaced") && fault.file == one, "{news:?}");
     assert_eq!([shown("one.example.ng"), shown("two.example.ng")], ["one-new", "two-new"]);
-    assert_eq!(tls.look(), [], "it is told once");
+    assert_eq!(looked(&tls), [], "it is told once");
     // So it is when it is touched, and when the folder changes beside it.
     pki.put(&one, "-----BEGIN CERTIFICATE-----\nhalf of it");
-    assert_eq!(tls.look(), []);
+    assert_eq!(looked(&tls), []);
     pki.put(&folder.join("three.pem"), &pki.pem("three", "DNS:three.example.ng"));
-    let news = tls.look();
+    let news = looked(&tls);
     assert!(news.len() == 1 && taken(&news, "three.pem added: for three.example.ng"), "{news:?}");
     assert_eq!([shown("one.example.ng"), shown("three.example.ng")], ["one-new", "three"]);
 
     // What was good is good again, and what is gone is gone.
     pki.put(&one, &good);
     std::fs::remove_file(&two).unwrap();
-    let news = tls.look();
+    let news = looked(&tls);
     assert!(news.len() == 2 && taken(&news, "one.pem replaced") && taken(&news, "two.pem removed"), "{news:?}");
     assert_eq!([shown("one.example.ng"), shown("two.example.ng")], ["one-old", "one-old"]);
 
     // Without a folder everything stays.
     std::fs::rename(&folder, pki.path("away")).unwrap();
-    let news = tls.look();
+    let news = looked(&tls);
     assert!(matches!(&news[..], [News::Kept(fault)] if fault.what == "is not there"), "{news:?}");
     assert_eq!([shown("one.example.ng"), shown("three.example.ng")], ["one-old", "three"]);
     std::fs::rename(pki.path("away"), &folder).unwrap();
-    assert_eq!(tls.look(), []);
+    assert_eq!(looked(&tls), []);
     old.say("still");
     old.hear("again still");
     old.say("end");
@@ -275,10 +275,10 @@ fn links_are_followed_when_what_they_lead_to_is_another() {
     std::os::unix::fs::symlink("..old", folder.join("..data")).unwrap();
     std::os::unix::fs::symlink("..data/tls.crt", folder.join("tls.crt")).unwrap();
     let tls = load_folder(&folder);
-    assert_eq!((tls.certificates().len(), tls.look()), (1, vec![]));
+    assert_eq!((tls.certificates().len(), looked(&tls)), (1, vec![]));
     std::os::unix::fs::symlink("..new", folder.join("..next")).unwrap();
     std::fs::rename(folder.join("..next"), folder.join("..data")).unwrap();
-    assert!(taken(&tls.look(), "tls.crt replaced"));
+    assert!(taken(&looked(&tls), "tls.crt replaced"));
     let (said, _) = Door::open(&tls, "sips").visit(&[]);
     assert!(said.contains("subject=CN = new"), "{said}");
 }

@@ -14,7 +14,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use support::core::config;
 use support::pki::{ECDSA, Pki, Wanted};
-use support::tls_peers::{Server, connect};
+use support::tls_peers::{Server, connect, looked};
 use trunkline::config::Config;
 use trunkline::net::tls::{News, Tls};
 
@@ -186,9 +186,9 @@ fn new_authorities_and_an_own_new_certificate_count_for_the_next_connection() {
     assert_eq!(outcomes(&tls), ["good", "UnknownIssuer"]);
     copy("next.ca", &file);
     assert_eq!(outcomes(&tls), ["good", "UnknownIssuer"], "nobody has looked");
-    assert_eq!(tls.look(), [News::Taken(format!("backend \"b\": {} replaced", file.display()))]);
+    assert_eq!(looked(&tls), [News::Taken(format!("backend \"b\": {} replaced", file.display()))]);
     assert_eq!(outcomes(&tls), ["UnknownIssuer", "good"]);
     pki.put(&file, "nothing");
-    assert!(matches!(&tls.look()[..], [News::Kept(fault)] if fault.what == "there is no certificate in it"));
+    assert!(matches!(&looked(&tls)[..], [News::Kept(fault)] if fault.what == "there is no certificate in it"));
     assert_eq!(outcomes(&tls), ["UnknownIssuer", "good"], "whom we believe is never nobody, nor everybody");
 }

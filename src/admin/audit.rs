@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,6 +185,10 @@ fn is_at(file: &File, path: &Path) -> bool {
 fn open(path: &Path) -> io::Result<File> {
     let mut file =
         OpenOptions::new().create(true).append(true).read(true).mode(MODE).custom_flags(O_NOFOLLOW).open(path)?;
+    // The unit's mask takes the group's right away; who gave it another mode later meant it.
+    if file.metadata()?.len() == 0 {
+        file.set_permissions(fs::Permissions::from_mode(MODE))?;
+    }
     // Whoever starts it as root by hand leaves the service what is its own.
     if let Some((user, group)) = path.parent().and_then(owner) {
         fchown(&file, Some(user), Some(group))?;

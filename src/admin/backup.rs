@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -222,38 +222,57 @@ impl Backup {
             ));
         }
         let state_dir = below(root, &places.state_dir);
+        // Asked for before it is made: then it is root's.
+        let (owner, is_there) = (owner(&state_dir), state_dir.exists());
         let made = make_folders(state_dir.parent().unwrap_or(root), 0o755);
         made.map_err(|error| format!("{}: {error}", state_dir.display()))?;
         // Nobody may write his history while it is put back.
         let _held = StateDir::open(&state_dir).map_err(|error| error.to_string())?;
+        let given = if is_there { Ok(()) } else { give(&state_dir, owner) };
+        given.map_err(|error| format!("{}: {error}", state_dir.display()))?;
         let is_last = |item: &Item| item.path == self.manifest.configuration;
         let in_order = files().filter(|(item, _)| !is_last(item)).chain(files().filter(|(item, _)| is_last(item)));
         for (item, bytes) in in_order {
             let to = below(root, &item.path);
-            put_back(&to, item.mode, bytes, &state_dir).map_err(|error| format!("{}: {error}", to.display()))?;
+            put_back(&to, item.mode, bytes, (&state_dir, owner))
+                .map_err(|error| format!("{}: {error}", to.display()))?;
         }
         Ok(files().count())
     }
 }
 
 /// What others may not read belongs to whom the state folder belongs: the service reads it.
-fn put_back(to: &Path, mode: u32, bytes: &[u8], state_dir: &Path) -> io::Result<()> {
+fn put_back(to: &Path, mode: u32, bytes: &[u8], (state_dir, service): (&Path, Option<(u32, u32)>)) -> io::Result<()> {
     let (mode, is_secret) = (mode & 0o777, mode & 0o004 == 0);
-    let owner = if is_secret { owner(state_dir) } else { None };
+    let owner = service.filter(|_| is_secret);
     let folder = to.parent().unwrap_or(to);
-    // The history is for its owner alone.
-    let is_kept = folder.starts_with(state_dir);
+    // The history is for its owner alone, who may put links there that lead anywhere.
+    let is_kept = folder.starts_with(state_dir) && folder != state_dir;
+    if is_kept && folder.ancestors().take_while(|part| *part != state_dir).any(is_foreign_link) {
+        return Err(io::Error::other("its folder is a link that somebody else made; remove it"));
+    }
     make_folders(folder, if is_kept { 0o700 } else { 0o755 })?;
-    if let Some((uid, gid)) = owner.filter(|_| is_kept && folder != state_dir) {
-        std::os::unix::fs::chown(folder, Some(uid), Some(gid))?;
+    if is_kept {
+        give(folder, owner)?;
     }
     put_file(to, bytes, New { mode, owner })?;
     // What stood there lent its own.
     fs::set_permissions(to, fs::Permissions::from_mode(mode))
 }
 
+/// Gives a folder to whom it should belong; not what a link there leads to.
+fn give(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    owner.map_or(Ok(()), |(user, group)| lchown(folder, Some(user), Some(group)))
+}
+
+/// Makes the folders that are missing, whatever the mask of who calls it: the service must get through.
 fn make_folders(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), |parent| make_folders(parent, mode))?;
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// The name of a file in the archive.

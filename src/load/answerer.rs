@@ -201,7 +201,7 @@ impl Place {
     fn send(&mut self, writer: &mut Writer, now: Time) {
         match &mut self.open {
             None => {}
-            Some(Open::Port(port)) => writer.send(port, self.server.outgoing()),
+            Some(Open::Port(port)) => self.view.counters.not_sent.add(writer.send(port, self.server.outgoing())),
             Some(Open::Streams(streams)) => {
                 streams.send(self.view.address.ip(), self.server.outgoing());
                 let gone = streams.take_gone();
@@ -281,14 +281,14 @@ impl Run {
     }
 
     fn receive_datagrams(&mut self, at: usize) {
-        let Place { server, open: Some(Open::Port(port)), .. } = &mut self.places[at] else { return };
+        let Place { server, view, open: Some(Open::Port(port)), .. } = &mut self.places[at] else { return };
         for _ in 0..BATCHES_IN_A_ROW {
             let count = self.reader.receive(port);
             let now = clock();
             for (bytes, source) in (0..count).filter_map(|n| self.reader.datagram(n)) {
                 server.receive(bytes, source, now);
             }
-            self.writer.send(port, server.outgoing());
+            view.counters.not_sent.add(self.writer.send(port, server.outgoing()));
             if count == 0 {
                 break;
             }

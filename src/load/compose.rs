@@ -229,7 +229,7 @@ fn answer_address(via: &Via, source: SocketAddr) -> SocketAddr {
 /// The address that a URI's host names; `None` for a name.
 pub fn address_of(bytes: &[u8], uri: &crate::sip::Uri) -> Option<SocketAddr> {
     let ip: IpAddr = parse_ip(uri.host.of(bytes))?;
-    Some(SocketAddr::new(ip, uri.port_or_default()))
+    Some(SocketAddr::new(ip, uri.port_or_default(bytes)))
 }
 
 /// The reason phrase of a status; for those that are made here.

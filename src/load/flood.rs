@@ -235,7 +235,7 @@ impl Run {
             self.pending.write_off(now);
             if now < end {
                 self.send_due(now);
-            } else if self.lanes.is_empty() || self.pending.outstanding() == 0 || now >= end + PATIENCE {
+            } else if self.is_complete() || now >= end + PATIENCE {
                 break;
             }
             let ports = self.lanes.iter().map(|lane| &lane.port).chain(self.sinks.iter().map(|sink| &sink.port));
@@ -249,6 +249,12 @@ impl Run {
             }
         }
         self.tally.elapsed = end.min(clock()).since(self.begin);
+    }
+
+    /// Whether nothing is missing any more.
+    fn is_complete(&self) -> bool {
+        let Tally { answered, refused, not_sent, .. } = &self.tally;
+        self.pending.begun() == answered + refused.values().sum::<u64>() + not_sent
     }
 
     /// How many requests may leave now.

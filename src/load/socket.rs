@@ -101,8 +101,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Sends all datagrams of `outgoing` and clears it.
-    pub fn send(&mut self, port: &Port, outgoing: &mut Outgoing) {
+    /// Sends all datagrams of `outgoing` and clears it; says how many the system did not take.
+    pub fn send(&mut self, port: &Port, outgoing: &mut Outgoing) -> u64 {
+        let before = self.not_sent;
         for batch in outgoing.datagrams().chunks(BATCH) {
             self.outbox.clear();
             for (range, to) in batch {
@@ -111,6 +112,7 @@ impl Writer {
             self.not_sent += send_all(&mut self.outbox, port, outgoing.memory());
         }
         outgoing.clear();
+        self.not_sent - before
     }
 }
 

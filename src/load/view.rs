@@ -52,7 +52,7 @@ pub struct Counters {
     pub malformed: Counter,
     /// Connections that are there, now.
     pub connections: Counter,
-    /// Messages that no connection took.
+    /// Messages that neither the system nor a connection took.
     pub not_sent: Counter,
 }
 
@@ -172,9 +172,9 @@ impl ServerView {
         object.number("answers", answers.get()).number("dialogs", self.counters.dialogs.get());
         object.number("registrations", self.counters.registrations.get());
         object.number("malformed", self.counters.malformed.get());
+        object.number("not_sent", self.counters.not_sent.get());
         if self.transport != Transport::Udp {
             object.number("connections", self.counters.connections.get());
-            object.number("not_sent", self.counters.not_sent.get());
         }
         let books = self.books();
         object.object("incoming", |object| books.incoming.write(object));

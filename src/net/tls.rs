@@ -192,6 +192,12 @@ impl Material {
     }
 }
 
+/// What was there, and the same read again.
+pub struct Look {
+    before: Arc<Material>,
+    next: Material,
+}
+
 /// What handshakes need, for all threads. One thread alone replaces it.
 pub struct Tls {
     current: ArcSwap<Material>,
@@ -235,10 +241,11 @@ impl Tls {
         Material::read(config, &self.current.load()).judged()
     }
 
-    /// Puts it into force, and says what is other than it was. What `config` still serves though nobody wants it any
-    /// more keeps what it has.
-    pub fn put(&self, mut material: Material, config: &Config) -> Vec<News> {
+    /// Puts it into force, and says what is other than it was. What `config` serves and the material has not keeps what it
+    /// has: it leaves, or nothing was read. What it does not serve is forgotten.
+    pub fn put(&self, material: Option<Material>, config: &Config) -> Vec<News> {
         let before = self.current.load_full();
+        let mut material = material.unwrap_or_default();
         for frontend in config.frontends.iter().filter(|frontend| frontend.has_tls()) {
             if let Some(section) = before.frontends.get(&frontend.id) {
                 material.frontends.entry(frontend.id).or_insert_with(|| Arc::clone(section));
@@ -249,12 +256,20 @@ impl Tls {
                 material.backends.entry(backend.name.clone()).or_insert_with(|| Arc::clone(section));
             }
         }
-        self.replace(material)
+        self.replace(material.with_warnings())
     }
 
-    /// Looks whether files have changed, and takes what is good. What is broken is told once.
-    pub fn look(&self) -> Vec<News> {
-        self.replace(self.current.load().again())
+    /// Looks whether files have changed. It takes as long as their disk does, and changes nothing.
+    pub fn look(&self) -> Look {
+        let before = self.current.load_full();
+        Look { next: before.again(), before }
+    }
+
+    /// Takes what is good of what a look found. What is broken is told once. Nothing where something was put into force
+    /// meanwhile: the next look begins with that.
+    pub fn take(&self, look: Look) -> Vec<News> {
+        let is_old = !Arc::ptr_eq(&look.before, &self.current.load());
+        if is_old { Vec::new() } else { self.replace(look.next) }
     }
 
     fn replace(&self, next: Material) -> Vec<News> {

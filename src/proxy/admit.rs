@@ -114,7 +114,7 @@ pub fn admit_new(
     // Where there are bans, too, or nothing to ask, it is looked at apart: a frontend with a pace alone pays for that alone.
     let Some(pace) = frontend.only_pace else { return admit_otherwise(flow, frontend, now, snapshot, memory) };
     let ip = flow.remote.ip();
-    let source = frontend.rate_key(snapshot.keys.source(ip));
+    let source = frontend.rate_key(snapshot.keys.source(bans::who(ip)));
     let admitted = frontend.trusted.contains(ip) || memory.shared.sources.admit(source, now, pace);
     if admitted { Ok(()) } else { Err(Reason::RateLimited) }
 }
@@ -178,7 +178,7 @@ fn is_in_time(
     snapshot: &Snapshot,
     memory: &Memory,
 ) -> bool {
-    let key = || counted.key(frontend.rate_key(snapshot.keys.source(ip)));
+    let key = || counted.key(frontend.rate_key(snapshot.keys.source(bans::who(ip))));
     frontend.paces.of(counted).is_none_or(|pace| memory.shared.sources.admit(key(), now, pace))
 }
 

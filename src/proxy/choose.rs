@@ -5,6 +5,7 @@ use crate::balance::Balance;
 use crate::config::{Stick, StickOn};
 use crate::sip::header::{Address, trim};
 use crate::sip::name::Name;
+use crate::sip::text::parse_ip;
 use crate::sip::token::NameHash;
 use crate::sip::{Method, Span, Uri};
 use crate::state::server::{Circuit, ServerState};
@@ -43,10 +44,10 @@ impl<'a> Case<'a> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
+        // It is a dialog's, and what opens something is in none: nobody chooses a server by a token, nor goes past limits.
+        let token = routed.token.filter(|_| !self.opens());
         let following = |server, why, pin| Choice { server, balanced: false, stick: None, why, pin, reserved: false };
-        if let Some(server) =
-            routed.token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none())
-        {
+        if let Some(server) = token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none()) {
             if let Some(pin) = self.memory.shared.pins.find(identity.call, self.now) {
                 self.touch_pin(pin);
             }
@@ -54,15 +55,13 @@ impl<'a> Case<'a> {
         }
         let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
-        let belongs = confirmed
-            || routed.token.is_some()
-            || self.in_dialog && pin.is_some()
-            || matches!(self.method, Method::Ack | Method::Cancel);
+        let follows = matches!(self.method, Method::Ack | Method::Cancel);
+        let belongs = follows || self.in_dialog && (token.is_some() || pin.is_some());
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }
         // It is its server's alone: another's 481 would end a dialog that a 503 leaves as it is.
-        if failed.is_some() && routed.token.is_some() && self.in_dialog {
+        if failed.is_some() && token.is_some() && self.in_dialog {
             return Err(Reason::NoServer);
         }
         let kept = pin.and_then(|pin| Some((pin, self.keeping(pin.server, pin.confirmed)?)));
@@ -180,8 +179,7 @@ impl<'a> Case<'a> {
                 let applies = |route: &&crate::config::Route| {
                     (route.methods.is_empty() || route.methods.iter().any(|m| m.as_bytes() == method))
                         && (route.clients.is_empty() || route.clients.iter().any(|net| net.contains(&ip)))
-                        && (route.hosts.is_empty()
-                            || route.hosts.iter().any(|h| h.as_bytes().eq_ignore_ascii_case(host)))
+                        && (route.hosts.is_empty() || route.hosts.iter().any(|h| is_same_host(h.as_bytes(), host)))
                 };
                 frontend.routes.iter().find(applies).map_or(frontend.backend, |route| route.backend)
             }
@@ -370,4 +368,10 @@ pub fn explain(snapshot: &Snapshot, backend: usize, key: u64, source: Option<IpA
     let server = backend.balance.find(key, preferred, true, |_| true).and_then(position)?;
     let candidates = backend.balance.candidates(key, preferred).into_iter().filter_map(position).collect();
     Some(Explanation { server, by_weight: backend.balance.region(key), preferred, candidates })
+}
+
+/// Whether a host of the configuration is the one in a URI. An IPv6 address has many texts.
+fn is_same_host(wanted: &[u8], host: &[u8]) -> bool {
+    let same_ip = || parse_ip(wanted).is_some_and(|ip| parse_ip(host) == Some(ip));
+    wanted.eq_ignore_ascii_case(host) || host.starts_with(b"[") && same_ip()
 }

@@ -158,7 +158,7 @@ impl<'a> Case<'a> {
         let bind = match named {
             Some(frontend) => snapshot.bind_for(frontend, connection.transport, &connection.local),
             // Its address is another frontend's since.
-            None => snapshot.binds.iter().position(|bind| bind.serves(connection.transport, &connection.local)),
+            None => snapshot.bind_at(connection.transport, &connection.local, |_| false),
         };
         let bind = bind.ok_or(Reason::FlowGone)?;
         let frontend = named.unwrap_or(usize::from(snapshot.binds[bind].frontend));
@@ -248,9 +248,8 @@ impl<'a> Case<'a> {
 fn transport_of(bytes: &[u8], uri: &Uri) -> Transport {
     let written = uri.param(bytes, b"transport").and_then(|param| param.value);
     match written.map(|value| value.of(bytes)) {
-        _ if uri.secure => Transport::Tls,
+        _ if uri.is_tls(bytes) => Transport::Tls,
         Some(value) if value.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
-        Some(value) if value.eq_ignore_ascii_case(b"tls") => Transport::Tls,
         _ => Transport::Udp,
     }
 }

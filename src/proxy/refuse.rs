@@ -4,6 +4,7 @@
 use crate::sip::Method;
 use crate::sip::reply::{Answer, Extra};
 use crate::state::Reason;
+use crate::state::bans;
 use crate::state::limits::Pace;
 
 use super::request::Identity;
@@ -22,7 +23,7 @@ impl Case<'_> {
         phrase: Option<&'static str>,
     ) -> Verdict {
         let remote = self.received.flow.remote;
-        let source = self.snapshot.keys.source(remote.ip());
+        let source = self.snapshot.keys.source(bans::who(remote.ip()));
         // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
         // Nor is who has a connection: the address is its own, and nobody repeats what was sent over it.
         let known = self.received.flow.connection.is_some()

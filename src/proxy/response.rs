@@ -10,7 +10,7 @@ use crate::state::Reason;
 use crate::state::response_times::Timed;
 use crate::state::server::{Circuit, Sign};
 use crate::state::snapshot::Server;
-use crate::state::stick_table::{Marks, Written};
+use crate::state::stick_table::Marks;
 
 use super::{Case, Datagram, Hop, Passage, Peer, Received, Verdict, may_send_to, unspecified};
 
@@ -52,6 +52,7 @@ impl Case<'_> {
         match branch.direction {
             Direction::ToServer if !self.is_from(&snapshot.servers[server]) => return Err(Reason::StrangerResponse),
             Direction::ToServer => self.came_from_server(server),
+            Direction::ToClient if self.is_denied() => return Err(Reason::Denied),
             Direction::ToClient => self.came_from_client(),
         }
         let came_by = snapshot.binds[self.received.bind].frontend as usize;
@@ -99,11 +100,8 @@ impl Case<'_> {
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
         let (pins, method) = (&self.memory.shared.pins, self.method);
         let written = match direction {
-            Direction::ToClient if status >= 300 && method == Method::Invite => {
-                pins.refused_by_client(call, owner.id, self.now)
-            }
-            Direction::ToClient if status >= 300 => Written::default(),
-            _ => pins.answered(call, owner.id, method, status, self.now, expire),
+            Direction::ToClient => pins.answered_by_client(call, owner.id, method, status, self.now, expire),
+            Direction::ToServer => pins.answered(call, owner.id, method, status, self.now, expire),
         };
         snapshot.count_call(written, server, false);
         if owner.counts_transactions && direction == Direction::ToServer && status >= 200 {
@@ -115,6 +113,11 @@ impl Case<'_> {
     fn is_from(&self, server: &Server) -> bool {
         let Received { flow, peer, .. } = self.received;
         peer == Some(server.id) || server.sends_from(&flow.remote, flow.connection.is_some())
+    }
+
+    /// Whether nothing is taken from who sends it, who is no server.
+    fn is_denied(&self) -> bool {
+        self.frontend.deny.contains(self.received.flow.remote.ip()) && self.received.server(self.snapshot).is_none()
     }
 
     /// Whether this is the way to a configured server: to this one, mostly.

@@ -236,7 +236,7 @@ impl Reader<'_> {
         let ours = maddr
             .value
             .and_then(|value| crate::sip::text::parse_ip(value.of(self.bytes)))
-            .map(|ip| SocketAddr::new(ip, uri.port_or_default()))
+            .map(|ip| SocketAddr::new(ip, uri.port_or_default(self.bytes)))
             .is_some_and(|address| address == self.came_to || self.snapshot.is_own(&address));
         if !ours {
             return;

@@ -187,5 +187,5 @@ pub fn cut_source_header(edits: &mut Edits, bytes: &[u8], message: &Message, nam
 /// The address of a URI's host or of its `maddr` (RFC 3261 §19.1.1): where a request to it would go. `None` for names.
 pub fn target(bytes: &[u8], uri: &Uri) -> Option<SocketAddr> {
     let maddr = uri.param(bytes, b"maddr").and_then(|maddr| text::parse_ip(maddr.value?.of(bytes)));
-    Some(SocketAddr::new(maddr.or_else(|| uri.ip(bytes))?, uri.port_or_default()))
+    Some(SocketAddr::new(maddr.or_else(|| uri.ip(bytes))?, uri.port_or_default(bytes)))
 }

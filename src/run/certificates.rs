@@ -1,12 +1,19 @@
 //! The files of TLS: read at start and by a reload, and looked at while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinError;
 
 use super::{Balancer, StartError};
 use crate::admin::Who;
 use crate::admin::journal::{Change, Kind};
 use crate::config::Config;
-use crate::net::tls::{Fault, Material, News, Tls};
+use crate::net::tls::{Fault, Look, Material, News, Tls};
+
+/// Longer than a disk that works needs for hundreds of certificates. A reload does not wait for one that hangs: meanwhile no
+/// server is taken out.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the certificates, keys and authorities that a configuration names.
 ///
@@ -26,15 +33,28 @@ impl Balancer {
     /// own does it, so that checks go on.
     pub(super) async fn prepare_tls(&self, wanted: &Config) -> Result<Material, String> {
         let (tls, wanted) = (Arc::clone(&self.tls), wanted.clone());
-        let read = tokio::task::spawn_blocking(move || tls.prepare(&wanted)).await;
+        let read = tokio::task::spawn_blocking(move || tls.prepare(&wanted));
+        let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
+            return Err("certificates: the disk that they are on does not answer; nothing was changed\n".to_owned());
+        };
         let prepared = read.map_err(|error| format!("certificates: {error}; nothing was changed\n"))?;
         prepared.map_err(|faults| format!("{faults}nothing was changed\n"))
     }
 
-    /// Takes certificates that have changed. What is broken is said once, and what was there stays.
-    pub(super) async fn look_at_certificates(&self) {
+    /// Begins to look whether certificates have changed, unless the last look has not ended: a disk may hang, and nobody
+    /// waits for it.
+    pub(super) fn look_at_certificates(&mut self) {
         let tls = Arc::clone(&self.tls);
-        let news = tokio::task::spawn_blocking(move || tls.look()).await;
+        if self.looks.is_empty() {
+            self.looks.spawn_blocking(move || tls.look());
+        } else {
+            tracing::warn!("certificates: the disk has not answered since the last look: new ones are not taken");
+        }
+    }
+
+    /// Takes certificates that have changed. What is broken is said once, and what was there stays.
+    pub(super) fn take_certificates(&self, looked: Result<Look, JoinError>) {
+        let news = looked.map(|look| self.tls.take(look));
         for news in news.unwrap_or_else(|error| vec![News::Warning(format!("certificates: {error}"))]) {
             match news {
                 News::Taken(what) => {

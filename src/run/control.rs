@@ -72,7 +72,8 @@ impl Balancer {
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
                 Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.let_go().await,
-                _ = certificates.tick() => self.look_at_certificates().await,
+                _ = certificates.tick() => self.look_at_certificates(),
+                Some(looked) = self.looks.join_next() => self.take_certificates(looked),
                 _ = tell.tick() => {
                     self.told.tell(&self.setup.snapshot.load());
                     self.sum_up_bans();

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::admin::follow;
 use crate::admin::http::Doors;
@@ -38,7 +39,7 @@ use crate::admin::journal::Journal;
 use crate::admin::{Request, View};
 use crate::config::Config;
 use crate::net::check::News;
-use crate::net::tls::Tls;
+use crate::net::tls::{Look, Tls};
 use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::Snapshot;
@@ -86,6 +87,8 @@ pub struct Balancer {
     names: Names,
     /// Handshakes take what they need from here.
     tls: Arc<Tls>,
+    /// The look at their files that is under way: one, or none.
+    looks: JoinSet<Look>,
     news: mpsc::Receiver<News>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,

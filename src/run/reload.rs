@@ -155,7 +155,7 @@ impl Balancer {
         self.workers.tell(|_| closed.iter().cloned().map(Order::Drain).collect()).await;
         service::forget(&closed, &previous, &next);
         // Before anybody shakes hands at a new address.
-        let news = tls.map_or_else(Vec::new, |tls| self.tls.put(tls, &basis.config));
+        let news = self.tls.put(tls, &basis.config);
         (self.basis, self.slow_starts) = (basis, slow_starts);
         self.setup.shared.connections.set_room(room);
         self.publish(next);

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU64;
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::certificates::{read_tls, tell_warnings};
 use super::checks::Checks;
@@ -344,6 +345,7 @@ impl Balancer {
             checks,
             names,
             tls,
+            looks: JoinSet::new(),
             news,
             requests,
             door,

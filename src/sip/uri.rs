@@ -90,8 +90,14 @@ impl Uri {
     }
 
     /// The port that it means (RFC 3261 §19.1.2).
-    pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(if self.secure { DEFAULT_PORT + 1 } else { DEFAULT_PORT })
+    pub fn port_or_default(&self, bytes: &[u8]) -> u16 {
+        self.port.unwrap_or_else(|| if self.is_tls(bytes) { DEFAULT_PORT + 1 } else { DEFAULT_PORT })
+    }
+
+    /// Whether it wants TLS: by its scheme, or by its `transport`.
+    pub fn is_tls(&self, bytes: &[u8]) -> bool {
+        let written = || self.param(bytes, b"transport")?.value;
+        self.secure || written().is_some_and(|value| value.of(bytes).eq_ignore_ascii_case(b"tls"))
     }
 }
 
@@ -126,11 +132,12 @@ mod tests {
         let bytes = text.as_bytes();
         assert!(uri.secure);
         assert_eq!(uri.user.unwrap().of(bytes), b"a;b?c:pw");
-        assert_eq!((uri.ip(bytes), uri.port_or_default()), (Some("2001:db8::1".parse().unwrap()), 99));
+        assert_eq!((uri.ip(bytes), uri.port_or_default(bytes)), (Some("2001:db8::1".parse().unwrap()), 99));
         assert!(uri.param(bytes, b"LR").is_some());
         assert_eq!(uri.param(bytes, b"maddr").unwrap().value.unwrap().of(bytes), b"1.2.3.4");
-        assert_eq!(parse("SIP:host.example").unwrap().port_or_default(), 5060);
-        assert_eq!(parse("sips:h").unwrap().port_or_default(), 5061);
+        let port = |text: &str| parse(text).unwrap().port_or_default(text.as_bytes());
+        assert_eq!((port("SIP:host.example"), port("sips:h")), (5060, 5061));
+        assert_eq!((port("sip:h;Transport=TLS"), port("sip:h;transport=tcp")), (5061, 5060));
     }
 
     #[test]

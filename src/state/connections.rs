@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
+use super::bans::who;
 use super::counters::Counter;
 use super::lookup::hasher;
 use crate::sip::token::NameHash;
@@ -102,7 +103,7 @@ impl Connections {
 
     /// Counts a client's connection, unless there are so many of its frontend's source already.
     pub fn admit(&self, frontend: NameHash, remote: SocketAddr, most: u32) -> bool {
-        let mut count = self.sources.entry((frontend, remote.ip())).or_default();
+        let mut count = self.sources.entry((frontend, who(remote.ip()))).or_default();
         let admitted = *count < most;
         *count += u32::from(admitted);
         admitted
@@ -110,7 +111,7 @@ impl Connections {
 
     /// A connection that was admitted has ended.
     pub fn release(&self, frontend: NameHash, remote: SocketAddr) {
-        let key = (frontend, remote.ip());
+        let key = (frontend, who(remote.ip()));
         self.sources.remove_if_mut(&key, |_, count| {
             *count = count.saturating_sub(1);
             *count == 0

@@ -168,6 +168,14 @@ impl Records {
         }
     }
 
+    /// `clear counters all`: how often something failed or went down is counted anew. How long stays, as with HAProxy.
+    pub fn clear(&mut self) {
+        for record in self.servers.values_mut() {
+            (record.downs, record.failed_checks, record.passed_checks) = (0, 0, 0);
+        }
+        self.backends.values_mut().for_each(|uptime| uptime.downs = 0);
+    }
+
     /// A server's health changed.
     pub fn changed(&mut self, id: NameHash, transition: Transition) {
         let Some(record) = self.servers.get_mut(&id) else { return };

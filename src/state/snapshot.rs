@@ -1,6 +1,7 @@
 //! One generation of routing state: what was configured, tied to who is usable now. Immutable; swapped whole.
 
 mod candidates;
+mod own;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use self::candidates::candidates;
+use self::own::OwnAddresses;
 use super::bans::Rule;
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
@@ -361,28 +363,18 @@ impl Snapshot {
     /// Whether an address and port are ours.
     #[inline]
     pub fn is_own(&self, address: &SocketAddr) -> bool {
-        self.own.addresses.get(address).is_some() || self.own.is_relay(*address)
+        self.own.has(address)
     }
 
     /// Whether an address is ours, on any port.
     pub fn is_own_ip(&self, ip: IpAddr) -> bool {
-        self.own.ips.contains(&ip)
+        self.own.has_ip(ip)
     }
 
     /// Whether a URI's host and port mean us: bind, advertise, inside, alias, or the address that the message came to
     /// (docs/rules.md 6).
     pub fn means_us(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
-        match uri.ip(bytes) {
-            Some(ip) => {
-                let address = SocketAddr::new(ip, uri.port_or_default());
-                address == came_to || self.is_own(&address)
-            }
-            None => {
-                let host = uri.host.of(bytes);
-                uri.port.is_none_or(|port| self.own.ports.contains(&port))
-                    && self.own.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
-            }
-        }
+        self.own.is_meant(uri, bytes, came_to)
     }
 
     /// The position of the relay that has a socket on this address, as it is bound.
@@ -408,10 +400,24 @@ impl Snapshot {
     #[inline]
     pub fn bind_for(&self, frontend: usize, transport: Transport, local: &SocketAddr) -> Option<usize> {
         let of_frontend = |bind: &Bind| bind.frontend as usize == frontend && bind.transport == transport;
-        let exact = self.binds.iter().position(|bind| bind.serves(transport, local));
-        exact.or_else(|| {
+        self.bind_at(transport, local, of_frontend).or_else(|| {
             self.binds.iter().position(|bind| of_frontend(bind) && bind.address.is_ipv4() == local.is_ipv4())
         })
+    }
+
+    /// The bind of an address of ours: its own, where there is one, as it is for what comes to it; else a wildcard, one that is
+    /// `preferred` first.
+    #[inline]
+    pub fn bind_at(
+        &self,
+        transport: Transport,
+        local: &SocketAddr,
+        preferred: impl Fn(&Bind) -> bool,
+    ) -> Option<usize> {
+        let serves = |bind: &Bind| bind.serves(transport, local);
+        let own = self.binds.iter().position(|bind| serves(bind) && !bind.is_wildcard());
+        own.or_else(|| self.binds.iter().position(|bind| serves(bind) && preferred(bind)))
+            .or_else(|| self.binds.iter().position(serves))
     }
 }
 
@@ -520,56 +526,6 @@ fn max_calls(server: &config::Server, states: &HashMap<NameHash, ServerState>) -
 
 fn tells_load(backend: &config::Backend, states: &HashMap<NameHash, ServerState>) -> bool {
     backend.balance.asks_for_load() || backend.servers.iter().any(|server| max_calls(server, states) > 0)
-}
-
-/// Everything that means us.
-struct OwnAddresses {
-    addresses: AddressMap,
-    ips: Set<IpAddr>,
-    ports: Set<u16>,
-    aliases: Vec<Box<[u8]>>,
-    relays: Vec<RelayBind>,
-}
-
-impl OwnAddresses {
-    fn new(config: &Config, host: &Host, plan: &Plan) -> Self {
-        let mut own = Self {
-            addresses: AddressMap::default(),
-            ips: Set::with_hasher(hasher()),
-            ports: Set::with_hasher(hasher()),
-            aliases: Vec::new(),
-            relays: plan.relays.clone(),
-        };
-        for relay in &plan.relays {
-            own.ips.extend(Some(relay.ip).filter(|ip| !ip.is_unspecified()));
-            own.ips.extend(host.interfaces.iter().filter(|_| relay.ip.is_unspecified()));
-        }
-        for bind in &plan.binds {
-            own.ports.insert(bind.address.port());
-            own.extend(bind.outer.as_ref().map(|outer| outer.address));
-            if bind.is_wildcard() {
-                let like = |ip: &&IpAddr| ip.is_ipv4() == bind.address.is_ipv4();
-                own.extend(host.interfaces.iter().filter(like).map(|ip| SocketAddr::new(*ip, bind.address.port())));
-            } else {
-                own.extend([bind.address]);
-            }
-        }
-        own.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
-        own.aliases.extend(config.frontends.iter().flat_map(|f| &f.aliases).map(|alias| alias.as_bytes().into()));
-        own
-    }
-
-    /// Whether it is a port of a relay. There are few relays, and none of their ports is written down one by one.
-    fn is_relay(&self, address: SocketAddr) -> bool {
-        self.relays.iter().any(|relay| relay.serves(address)) && self.ips.contains(&address.ip())
-    }
-
-    fn extend(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
-        for address in addresses {
-            self.addresses.insert(address, 0);
-            self.ips.insert(address.ip());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use trunkline::config::Config;
-use trunkline::net::tls::{Tls, server_name};
+use trunkline::net::tls::{News, Tls, server_name};
 use trunkline::sip::token::NameHash;
 
 use super::process::{DEADLINE, spawn};
@@ -176,6 +176,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Looks at the files and takes what is good.
+pub fn looked(tls: &Tls) -> Vec<News> {
+    tls.take(tls.look())
 }
 
 /// Connects to a server of a configuration as its backend does, and hears whether it is heard.

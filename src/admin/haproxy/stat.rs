@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::fields::Field;
 use crate::admin::picture::{Backend, Count, Frontend, Picture, Region, Server};
-use crate::state::Reason;
 use crate::state::health::Outcome;
 use crate::state::server::{Admin, Circuit, Health, Rest};
 
@@ -166,9 +165,6 @@ fn whole(rate: f64) -> u64 {
 fn frontend(of: &Frontend) -> Row {
     use Field::*;
     let mut row = Row::new(Kind::Frontend, &of.name, "FRONTEND", (of.iid, 0));
-    let sum = |reasons: &[Reason]| reasons.iter().map(|reason| of.reasons[*reason as usize]).sum();
-    let denied = sum(&[Reason::Denied, Reason::Scanner, Reason::RateLimited]);
-    let malformed = sum(&[Reason::Malformed, Reason::NotSip, Reason::Junk, Reason::TooLong, Reason::Unanswerable]);
     let (rates, tally) = (&of.rates, &of.tally);
     row.numbers([
         (scur, whole(rates.active.now)),
@@ -177,8 +173,8 @@ fn frontend(of: &Frontend) -> Row {
         (stot, tally[Count::Calls]),
         (bin, tally[Count::BytesIn]),
         (bout, tally[Count::BytesOut]),
-        (dreq, denied),
-        (ereq, malformed),
+        (dreq, tally[Count::Denied]),
+        (ereq, tally[Count::Malformed]),
         (rate, whole(rates.calls.now)),
         (rate_max, whole(rates.calls.most)),
         (conn_rate, whole(rates.connections.now)),

@@ -265,9 +265,13 @@ fn sum(live: &PerWorker<FrontendCounters>, counter: fn(&FrontendCounters) -> &Co
     live.sum(counter)
 }
 
+const DENIED: [Reason; 3] = [Reason::Denied, Reason::Scanner, Reason::RateLimited];
+const MALFORMED: [Reason; 5] = [Reason::Malformed, Reason::NotSip, Reason::Junk, Reason::TooLong, Reason::Unanswerable];
+
 /// What was counted of a frontend.
 pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
     let of = |counter| sum(live, counter);
+    let reasons = |reasons: &[Reason]| reasons.iter().map(|reason| live.sum(|l| l.reasons.of(*reason))).sum();
     let (counted, mut refused, mut dropped) = (live.counted(), 0, 0);
     for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::AckAbsorbed) {
         *if reason.answer().is_some() { &mut refused } else { &mut dropped } += live.sum(|l| l.reasons.of(*reason));
@@ -282,6 +286,8 @@ pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
         (Count::Connections, of(|l| &l.connections) + of(|l| &l.flows_opened)),
         (Count::Refused, refused),
         (Count::Dropped, dropped),
+        (Count::Denied, reasons(&DENIED)),
+        (Count::Malformed, reasons(&MALFORMED)),
     ] {
         tally[count] = n;
     }

@@ -69,6 +69,9 @@ counts! {
     Received,
     Refused,
     Dropped,
+    /// Refused or dropped because of who sent it, and because of how it is written.
+    Denied,
+    Malformed,
     Failed,
     Unreachable,
     /// Went elsewhere because a breaker was half-open.

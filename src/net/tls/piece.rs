@@ -4,9 +4,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::hash::Hasher;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::fcntl::OFlag;
 
 /// The most that one file may have: all authorities of the web have 220 KB, chain and key of a name 10.
 const LONGEST: u64 = 4 << 20;
@@ -145,8 +147,13 @@ impl Stamp {
 
 fn read(file: &Path, whose: &str) -> Result<Text, Fault> {
     let unread = |error: io::Error| Fault::unread(file, &error, whose);
-    let opened = File::open(file).map_err(unread)?;
-    let open = opened.metadata().map_err(unread)?.mode() & 0o004 != 0;
+    // What waits for a writer, as a FIFO does, would be waited for as long.
+    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file).map_err(unread)?;
+    let known = opened.metadata().map_err(unread)?;
+    if !known.is_file() {
+        return Err(Fault::new(file, "is no file", format!("{whose} wants certificates in PEM")));
+    }
+    let open = known.mode() & 0o004 != 0;
     let mut bytes = Vec::new();
     opened.take(LONGEST + 1).read_to_end(&mut bytes).map_err(unread)?;
     if bytes.len() as u64 > LONGEST {

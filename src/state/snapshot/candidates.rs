@@ -39,19 +39,26 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
         };
         backend.regions.iter().zip(0..).map(of).collect()
     };
+    let primary: Who<'_> = &|server| !server.backup;
+    let backup: Who<'_> = &|server| server.backup;
+    // Who prefers a region without weight is served there, however the others fare: their backups are none of its business.
+    let usual = regions(primary, &|state| state.takes_new() || state.takes_trials());
+    let beside = |others: Vec<Region>| -> Vec<Region> {
+        let serves = |region: &Region| region.weight == 0 && region.servers.iter().any(|server| server.weight > 0);
+        others.into_iter().zip(&usual).map(|(other, own)| if serves(own) { own.clone() } else { other }).collect()
+    };
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    let primary: Who<'_> = &|server| !server.backup;
-    let backup: Who<'_> = &|server| server.backup;
     for doubtful in [false, true] {
         let wanted = |state: ServerState| state.takes_new() || doubtful && state.is_doubtful();
         let or_trials = |state: ServerState| wanted(state) || state.takes_trials();
         if anybody(&regions(primary, &wanted)) {
-            return (regions(primary, &or_trials), doubtful);
+            return (beside(regions(primary, &or_trials)), doubtful);
         }
         if anybody(&regions(backup, &wanted)) {
-            return (regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials), doubtful);
+            let spare = regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials);
+            return (beside(spare), doubtful);
         }
     }
     let regions = match backend.when_all_down {
@@ -59,7 +66,7 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
         WhenAllDown::Reject => regions(&|server| !server.backup || state(server.id).takes_trials(), &|state| {
             state.takes_new() || state.takes_trials()
         }),
-        WhenAllDown::Forward => regions(primary, &|state| state.admin == Admin::Ready),
+        WhenAllDown::Forward => beside(regions(primary, &|state| state.admin == Admin::Ready)),
     };
     (regions, false)
 }
