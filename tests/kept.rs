@@ -521,4 +521,15 @@ fn a_restore_that_is_refused_writes_nothing() {
     // To look at it first.
     assert_eq!(trunkline(&["restore", "--root", &root, &path("edge.tar")]).0, Some(0));
     assert_eq!(fs::read_to_string(format!("{root}{named}")).unwrap(), node.text());
+    // The service may put a link into its own folder: root does not follow it, nor gives away what it leads to.
+    let (state, victim) = (format!("{root}{}", node.path("state").display()), path("victim"));
+    fs::create_dir(&victim).unwrap();
+    fs::remove_dir_all(format!("{state}/history")).unwrap();
+    std::os::unix::fs::symlink(&victim, format!("{state}/history")).unwrap();
+    for place in [&state, &format!("{state}/history")] {
+        std::os::unix::fs::lchown(place, Some(901), Some(901)).unwrap();
+    }
+    let (code, said) = trunkline(&["restore", "--force", "--root", &root, &path("edge.tar")]);
+    assert!(code == Some(1) && said.contains("its folder is a link that somebody else made"), "{said}");
+    assert_eq!((fs::metadata(&victim).unwrap().uid(), tree(Path::new(&victim)).len()), (0, 0));
 }

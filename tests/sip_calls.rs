@@ -349,3 +349,116 @@ fn a_bye_that_reaches_nobody_ends_the_call() {
     node.set(&name, ServerState::default());
     assert_eq!(phone(&mut node, &request("INFO", URI, &[TOTAG, "CSeq: 3 INFO"])).to(), k);
 }
+
+/// A phone keeps the Vias of all that its server ever asked: whoever shows them again later begins no call with them.
+#[test]
+fn an_old_answer_of_a_client_begins_no_call() {
+    let mut node = Node::new(CONFIG);
+    let ask = |node: &mut Node, method: &str, call: &str| {
+        let lines = ["Via: SIP/2.0/UDP 10.0.10.11:5060;branch=z9hG4bKk1".to_owned(), format!("Call-ID: {call}")];
+        node.receive(
+            addr(SERVER),
+            addr(INSIDE),
+            &request(method, &format!("sip:bob@{PHONE}"), &lines.each_ref().map(String::as_str)),
+        )
+    };
+    let ping = ask(&mut node, "OPTIONS", "ping");
+    let answer = response(&ping.text().replace("CSeq: 1 OPTIONS", "CSeq: 1 INVITE"), "200 OK", &[]);
+    for seconds in [0, 3_000] {
+        wait(&mut node, seconds);
+        assert_eq!(phone(&mut node, &answer).to(), addr(SERVER), "a response goes home");
+        assert_eq!(
+            (
+                calls(&node),
+                node.memory.shared.pins.find(node.keys.call(b"ping"), node.now).is_some_and(|pin| pin.confirmed)
+            ),
+            (0, false)
+        );
+    }
+    let invite = ask(&mut node, "INVITE", "ring");
+    phone(&mut node, &response(&invite.text(), "200 OK", &[]));
+    assert_eq!(calls(&node), 1, "what rings is a call when it is answered");
+}
+
+/// What comes from a denied network is not taken, whatever it is; a server there is a server.
+#[test]
+fn who_is_denied_answers_nothing() {
+    let denied = "backend = \"pbx\"\n[frontend.limits]\ndeny = [\"198.51.100.0/24\", \"10.0.10.12/32\"]\n";
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", denied, 1));
+    for from in [PHONE, "10.0.10.12:5060", B] {
+        let via = format!("Via: SIP/2.0/UDP {SERVER};branch=z9hG4bKk{}", from.len());
+        let ping = node.receive(addr(SERVER), addr(INSIDE), &request("OPTIONS", &format!("sip:bob@{PHONE}"), &[&via]));
+        let answer = node.receive(addr(from), addr(OUTSIDE), &response(&ping.text(), "200 OK", &[]));
+        match from {
+            PHONE => assert_eq!(answer, Outcome::Dropped(Reason::Denied)),
+            _ => assert_eq!(answer.to(), addr(SERVER), "{from}"),
+        }
+    }
+}
+
+/// A token is a dialog's. What has no To tag is in none: it is limited, and goes where new calls go.
+#[test]
+fn nothing_is_opened_by_a_token_or_beside_a_call() {
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", LIMITED, 1));
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
+    let d = token(&node.keys, CALL, &sealed(SealedIn::RecordRoute, &name, addr(OUTSIDE), addr(PHONE)));
+    let route = format!("Route: <sip:{d}@{OUTSIDE};lr>");
+    for method in ["INVITE", "REGISTER", "MESSAGE"] {
+        for lines in [&[route.as_str()][..], &[]] {
+            let via = format!("Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bK{method}{};rport", lines.len());
+            let outcome = phone(&mut node, &request(method, URI, &[&[via.as_str()], lines].concat()));
+            assert_eq!(outcome, Outcome::Dropped(Reason::RateLimited), "{method} {lines:?}");
+        }
+    }
+    assert_eq!(phone(&mut node, &request("BYE", URI, &[TOTAG, &route])).to(), k, "the dialog goes on");
+    let tagless = phone(&mut node, &request("BYE", URI, &[&route, "CSeq: 7 BYE"]));
+    assert_eq!(tagless.to(), k, "even where the other end never had a tag");
+    // Its pin expires, and its server takes no new calls.
+    wait(&mut node, 100_000);
+    node.set(&name, drain());
+    let outcome = phone(&mut node, &request("INVITE", URI, &[&route]));
+    assert!(outcome.status().is_none() && outcome.to() != k, "{outcome:?}");
+    assert!(!outcome.text().contains("Route: <sip:d"), "our Route is off: {}", outcome.text());
+}
+
+/// Who has an address of a network of IPv6 has all of them.
+#[test]
+fn a_network_of_ipv6_is_one_source() {
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", LIMITED, 1));
+    let mut open = |from: &str, n: u32| {
+        let lines = [format!("Via: SIP/2.0/UDP [2001:db8:1::1];branch=z9hG4bKv{n};rport"), format!("Call-ID: v6-{n}")];
+        let bytes = request("INVITE", URI, &lines.each_ref().map(String::as_str));
+        node.receive(addr(from), addr("[2001:db8:f::10]:5060"), &bytes)
+    };
+    assert!(matches!(open("[2001:db8:1::1]:5060", 1), Outcome::Sent { .. }));
+    assert_eq!(open("[2001:db8:1::ffff:2]:5061", 2), Outcome::Dropped(Reason::RateLimited));
+    assert!(matches!(open("[2001:db8:1:1::1]:5060", 3), Outcome::Sent { .. }), "another network");
+}
+
+/// What an operator writes as an address is that address in every spelling.
+#[test]
+fn a_route_finds_an_ipv6_host_in_any_spelling() {
+    let route = "\n[[frontend.route]]\nhosts = [\"2001:db8::77\", \"192.0.2.9\"]\nbackend = \"other\"\n\n[[backend]]\nname = \"other\"\n\
+                 [[backend.server]]\nname = \"o\"\naddress = \"udp://10.0.10.13:5060\"\n\n[[backend]]";
+    let mut node = Node::new(&CONFIG.replacen("\n[[backend]]", route, 1));
+    for (uri, at_other) in
+        [("sip:1@[2001:DB8:0::77]", true), ("sip:1@192.0.2.9", true), ("sip:1@[2001:db8::78]", false)]
+    {
+        let outcome = phone(&mut node, &request("OPTIONS", uri, &[&format!("Call-ID: {}", uri.len())]));
+        assert_eq!(node.server_of(&outcome) == "other/o", at_other, "{uri}: {outcome:?}");
+    }
+}
+
+/// Nobody is turned against where we are looked at, whoever registers such a Contact.
+#[test]
+fn a_server_is_not_sent_to_an_address_of_admin() {
+    let text = format!("[admin]\nstats = \"10.0.9.9:8404\"\n{CONFIG}");
+    let mut node = Node::new(&text);
+    for (to, status) in [("10.0.9.9:5060", Some(403)), ("10.0.9.8:5060", None)] {
+        let via = format!("Via: SIP/2.0/UDP {SERVER};branch=z9hG4bKa{to}");
+        let outcome = node.receive(addr(SERVER), addr(INSIDE), &request("INVITE", &format!("sip:b@{to}"), &[&via]));
+        assert_eq!(outcome.status(), status, "{to}: {outcome:?}");
+    }
+}

@@ -8,6 +8,7 @@ use std::process::Command;
 use support::core::config;
 use support::pki::{ECDSA, Pki, Wanted, openssl};
 use support::process::{global, output, program};
+use support::tls_peers::looked;
 use tempfile::TempDir;
 use trunkline::config::Config;
 use trunkline::net::tls::{News, Tls};
@@ -118,7 +119,7 @@ fn everything_that_is_wrong_with_a_folder_is_said_at_once_with_what_to_do() {
     assert_eq!(of(&folder.join("good.pem")), [""; 0]);
     assert!(!of(&away).is_empty() && said.contains("away.pem: error: is not there"), "{said}");
     assert!(said.contains("`client_ca` of frontend \"sips\" needs it"), "{said}");
-    assert!(said.contains(&format!("{}: error: cannot be read: Is a directory", folder.display())), "{said}");
+    assert!(said.contains(&format!("{}: error: is no file", folder.display())), "{said}");
     let secrets =
         broken.iter().flat_map(|broken| broken.text.lines().chain(broken.key.iter().flat_map(|key| key.lines())));
     for secret in secrets.filter(|line| line.len() > 20 && !line.starts_with("-----")) {
@@ -214,4 +215,31 @@ fn another_configuration_is_read_before_anything_is_touched() {
     assert!(tls.server_config(sips).is_some() && tls.server_config(NameHash::of("other")).is_some());
     tls.put(tls.prepare(&plain).ok(), &plain);
     assert!(tls.server_config(sips).is_none(), "it is gone");
+
+    // The same where nothing is read because only what left is gone; and what was looked at before says nothing of it.
+    tls.put(tls.prepare(&plain).ok(), &leaving);
+    tls.put(Some(tls.prepare(&before).unwrap()), &before);
+    let (look, mut both) = (tls.look(), before.clone());
+    both.frontends.extend(plain.frontends.iter().cloned());
+    tls.put(tls.prepare(&plain).ok(), &both);
+    assert!(tls.server_config(sips).is_some() && tls.server_config(NameHash::of("other")).is_some());
+    tls.put(None, &plain);
+    assert!(tls.server_config(sips).is_none() && tls.server_config(NameHash::of("other")).is_some());
+    assert_eq!((tls.take(look), names(&tls)), (vec![], vec!["one.example.ng".to_owned()]));
+    assert!(tls.server_config(sips).is_none(), "what left does not come back");
+}
+
+/// Who reads it would wait for whoever writes it, for ever, and with it everything else.
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let pki = Pki::new();
+    let folder = pki.path("certs");
+    std::fs::create_dir(&folder).unwrap();
+    pki.put(&folder.join("a.pem"), &pki.pem("a", "DNS:a.example.ng"));
+    let config = config(&text(&format!("certificates = {folder:?}"), "verify = false"));
+    let tls = Tls::load(&config).unwrap();
+    nix::unistd::mkfifo(&folder.join("z.pem"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let news = looked(&tls);
+    assert!(matches!(&news[..], [News::Kept(fault)] if fault.what == "is no file"), "{news:?}");
+    assert!(faults(&config).contains("z.pem: error: is no file"), "{}", faults(&config));
 }

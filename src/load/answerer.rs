@@ -306,6 +306,9 @@ impl Run {
     }
 }
 
+/// One call of so many may miss its ACK.
+const MOST_WITHOUT_ACK: u64 = 4;
+
 /// What the servers report at the end.
 #[derive(Clone, Debug)]
 pub struct AnswerReport {
@@ -328,12 +331,19 @@ impl AnswerReport {
         (incoming, call_backs)
     }
 
-    /// Whether the books balance, no request came to the wrong server, no call that came was stranded or given up, and
-    /// every phone that was called answered. Cancelled calls and those that the end cut off are no failures.
+    /// Calls that went on or ended though nobody had acknowledged their 200, all servers together.
+    pub fn without_ack(&self) -> u64 {
+        self.servers.iter().map(|server| server.counters.without_ack.get()).sum()
+    }
+
+    /// Whether the books balance, no request came to the wrong server, no call that came was stranded or given up, ACKs
+    /// arrive, and every phone that was called answered. Cancelled calls and those that the end cut off are no failures.
     pub fn succeeded(&self) -> bool {
         let (incoming, call_backs) = self.totals();
         let kept = incoming.lost + incoming.stranded_total() + call_backs.failed() == 0;
-        self.balances() && self.misdirected() == 0 && kept
+        // A few are lost or overtaken; of so many somebody loses them.
+        let acknowledged = self.without_ack() * MOST_WITHOUT_ACK <= incoming.answered;
+        self.balances() && self.misdirected() == 0 && kept && acknowledged
     }
 
     /// Whether every call is in exactly one column.
@@ -371,7 +381,12 @@ impl fmt::Display for AnswerReport {
         let sum = |of: fn(&ServerView) -> u64| self.servers.iter().map(|server| of(server)).sum::<u64>();
         let again = sum(|server| server.counters.retransmissions.get());
         let malformed = sum(|server| server.counters.malformed.get());
-        writeln!(f, "{} misdirected, {again} retransmissions seen, {malformed} malformed", self.misdirected())?;
+        let (misdirected, not_sent) = (self.misdirected(), sum(|server| server.counters.not_sent.get()));
+        writeln!(
+            f,
+            "{misdirected} misdirected, {again} retransmissions seen, {malformed} malformed, {not_sent} not sent"
+        )?;
+        writeln!(f, "{} calls without ACK", self.without_ack())?;
         write_verdict(f, self.balances(), self.succeeded())
     }
 }

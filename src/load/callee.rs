@@ -110,8 +110,9 @@ impl Call {
         }
     }
 
-    /// The other end rings off. Its BYE may overtake its ACK.
+    /// The other end rings off. Its BYE may overtake its ACK; that it does so again and again, the report says.
     fn on_bye(&mut self, asked: Asked<'_>, turn: &mut Turn<'_>) -> Option<End> {
+        turn.traffic.without_ack += u64::from(matches!(self.stage, Stage::Answered));
         self.respond(200, asked, turn);
         match self.stage {
             Stage::Ringing(_) => {
@@ -158,6 +159,7 @@ impl Call {
         self.was_reinvited = true;
         if matches!(self.stage, Stage::Answered) {
             // The ACK before it was overtaken or lost; that there was one is clear now.
+            turn.traffic.without_ack += 1;
             self.stage = Stage::Talking { since: turn.now };
         }
         self.invite = Some(Received::keep(asked));

@@ -60,6 +60,8 @@ pub struct Traffic {
     pub responses: u64,
     /// Datagrams that could be read as SIP.
     pub received: u64,
+    /// Calls that went on or ended though nobody had acknowledged their 200.
+    pub without_ack: u64,
 }
 
 /// What the calls of one owner share: where they write to, and what is counted of it.

@@ -159,6 +159,7 @@ impl Server {
     pub fn publish(&self) {
         let counters = &self.view.counters;
         counters.responses.set(self.desk.traffic.responses);
+        counters.without_ack.set(self.desk.traffic.without_ack);
         counters.dialogs.set(self.calls.open() as u64);
         counters.registrations.set(self.registrar.len() as u64);
         self.view.publish(&self.books);

@@ -272,6 +272,8 @@ fn a_200_is_repeated_until_its_ack_and_stranded_without() {
     let (times, end) = pass(&mut call.clone(), &mut desk, at(60_000));
     assert_eq!(times, [500, 1500, 3500, 7500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500]);
     assert_eq!(end, Some(End::Stranded(Strand::NoAck)));
+    assert_eq!(request(&mut call.clone(), &mut desk, at(900), &inside(&call, "BYE", 2)), Some(End::Answered));
+    assert_eq!(desk.traffic.without_ack, 1, "it may have been overtaken, and counts");
 
     let ack = inside(&call, "ACK", 1);
     assert_eq!(request(&mut call, &mut desk, at(20), &ack), None);

@@ -44,6 +44,8 @@ pub struct Counters {
     pub responses: Counter,
     /// Responses received to requests of its own.
     pub answers: Counter,
+    /// Calls that went on or ended though nobody had acknowledged their 200.
+    pub without_ack: Counter,
     /// Calls that have not ended, now.
     pub dialogs: Counter,
     /// Registered phones, now.
@@ -172,6 +174,7 @@ impl ServerView {
         object.number("answers", answers.get()).number("dialogs", self.counters.dialogs.get());
         object.number("registrations", self.counters.registrations.get());
         object.number("malformed", self.counters.malformed.get());
+        object.number("without_ack", self.counters.without_ack.get());
         object.number("not_sent", self.counters.not_sent.get());
         if self.transport != Transport::Udp {
             object.number("connections", self.counters.connections.get());

@@ -120,17 +120,35 @@ fn new_calls_reach_whom_the_states_allow() {
 fn a_region_without_weight_takes_those_that_prefer_it_whoever_else_is_there() {
     let dead = [("l1", health(Health::Dead)), ("l2", health(Health::Dead)), ("spare", health(Health::Dead))];
     let suspected = [("l1", health(Health::Suspect)), ("l2", health(Health::Suspect)), ("spare", health(Health::Dead))];
-    for (states, others) in [(&dead[..0], "b/l"), (&suspected, "b/l"), (&dead, "nobody")] {
-        let snapshot = build(&TEXT.replace("weight = 30", "weight = 0"), states, None);
+    // The last of two in its region is dead, too: what the others fall back to must not bring it back.
+    let second = "\n[[backend.server]]\nname = \"a2\"\nregion = \"abuja\"\naddress = \"udp://10.1.10.13:5060\"\n";
+    let spared = [("l1", health(Health::Dead)), ("l2", health(Health::Dead)), ("a2", health(Health::Dead))];
+    let all = [&dead[..], &spared[2..]].concat();
+    for (states, others, when) in [
+        (&dead[..0], "b/l", "reject"),
+        (&suspected, "b/l", "reject"),
+        (&dead, "nobody", "reject"),
+        (&spared, "b/spare", "reject"),
+        (&all, "b/l", "forward"),
+    ] {
+        let text = TEXT.replace("weight = 30", "weight = 0") + second;
+        let text = text.replace("\"spare\"\nregion = \"abuja\"", "\"spare\"\nregion = \"lagos\"");
+        let text = text.replace("stick =", &format!("when_all_down = \"{when}\"\nstick ="));
+        let states = &[states, &spared[2..]].concat();
+        let snapshot = build(&text, states, None);
         let backend = &snapshot.backends[0];
         let of = |client: &str| {
             let prefers = backend.preferred_region(client.parse().unwrap());
-            let chosen = backend.balance.pick(snapshot.keys.call(b"1"), prefers);
-            chosen.map_or("nobody", |id| &snapshot.servers[snapshot.server(NameHash(id)).unwrap()].name)
+            let of = |key: u32| backend.balance.pick(snapshot.keys.call(&key.to_be_bytes()), prefers);
+            let name = |id| snapshot.servers[snapshot.server(NameHash(id)).unwrap()].name.as_str();
+            let mut names: Vec<_> = (0..50).map(|key| of(key).map_or("nobody", name)).collect();
+            names.sort_unstable();
+            names.dedup();
+            names.join(" ")
         };
         assert_eq!(of("10.1.2.3"), "b/a1", "{states:?}");
         assert!(of("192.0.2.3").starts_with(others), "{states:?}: {}", of("192.0.2.3"));
-        assert_eq!(backend.lacks_servers(), others == "nobody");
+        assert_eq!(backend.lacks_servers(), others == "nobody", "{states:?}");
     }
 }
 
@@ -278,7 +296,11 @@ fn a_source_prefers_the_region_of_its_longest_network() {
 
 #[test]
 fn knows_what_means_us() {
-    let snapshot = build(TEXT, &[], None);
+    let snapshot = build(
+        &TEXT.replace("\"SIP.example.ng\"", "\"SIP.example.ng\", \"192.0.2.99\", \"[2001:db8:f::99]\""),
+        &[],
+        None,
+    );
     let means_us = |text: &str| {
         let uri = Uri::parse(text.as_bytes(), crate::sip::Span::new(0, text.len())).unwrap();
         snapshot.means_us(&uri, text.as_bytes(), "198.51.100.1:5070".parse().unwrap())
@@ -290,12 +312,21 @@ fn knows_what_means_us() {
         "sip:sip.example.ng:5070",
         "sip:192.0.2.77:5070",
         "sip:198.51.100.1:5070",
+        "sip:192.0.2.99",
+        "sip:192.0.2.99:5070;lr",
+        "sip:[2001:DB8:f:0::99]",
     ] {
         assert!(means_us(ours), "{ours}");
     }
-    for other in
-        ["sip:203.0.113.10:5061", "sip:192.0.2.77", "sip:example.ng", "sip:sip.example.ng:9999", "sip:10.0.10.11"]
-    {
+    for other in [
+        "sip:203.0.113.10:5061",
+        "sip:192.0.2.77",
+        "sip:example.ng",
+        "sip:sip.example.ng:9999",
+        "sip:10.0.10.11",
+        "sip:192.0.2.99:9999",
+        "sip:203.0.113.10;transport=tls",
+    ] {
         assert!(!means_us(other), "{other}");
     }
 }
@@ -309,4 +340,19 @@ fn a_message_leaves_from_the_address_that_its_token_says() {
     assert_eq!(bind("10.0.1.10:5060").as_deref(), Some("10.0.1.10:5060"));
     assert_eq!(bind("192.0.2.77:5070").as_deref(), Some("0.0.0.0:5070"));
     assert_eq!(bind("9.9.9.9:5060").as_deref(), Some("203.0.113.10:5060"), "not bound here: the frontend's first");
+}
+
+/// The kernel gives what comes to an address to the bind of that address, wherever a wildcard stands in the file.
+#[test]
+fn a_wildcard_does_not_answer_for_the_address_of_another_frontend() {
+    let lan = "[[frontend]]\nname = \"lan\"\nbind = [\"udp://0.0.0.0:5090\", \"udp://192.0.2.78:5070\"]\ninside = \"10.0.1.11\"\n\
+               backend = \"b\"\n\n[[backend]]";
+    let snapshot = build(&TEXT.replacen("[[backend]]", lan, 1), &[], None);
+    let bind = |frontend, local: &str| {
+        let at = snapshot.bind_for(frontend, Transport::Udp, &local.parse().unwrap()).unwrap();
+        snapshot.binds[at].address.to_string()
+    };
+    assert_eq!(bind(1, "192.0.2.78:5070"), "192.0.2.78:5070");
+    assert_eq!(bind(0, "192.0.2.78:5070"), "192.0.2.78:5070");
+    assert_eq!(bind(0, "192.0.2.77:5070"), "0.0.0.0:5070");
 }
