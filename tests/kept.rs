@@ -437,7 +437,7 @@ fn restore_on_an_empty_node_goes_on_where_the_first_one_was() {
         if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
     }
     let (code, said) = trunkline(&["restore", &tar]);
-    assert!(code == Some(0) && said.contains("cluster key "), "{said}");
+    assert!(code == Some(0) && said.contains("cluster key ") && said.starts_with("7 files"), "{said}");
     let mut after = tree(&folder);
     // It says itself that files were put back.
     let (_, _, audit) = &mut after[1];
@@ -521,7 +521,19 @@ fn a_restore_that_is_refused_writes_nothing() {
     // To look at it first.
     assert_eq!(trunkline(&["restore", "--root", &root, &path("edge.tar")]).0, Some(0));
     assert_eq!(fs::read_to_string(format!("{root}{named}")).unwrap(), node.text());
-    // The service may put a link into its own folder: root does not follow it, nor gives away what it leads to.
+}
+
+/// The folder is the service's, who may put a link there: root does not follow it, nor gives away what it leads to.
+#[test]
+fn a_restore_follows_no_link_of_the_service() {
+    let mut node = Node::start(Net(116), "");
+    node.balancer.process.line_with("configuration kept");
+    let outside = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| outside.path().join(name).to_str().unwrap().to_owned();
+    assert_eq!(node.command(&["backup", &path("edge.tar")]).0, Some(0));
+    let root = path("root");
+    fs::create_dir(&root).unwrap();
+    assert_eq!(trunkline(&["restore", "--root", &root, &path("edge.tar")]).0, Some(0));
     let (state, victim) = (format!("{root}{}", node.path("state").display()), path("victim"));
     fs::create_dir(&victim).unwrap();
     fs::remove_dir_all(format!("{state}/history")).unwrap();
@@ -530,6 +542,17 @@ fn a_restore_that_is_refused_writes_nothing() {
         std::os::unix::fs::lchown(place, Some(901), Some(901)).unwrap();
     }
     let (code, said) = trunkline(&["restore", "--force", "--root", &root, &path("edge.tar")]);
-    assert!(code == Some(1) && said.contains("its folder is a link that somebody else made"), "{said}");
+    assert!(
+        code == Some(1) && said.contains("history: a link that somebody else made; remove it; nothing was written"),
+        "{said}"
+    );
     assert_eq!((fs::metadata(&victim).unwrap().uid(), tree(Path::new(&victim)).len()), (0, 0));
+    // Its own link root follows, and what it leads to is the service's, as the folder would be.
+    fs::remove_file(format!("{state}/history")).unwrap();
+    std::os::unix::fs::symlink(&victim, format!("{state}/history")).unwrap();
+    let (code, said) = trunkline(&["restore", "--force", "--root", &root, &path("edge.tar")]);
+    assert!(code == Some(0), "{said}");
+    assert_eq!((fs::metadata(&victim).unwrap().uid(), tree(Path::new(&victim)).len()), (901, 2));
+    assert_eq!(fs::symlink_metadata(format!("{state}/history")).unwrap().uid(), 0);
+    node.balancer.stop();
 }

@@ -412,6 +412,10 @@ fn nothing_is_opened_by_a_token_or_beside_a_call() {
             assert_eq!(outcome, Outcome::Dropped(Reason::RateLimited), "{method} {lines:?}");
         }
     }
+    for method in ["ACK", "CANCEL", "BYE"] {
+        let outcome = phone(&mut node, &request(method, URI, &["Call-ID: nobody's"]));
+        assert_eq!(outcome, Outcome::Dropped(Reason::RateLimited), "{method} that follows nothing");
+    }
     assert_eq!(phone(&mut node, &request("BYE", URI, &[TOTAG, &route])).to(), k, "the dialog goes on");
     let tagless = phone(&mut node, &request("BYE", URI, &[&route, "CSeq: 7 BYE"]));
     assert_eq!(tagless.to(), k, "even where the other end never had a tag");

@@ -183,12 +183,17 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Opens it to add lines. A line that was broken off stays, and the next begins a new one.
 fn open(path: &Path) -> io::Result<File> {
-    let mut file =
-        OpenOptions::new().create(true).append(true).read(true).mode(MODE).custom_flags(O_NOFOLLOW).open(path)?;
-    // The unit's mask takes the group's right away; who gave it another mode later meant it.
-    if file.metadata()?.len() == 0 {
-        file.set_permissions(fs::Permissions::from_mode(MODE))?;
-    }
+    let mut options = OpenOptions::new();
+    options.append(true).read(true).mode(MODE).custom_flags(O_NOFOLLOW);
+    let mut file = match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path)?,
+        made => {
+            // The unit's mask takes the group's right away. What somebody else made has the mode that he gave it.
+            let file = made?;
+            file.set_permissions(fs::Permissions::from_mode(MODE))?;
+            file
+        }
+    };
     // Whoever starts it as root by hand leaves the service what is its own.
     if let Some((user, group)) = path.parent().and_then(owner) {
         fchown(&file, Some(user), Some(group))?;

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::state_dir::{New, StateDir, is_foreign_link, owner, put_file};
+use super::state_dir::{New, StateDir, give, is_foreign_link, owner, put_file};
 use super::view::node_name;
 use super::{time_text, unix_now};
 use crate::config::{Config, STATE_DIR, fingerprint};
@@ -211,6 +211,10 @@ impl Backup {
             let path = foreign.path.display();
             return Err(format!("{path}: the configuration in the backup names no such place; nothing was written"));
         }
+        let state_dir = below(root, &places.state_dir);
+        if let Some(link) = files().find_map(|(item, _)| foreign_link(&below(root, &item.path), &state_dir)) {
+            return Err(format!("{}: a link that somebody else made; remove it; nothing was written", link.display()));
+        }
         let differs = |to: &Path, bytes: &[u8]| fs::read(to).map_or_else(|_| to.exists(), |there| there != bytes);
         let others =
             files().map(|(item, bytes)| (below(root, &item.path), bytes)).filter(|(to, bytes)| differs(to, bytes));
@@ -221,7 +225,6 @@ impl Backup {
                 others.concat().trim_end()
             ));
         }
-        let state_dir = below(root, &places.state_dir);
         // Asked for before it is made: then it is root's.
         let (owner, is_there) = (owner(&state_dir), state_dir.exists());
         let made = make_folders(state_dir.parent().unwrap_or(root), 0o755);
@@ -230,6 +233,8 @@ impl Backup {
         let _held = StateDir::open(&state_dir).map_err(|error| error.to_string())?;
         let given = if is_there { Ok(()) } else { give(&state_dir, owner) };
         given.map_err(|error| format!("{}: {error}", state_dir.display()))?;
+        // Before they are written: an audit log that is there now is counted.
+        let count = files().count();
         let is_last = |item: &Item| item.path == self.manifest.configuration;
         let in_order = files().filter(|(item, _)| !is_last(item)).chain(files().filter(|(item, _)| is_last(item)));
         for (item, bytes) in in_order {
@@ -237,8 +242,15 @@ impl Backup {
             put_back(&to, item.mode, bytes, (&state_dir, owner))
                 .map_err(|error| format!("{}: {error}", to.display()))?;
         }
-        Ok(files().count())
+        Ok(count)
     }
+}
+
+/// The link that would lead a file of the state folder elsewhere: the service may put one there, to where root alone may
+/// write.
+fn foreign_link(to: &Path, state_dir: &Path) -> Option<PathBuf> {
+    let mut folders = to.ancestors().skip(1).take_while(|part| part.starts_with(state_dir) && *part != state_dir);
+    folders.find(|part| is_foreign_link(part)).map(Path::to_owned)
 }
 
 /// What others may not read belongs to whom the state folder belongs: the service reads it.
@@ -246,11 +258,8 @@ fn put_back(to: &Path, mode: u32, bytes: &[u8], (state_dir, service): (&Path, Op
     let (mode, is_secret) = (mode & 0o777, mode & 0o004 == 0);
     let owner = service.filter(|_| is_secret);
     let folder = to.parent().unwrap_or(to);
-    // The history is for its owner alone, who may put links there that lead anywhere.
+    // The history is for its owner alone.
     let is_kept = folder.starts_with(state_dir) && folder != state_dir;
-    if is_kept && folder.ancestors().take_while(|part| *part != state_dir).any(is_foreign_link) {
-        return Err(io::Error::other("its folder is a link that somebody else made; remove it"));
-    }
     make_folders(folder, if is_kept { 0o700 } else { 0o755 })?;
     if is_kept {
         give(folder, owner)?;
@@ -258,11 +267,6 @@ fn put_back(to: &Path, mode: u32, bytes: &[u8], (state_dir, service): (&Path, Op
     put_file(to, bytes, New { mode, owner })?;
     // What stood there lent its own.
     fs::set_permissions(to, fs::Permissions::from_mode(mode))
-}
-
-/// Gives a folder to whom it should belong; not what a link there leads to.
-fn give(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    owner.map_or(Ok(()), |(user, group)| lchown(folder, Some(user), Some(group)))
 }
 
 /// Makes the folders that are missing, whatever the mask of who calls it: the service must get through.

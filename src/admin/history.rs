@@ -1,14 +1,12 @@
 //! Every configuration that was accepted, as it was to the byte. A number has two files: `000012.toml` is the text, and
 //! `000012.json` says of whom, when and which; it is written last, so that a text without it counts for nothing.
 
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::state_dir::{New, make_folder, owner, put_file};
+use super::state_dir::{New, give, make_folder, owner, put_file};
 use super::unix_now;
 use crate::config::fingerprint;
 
@@ -53,8 +51,7 @@ impl History {
     /// Where that cannot be.
     pub fn make(&self) -> io::Result<()> {
         make_folder(&self.0, 0o700)?;
-        // Not asked for nothing: the unit's filter refuses the call itself.
-        self.owner().map_or(Ok(()), |(user, group)| lchown(&self.0, Some(user), Some(group)))
+        give(&self.0, self.owner())
     }
 
     /// Whoever starts it as root by hand leaves the service what is its own.

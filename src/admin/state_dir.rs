@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::OpenError;
@@ -67,6 +68,20 @@ fn is_folder(path: &Path) -> bool {
 /// to what is root's.
 pub fn is_foreign_link(path: &Path) -> bool {
     geteuid().is_root() && fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() && found.uid() != 0)
+}
+
+/// Gives a folder to whom it should belong: what a link of root's own leads to, not what another's does.
+///
+/// # Errors
+/// Where that cannot be.
+pub(super) fn give(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    // Not asked for nothing: the unit's filter refuses the call itself.
+    let Some((user, group)) = owner else { return Ok(()) };
+    let is_own_link = fs::symlink_metadata(folder)?.is_symlink() && !is_foreign_link(folder);
+    let follow = if is_own_link { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    let flags = (OFlag::O_DIRECTORY | follow).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(folder)?;
+    fchown(&opened, Some(user), Some(group))
 }
 
 /// What a file gets where none stood before.

@@ -245,7 +245,9 @@ impl Tls {
     /// has: it leaves, or nothing was read. What it does not serve is forgotten.
     pub fn put(&self, material: Option<Material>, config: &Config) -> Vec<News> {
         let before = self.current.load_full();
-        let mut material = material.unwrap_or_default();
+        // What the log was told of is not told again, and what it was not will be by the next look.
+        let told = || Material { warnings: before.warnings.clone(), ..Material::default() };
+        let mut material = material.unwrap_or_else(told);
         for frontend in config.frontends.iter().filter(|frontend| frontend.has_tls()) {
             if let Some(section) = before.frontends.get(&frontend.id) {
                 material.frontends.entry(frontend.id).or_insert_with(|| Arc::clone(section));
@@ -256,7 +258,7 @@ impl Tls {
                 material.backends.entry(backend.name.clone()).or_insert_with(|| Arc::clone(section));
             }
         }
-        self.replace(material.with_warnings())
+        self.replace(material)
     }
 
     /// Looks whether files have changed. It takes as long as their disk does, and changes nothing.

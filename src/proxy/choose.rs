@@ -44,9 +44,10 @@ impl<'a> Case<'a> {
         routed: &Routed,
         failed: Option<usize>,
     ) -> Result<Choice, Reason> {
-        // It is a dialog's, and what opens something is in none: nobody chooses a server by a token, nor goes past limits. A
-        // BYE opens nothing, and where the other end never sent a tag (RFC 3261 §12.1.1) it has none.
-        let token = routed.token.filter(|_| !self.opens() || self.method == Method::Bye);
+        // It is a dialog's, and what opens something is in none: nobody chooses a server by a token, nor goes past limits; and
+        // a CANCEL goes where its INVITE went. BYE and ACK have no To tag where the other end never sent one (RFC 3261 §12.1.1).
+        let in_dialog = self.in_dialog || matches!(self.method, Method::Ack | Method::Bye);
+        let token = routed.token.filter(|_| in_dialog);
         let following = |server, why, pin| Choice { server, balanced: false, stick: None, why, pin, reserved: false };
         if let Some(server) = token.and_then(|token| self.keeping(token.server, true)).filter(|_| failed.is_none()) {
             if let Some(pin) = self.memory.shared.pins.find(identity.call, self.now) {
@@ -56,8 +57,7 @@ impl<'a> Case<'a> {
         }
         let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
-        let follows = matches!(self.method, Method::Ack | Method::Cancel);
-        let belongs = follows || token.is_some() || self.in_dialog && pin.is_some();
+        let belongs = token.is_some() || pin.is_some() && !self.opens();
         if !belongs && failed.is_none() {
             self.admit_rate()?;
         }

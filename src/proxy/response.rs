@@ -44,9 +44,7 @@ impl Case<'_> {
         if way.is_none() && !raw.is_sealed(&snapshot.keys) {
             return Err(forged);
         }
-        if message.fault.is_some() {
-            return Err(Reason::Unanswerable);
-        }
+        let None = message.fault else { return Err(Reason::Unanswerable) };
         let next_via = message.next_via.ok_or(Reason::OwnResponse)?;
         let server = snapshot.server(branch.server).ok_or(Reason::GoneServer)?;
         match branch.direction {

@@ -245,5 +245,12 @@ mod tests {
         assert_eq!((record.passed_checks, record.failed_checks, record.in_a_row), (45, 5, 1));
         records.checked(NameHash(8), record.checks[0]);
         assert!(records.server(NameHash(8)).is_none(), "who is not there is not remembered");
+        let mut backend = Uptime::new(at(0));
+        backend.set(false, at(5));
+        records.backends.insert(NameHash::of("b"), backend);
+        records.clear();
+        let (record, backend) = (records.server(id).unwrap(), records.backend("b").unwrap());
+        assert_eq!((record.passed_checks, record.failed_checks, record.downs, backend.downs()), (0, 0, 0, 0));
+        assert_eq!((record.checks.len(), record.in_a_row, backend.downtime(at(9))), (20, 1, Duration::from_secs(4)));
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Config;
 use crate::config::admin::Http;
+use crate::sip::DEFAULT_PORT;
 use crate::sip::text::parse_ip;
 use crate::sip::uri::Uri;
 use crate::state::binds::{Host, Plan, RelayBind};
@@ -15,7 +16,6 @@ pub(super) struct OwnAddresses {
     ips: Set<IpAddr>,
     ports: Set<u16>,
     aliases: Vec<Box<[u8]>>,
-    alias_ips: Vec<IpAddr>,
     relays: Vec<RelayBind>,
 }
 
@@ -26,7 +26,6 @@ impl OwnAddresses {
             ips: Set::with_hasher(hasher()),
             ports: Set::with_hasher(hasher()),
             aliases: Vec::new(),
-            alias_ips: Vec::new(),
             relays: plan.relays.clone(),
         };
         for relay in &plan.relays {
@@ -45,10 +44,13 @@ impl OwnAddresses {
         }
         own.extend(plan.egresses.iter().flatten().map(|egress| egress.local));
         for alias in config.frontends.iter().flat_map(|frontend| &frontend.aliases).map(String::as_bytes) {
-            match parse_ip(alias) {
-                Some(ip) => own.alias_ips.push(ip),
-                None => own.aliases.push(alias.into()),
-            }
+            let Some(ip) = parse_ip(alias) else {
+                own.aliases.push(alias.into());
+                continue;
+            };
+            let ports = own.ports.iter().copied().chain([DEFAULT_PORT, DEFAULT_PORT + 1]);
+            let addresses: Vec<_> = ports.map(|port| SocketAddr::new(ip, port)).collect();
+            own.extend(addresses);
         }
         // No server has business there (docs/rules.md 20).
         own.ips.extend(
@@ -70,15 +72,15 @@ impl OwnAddresses {
 
     /// Whether a URI means us.
     pub(super) fn is_meant(&self, uri: &Uri, bytes: &[u8], came_to: SocketAddr) -> bool {
-        let port_is_ours = || uri.port.is_none_or(|port| self.ports.contains(&port));
         match uri.ip(bytes) {
             Some(ip) => {
                 let address = SocketAddr::new(ip, uri.port_or_default(bytes));
-                address == came_to || self.has(&address) || self.alias_ips.contains(&ip) && port_is_ours()
+                address == came_to || self.has(&address)
             }
             None => {
                 let host = uri.host.of(bytes);
-                port_is_ours() && self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
+                uri.port.is_none_or(|port| self.ports.contains(&port))
+                    && self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
             }
         }
     }
