@@ -1,10 +1,11 @@
 //! Every configuration that was accepted, as it was to the byte. A number has two files: `000012.toml` is the text, and
 //! `000012.json` says of whom, when and which; it is written last, so that a text without it counts for nothing.
 
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::state_dir::{New, give, make_folder, owner, put_file};
 use super::unix_now;

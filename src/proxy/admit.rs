@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::config::limits::Offence;
 use crate::sip::name::Name;
 use crate::sip::{Flow, Method, Transport, Uri};
-use crate::state::bans::{self, Offender};
+use crate::state::bans::Offender;
 use crate::state::connections::End;
 use crate::state::limits::Counted;
 use crate::state::snapshot::Frontend;
@@ -114,7 +114,7 @@ pub fn admit_new(
     // Where there are bans, too, or nothing to ask, it is looked at apart: a frontend with a pace alone pays for that alone.
     let Some(pace) = frontend.only_pace else { return admit_otherwise(flow, frontend, now, snapshot, memory) };
     let ip = flow.remote.ip();
-    let source = frontend.rate_key(snapshot.keys.source(bans::who(ip)));
+    let source = frontend.rate_key(snapshot.source_key(ip));
     let admitted = frontend.trusted.contains(ip) || memory.shared.sources.admit(source, now, pace);
     if admitted { Ok(()) } else { Err(Reason::RateLimited) }
 }
@@ -178,7 +178,7 @@ fn is_in_time(
     snapshot: &Snapshot,
     memory: &Memory,
 ) -> bool {
-    let key = || counted.key(frontend.rate_key(snapshot.keys.source(bans::who(ip))));
+    let key = || counted.key(frontend.rate_key(snapshot.source_key(ip)));
     frontend.paces.of(counted).is_none_or(|pace| memory.shared.sources.admit(key(), now, pace))
 }
 
@@ -194,7 +194,7 @@ pub fn hold_against(
 ) {
     let Some(rule) = frontend.ban else { return };
     if !is_above_suspicion(source, frontend, snapshot) {
-        let key = frontend.rate_key(snapshot.keys.source(bans::who(source)));
+        let key = frontend.rate_key(snapshot.source_key(source));
         memory.shared.bans.note(Offender { frontend: frontend.config.id, source, key, proven }, offence, rule, now);
     }
 }

@@ -4,7 +4,6 @@
 use crate::sip::Method;
 use crate::sip::reply::{Answer, Extra};
 use crate::state::Reason;
-use crate::state::bans;
 use crate::state::limits::Pace;
 
 use super::request::Identity;
@@ -23,7 +22,7 @@ impl Case<'_> {
         phrase: Option<&'static str>,
     ) -> Verdict {
         let remote = self.received.flow.remote;
-        let source = self.snapshot.keys.source(bans::who(remote.ip()));
+        let source = self.snapshot.source_key(remote.ip());
         // Servers and carriers are no reflectors, and a call that they hear nothing of is not tried elsewhere.
         // Nor is who has a connection: the address is its own, and nobody repeats what was sent over it.
         let known = self.received.flow.connection.is_some()

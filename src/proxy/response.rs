@@ -10,7 +10,7 @@ use crate::state::Reason;
 use crate::state::response_times::Timed;
 use crate::state::server::{Circuit, Sign};
 use crate::state::snapshot::Server;
-use crate::state::stick_table::Marks;
+use crate::state::stick_table::{Marks, Written};
 
 use super::{Case, Datagram, Hop, Passage, Peer, Received, Verdict, may_send_to, unspecified};
 
@@ -98,8 +98,11 @@ impl Case<'_> {
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
         let (pins, method) = (&self.memory.shared.pins, self.method);
         let written = match direction {
-            Direction::ToClient => pins.answered_by_client(call, owner.id, method, status, self.now, expire),
-            Direction::ToServer => pins.answered(call, owner.id, method, status, self.now, expire),
+            Direction::ToClient if status >= 300 && method == Method::Invite => {
+                pins.refused_by_client(call, owner.id, self.now)
+            }
+            Direction::ToClient if status >= 300 || !pins.has(call, owner.id, self.now) => Written::default(),
+            _ => pins.answered(call, owner.id, method, status, self.now, expire),
         };
         snapshot.count_call(written, server, false);
         if owner.counts_transactions && direction == Direction::ToServer && status >= 200 {

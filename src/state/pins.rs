@@ -138,30 +138,15 @@ impl Pins {
         self.give_back(call, server, Marks::OPEN.and(Marks::OWN), life, now, |pin| !pin.confirmed)
     }
 
-    /// A client answers what its server sent. It begins no call: the Via that it shows may be as old as it likes, so what it
-    /// says counts for a call that is there.
-    pub fn answered_by_client(
-        &self,
-        call: u64,
-        server: NameHash,
-        method: Method,
-        status: u16,
-        now: Time,
-        expire: Duration,
-    ) -> Written {
-        match (method, status) {
-            (Method::Invite, 300..) => self.refused_by_client(call, server, now),
-            (_, 300..) => Written::default(),
-            _ if self.find(call, now).is_some_and(|pin| pin.server == server) => {
-                self.answered(call, server, method, status, now, expire)
-            }
-            _ => Written::default(),
-        }
+    /// Whether a call is there, at this server. A client's answer counts for such a one: it begins none, for the Via that it
+    /// shows may be as old as it likes.
+    pub fn has(&self, call: u64, server: NameHash, now: Time) -> bool {
+        self.find(call, now).is_some_and(|pin| pin.server == server)
     }
 
     /// A client refused an INVITE that a server sent. If the call was the server's own, that was it, unless another
     /// branch of it answers; a fork that a client refused is not the end of a caller's call at the server.
-    fn refused_by_client(&self, call: u64, server: NameHash, now: Time) -> Written {
+    pub fn refused_by_client(&self, call: u64, server: NameHash, now: Time) -> Written {
         let own = |pin: &Stuck| !pin.confirmed && pin.is(Marks::OWN);
         self.give_back(call, server, Marks::OPEN.and(Marks::OWN), TRANSACTION, now, own)
     }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use self::candidates::candidates;
 use self::own::OwnAddresses;
-use super::bans::Rule;
+use super::bans::{Rule, who};
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
 use super::calls::load;
 use super::counters::{FrontendCounters, PerWorker};
@@ -358,6 +358,12 @@ impl Snapshot {
     /// Whether an address is a server's, on any port.
     pub fn is_server_ip(&self, ip: IpAddr) -> bool {
         self.server_ips.contains(&ip)
+    }
+
+    /// The key of a source in the tables of limits and bans.
+    #[inline]
+    pub fn source_key(&self, ip: IpAddr) -> u64 {
+        self.keys.source(who(ip))
     }
 
     /// Whether an address and port are ours.
