@@ -388,7 +388,7 @@ fn a_broken_configuration_under_load_says_why_and_touches_nothing() {
         (faulty.as_str(), key.as_str(), &["there is no backend \"opensip\"", "unknown key `wieght`", " errors"][..]),
         ("[[frontend]]\nname = sip\n[[backend]\n", &key, &["not TOML"]),
         ("", &key, &["there is no frontend", "there is no backend"]),
-        (&shape.text().replace("weight = 100", "weight = 0"), &key, &["every weight is zero"]),
+        (&shape.text().replace("weight = 100", "weight = 0"), &key, &["nobody may serve"]),
         (&shape.text(), "nonsense", &["not TOML", "cluster.key:1"]),
         (&shape.text(), "", &["there is no cluster key any more"]),
         (&shape.text(), &other, &["its `route` secret is another one"]),

@@ -95,6 +95,7 @@ pub fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     let Some(section) = section else { return Some(default) };
     let kind = kind(&section);
     let interval = section.or("interval", default.interval);
+    let (down_codes, resting_codes) = codes(&section, &default);
     let check = Check {
         kind: kind.clone().unwrap_or(CheckKind::Options),
         interval,
@@ -103,8 +104,8 @@ pub fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
         rise: section.number("rise", u64::from(default.rise), THRESHOLD) as u32,
         fall: section.number("fall", u64::from(default.fall), THRESHOLD) as u32,
         max_forwards: section.number("max_forwards", u64::from(default.max_forwards), 0..=255) as u8,
-        down_codes: statuses(&section, "down_codes", default.down_codes, STATUS),
-        resting_codes: statuses(&section, "resting_codes", default.resting_codes, STATUS),
+        down_codes,
+        resting_codes,
     };
     if check.interval < Duration::from_millis(100) || check.fast_interval < Duration::from_millis(100) {
         section.fault(
@@ -127,7 +128,26 @@ pub fn check(section: Option<Section<'_, '_>>) -> Option<Check> {
     kind.is_some().then_some(check)
 }
 
-/// Statuses that are written; the default where none is.
+/// Which answers make a server down, and which let it rest. What is written in one list is taken out of the other's default.
+fn codes(section: &Section<'_, '_>, default: &Check) -> (Vec<u16>, Vec<u16>) {
+    let [down, resting] = ["down_codes", "resting_codes"].map(|key| section.place(key));
+    let mut down_codes = statuses(section, "down_codes", default.down_codes.clone(), STATUS);
+    let mut resting_codes = statuses(section, "resting_codes", default.resting_codes.clone(), STATUS);
+    match (down, resting) {
+        (Some(_), None) => resting_codes.retain(|code| !down_codes.contains(code)),
+        (None, Some(_)) => down_codes.retain(|code| !resting_codes.contains(code)),
+        (Some(_), Some(at)) => {
+            for code in resting_codes.iter().filter(|code| down_codes.contains(code)) {
+                let what = format!("{code} is in `down_codes` and in `resting_codes`");
+                section.fault(at, what, "a server that answers with it is down, or it rests: write it once");
+            }
+        }
+        (None, None) => {}
+    }
+    (down_codes, resting_codes)
+}
+
+/// Statuses that are written; the default where the key is not.
 pub fn statuses(
     section: &Section<'_, '_>,
     key: &'static str,
@@ -135,7 +155,7 @@ pub fn statuses(
     range: RangeInclusive<u64>,
 ) -> Vec<u16> {
     let written = section.list::<u64>(key);
-    if written.is_empty() {
+    if section.place(key).is_none() {
         return default;
     }
     for status in written.iter().filter(|status| !range.contains(&status.value)) {

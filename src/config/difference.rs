@@ -29,8 +29,11 @@ pub fn difference(before: &Config, after: &Config) -> Vec<String> {
     for after in &after.backends {
         let before = before.backends.iter().find(|other| other.name == after.name);
         let names = before.map_or(&[][..], |before| &before.names);
+        // Positions mean something in their own backend only.
+        let (of_before, region) = (before.unwrap_or(after), |at: usize, of: &Backend| of.regions[at].name.clone());
         let named = |named: &Named| format!("{}/{} ({})", after.name, named.name, named.query);
         by_name(&mut lines, "server", (names, &after.names), named, |was, is, lines| {
+            value(lines, "region", &region(was.region, of_before), &region(is.region, after));
             changed(
                 lines,
                 "keys",
@@ -40,7 +43,10 @@ pub fn difference(before: &Config, after: &Config) -> Vec<String> {
         });
         let servers = before.map_or(&[][..], |before| &before.servers);
         let named = |server: &Server| format!("{}/{}", after.name, server.name);
-        by_name(&mut lines, "server", (servers, &after.servers), named, server);
+        by_name(&mut lines, "server", (servers, &after.servers), named, |was, is, lines| {
+            value(lines, "region", &region(was.region, of_before), &region(is.region, after));
+            server(was, is, lines);
+        });
     }
     lines
 }
@@ -92,6 +98,17 @@ pub fn refused(before: &Config, after: &Config) -> Vec<String> {
                      (a proxy's address is closed 32 s later, and the log says so), or restart"
                 ));
             }
+        }
+    }
+    let binds = |config: &'_ Config| config.frontends.iter().flat_map(|of| of.binds.clone()).collect::<Vec<_>>();
+    let (old, new) = (binds(before), binds(after));
+    let leaving = || old.iter().filter(|was| !new.contains(was));
+    for (is, was) in new.iter().flat_map(|is| leaving().map(move |was| (is, was))) {
+        if is.is_on_the_port_of(was) && is.transport != was.transport {
+            lines.push(format!(
+                "{was} cannot become {is} while it is open: reload without {was} first (its address is closed 32 s later, and \
+                 the log says so), or restart"
+            ));
         }
     }
     lines
@@ -226,7 +243,10 @@ fn backend(was: &Backend, is: &Backend, lines: &mut Vec<String>) {
         tls: is.tls.clone(),
         ..backend.clone()
     };
-    let clients = |backend: &Backend| backend.regions.iter().map(|region| region.clients.clone()).collect::<Vec<_>>();
+    let clients = |backend: &Backend| {
+        let some = backend.regions.iter().filter(|region| !region.clients.is_empty());
+        some.map(|region| (region.name.clone(), region.clients.clone())).collect::<Vec<_>>()
+    };
     changed(lines, "other keys", &(rest(was), clients(was)), &(rest(is), clients(is)));
 }
 
@@ -300,6 +320,16 @@ address = "udp://127.0.0.3:5060"
             (&[("0.3:5060\"", "0.3:5060\"\nweight = 7")], &["server b/two: weight 100 -> 7"]),
             (&[("0.3:5060\"", "0.3:5060\"\nmax_calls = 9")], &["server b/two: max_calls 0 -> 9"]),
             (&[("stick =", "balance = \"first\"\nstick =")], &["backend b: balance \"hash\" -> \"first\""]),
+            (
+                &[
+                    ("weight = 70", "weight = 70\n[[backend.region]]\nname = \"abuja\""),
+                    (
+                        "region = \"lagos\"\naddress = \"udp://127.0.0.3",
+                        "region = \"abuja\"\naddress = \"udp://127.0.0.3",
+                    ),
+                ],
+                &["backend b: region abuja added with weight 1", "server b/two: region \"lagos\" -> \"abuja\""],
+            ),
             (&[("0.3:5060", "0.3:5062")], &["server b/two: address udp://127.0.0.3:5060 -> udp://127.0.0.3:5062"]),
             (&[("\"two\"", "\"three\"")], &["server b/three added", "server b/two removed"]),
             (
@@ -375,6 +405,30 @@ address = "udp://127.0.0.3:5060"
             let lines = refused(before, &after);
             assert_eq!(lines.len(), usize::from(said.is_some()), "{lines:?}");
             assert!(lines.iter().zip(said).all(|(line, said)| line.contains(said)), "{lines:?}: no {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_changes_what_is_spoken_there_in_no_reload() {
+        let listens = |bind: &str| {
+            Config::good(&format!(
+                "[[frontend]]\nname = \"sip\"\nbind = [\"tls://127.0.0.1:5090\", \"{bind}\"]\nbackend = \"b\"\n\
+                 tls = {{ certificates = \"/c\" }}\n\
+                 [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"one\"\naddress = \"udp://127.0.0.9:5060\"\n"
+            ))
+        };
+        let tcp = "tcp://127.0.0.1:5061";
+        for (was, is, said) in [
+            (tcp, "tls://127.0.0.1:5061", true),
+            ("tls://0.0.0.0:5061", "tcp://0.0.0.0:5061", true),
+            (tcp, "tls://0.0.0.0:5061", true),
+            (tcp, "tls://127.0.0.1:5063", false),
+            (tcp, "tls://127.0.0.2:5061", false),
+            (tcp, tcp, false),
+        ] {
+            let lines = refused(&listens(was), &listens(is));
+            assert_eq!(lines.len(), usize::from(said), "{was} -> {is}: {lines:?}");
+            assert!(lines.iter().all(|line| line.starts_with(&format!("{was} cannot become {is}"))), "{lines:?}");
         }
     }
 

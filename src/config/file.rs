@@ -215,7 +215,7 @@ fn unquoted(text: &str, at: usize) -> Option<&str> {
 }
 
 fn frontend(section: Section<'_, '_>) -> Option<FrontendSection> {
-    let name = section.required("name", "\"sip\"");
+    let name = section.name("\"sip\"");
     let limits_section = section.section("limits", "[frontend.limits]");
     let binds = section.list("bind");
     let mode = relay::mode(&section, limits_section.as_ref(), &binds);
@@ -284,7 +284,7 @@ fn route(section: Section<'_, '_>, is_relay: bool) -> RouteSection {
 }
 
 fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
-    let name = section.required("name", "\"opensips\"");
+    let name = section.name("\"opensips\"");
     let servers: Vec<_> = section.sections("server", "[[backend.server]]").into_iter().filter_map(server).collect();
     let unread_server = section.count("server") > servers.len();
     let checks = section.section("check", "[backend.check]");
@@ -429,7 +429,7 @@ fn breaker(section: Section<'_, '_>) -> Breaker {
 }
 
 fn region(section: Section<'_, '_>) -> Option<RegionSection> {
-    let name = section.required("name", "\"lagos\"");
+    let name = section.name("\"lagos\"");
     let read = RegionSection {
         name: name.unwrap_or_else(|| At { value: String::new(), at: section.at() }),
         weight: section.number("weight", 1, REGION_WEIGHT) as u32,
@@ -440,8 +440,7 @@ fn region(section: Section<'_, '_>) -> Option<RegionSection> {
 }
 
 fn server(section: Section<'_, '_>) -> Option<ServerSection> {
-    let (name, address) =
-        (section.required("name", "\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
+    let (name, address) = (section.name("\"pbx-1\""), section.required("address", "\"udp://10.0.10.11:5060\""));
     let (region, sources, ports) = (section.optional("region"), section.list("sources"), section.optional("ports"));
     let tls_name = section.optional("tls_name");
     let weight = section.number("weight", 100, SERVER_WEIGHT) as u32;

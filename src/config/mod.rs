@@ -310,12 +310,18 @@ pub struct Bind {
 }
 
 impl Bind {
-    /// Whether a datagram could be for both.
+    /// Whether a datagram, or a connection, could be for both.
     pub fn overlaps(&self, other: &Self) -> bool {
+        self.transport == other.transport && self.is_on_the_port_of(other)
+    }
+
+    /// Whether they have a port in common. One of TCP is one port, whatever is spoken there.
+    pub fn is_on_the_port_of(&self, other: &Self) -> bool {
         let (ip, other_ip) = (self.address.ip(), other.address.ip());
         let family = ip.is_ipv4() == other_ip.is_ipv4();
         let meet = ip == other_ip || family && (ip.is_unspecified() || other_ip.is_unspecified());
-        meet && self.transport == other.transport && self.ports.overlaps(other.ports)
+        let kind = (self.transport == Transport::Udp) == (other.transport == Transport::Udp);
+        meet && kind && self.ports.overlaps(other.ports)
     }
 }
 

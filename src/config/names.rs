@@ -172,8 +172,8 @@ pub fn expand(file: &Config, answers: &Answers, own: &dyn Fn(SocketAddr) -> bool
         let relayed = is_relayed(at, &file.frontends);
         for server in &backend.servers {
             expansion.ids.insert(server.id);
-            expansion.taken.extend((!relayed).then(|| key(server.transport, &exactly(server.address))));
-            expansion.taken.extend(server.sources.iter().map(|source| key(server.transport, source)));
+            let own = (!relayed).then(|| Source::of(server.transport, server.address));
+            own.iter().chain(&server.sources).for_each(|source| expansion.take(server.transport, source));
         }
     }
     let mut config = file.clone();
@@ -215,7 +215,8 @@ impl<'a> Reach<'a> {
 
 struct Expansion<'a> {
     own: &'a dyn Fn(SocketAddr) -> bool,
-    taken: HashSet<(Transport, IpNet, Option<u16>)>,
+    /// Who is known by it has it: over streams or over datagrams.
+    taken: HashSet<(bool, IpNet, Option<u16>)>,
     ids: HashSet<NameHash>,
     refused: Vec<Refused>,
 }
@@ -227,12 +228,12 @@ impl Expansion<'_> {
             let (address, transport) = (member.address, named.query.transport);
             let name = format!("{}@{address}", named.name);
             let id = NameHash::of(&format!("{backend}/{name}"));
-            let source = exactly(address);
+            let source = Source::of(transport, address);
             let why = if accepted.len() == MOST_ADDRESSES {
                 Some("there are more than 64 addresses")
             } else if self.ids.contains(&id) {
                 Some("its name has the hash of another server's")
-            } else if !reach.relayed && self.taken.contains(&key(transport, &source)) {
+            } else if !reach.relayed && places(transport, &source).any(|place| self.taken.contains(&place)) {
                 Some("another server has it")
             } else {
                 self.judge(address, reach)
@@ -243,7 +244,7 @@ impl Expansion<'_> {
             }
             self.ids.insert(id);
             let sources = if reach.relayed { Vec::new() } else { vec![source] };
-            self.taken.extend(sources.iter().map(|source| key(transport, source)));
+            sources.iter().for_each(|source| self.take(transport, source));
             let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
             let server = Server {
                 name,
@@ -264,6 +265,10 @@ impl Expansion<'_> {
         }
         shape(&mut accepted);
         accepted.into_iter().map(|(_, server)| server).collect()
+    }
+
+    fn take(&mut self, transport: Transport, source: &Source) {
+        self.taken.extend(places(transport, source));
     }
 
     /// Why an address can never be a server's.
@@ -312,13 +317,11 @@ fn shape(servers: &mut [(Option<Srv>, Server)]) {
     }
 }
 
-/// The source of who sends from where it listens.
-fn exactly(address: SocketAddr) -> Source {
-    Source { net: IpNet::from(address.ip()), port: Some(address.port()), written: false }
-}
-
-fn key(transport: Transport, source: &Source) -> (Transport, IpNet, Option<u16>) {
-    (transport, source.net, source.port)
+/// Where a server is known by a source: over streams (`true`), over datagrams, or both.
+fn places(transport: Transport, source: &Source) -> impl Iterator<Item = (bool, IpNet, Option<u16>)> {
+    let source = *source;
+    let kinds = [false, true].into_iter().filter(move |streams| source.counts_for(transport, *streams));
+    kinds.map(move |streams| (streams, source.net, source.port))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

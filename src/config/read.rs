@@ -113,6 +113,15 @@ impl<'r, 't> Section<'r, 't> {
         self.required_or(key, &format!("add `{key} = {example}`"))
     }
 
+    /// What a section is called: something.
+    pub fn name(&self, example: &str) -> Option<At<String>> {
+        let name: At<String> = self.required("name", example)?;
+        if name.value.is_empty() {
+            self.fault(name.at, format!("{} has an empty `name`", self.title), format!("write `name = {example}`"));
+        }
+        Some(name)
+    }
+
     /// The same with words of its own for what to do where it is not there.
     pub fn required_or<T: Read>(&self, key: &'static str, remedy: &str) -> Option<At<T>> {
         if self.table.get(key).is_none() {

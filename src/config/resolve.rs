@@ -63,7 +63,7 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
         faults.push(server.address.at, what, "write addresses, or one name for many servers");
     }
     let headers: Vec<_> = file.backends.iter().map(|backend| backend.send_proxy.as_ref().map(|sent| sent.at)).collect();
-    let unsaid: Vec<_> = file.backends.iter().map(|backend| backend.check_unsaid).collect();
+    let unsaid: Vec<_> = file.backends.iter().map(|backend| (backend.at, backend.check_unsaid)).collect();
     let mut backends: Vec<_> = file.backends.into_iter().map(|section| backend(section, faults)).collect();
     good_names("frontend", &file.frontends.iter().map(|frontend| frontend.name.clone()).collect::<Vec<_>>(), faults);
     for (what, example, empty) in
@@ -110,10 +110,10 @@ pub fn resolve(file: File, faults: &mut Faults) -> Config {
 }
 
 /// Servers whom nobody but relays of connections knows send no requests, so several may have one address; and a check of theirs
-/// that nobody wrote only connects: what they speak is nobody's business here. `unsaid`: of which backends nobody wrote what a check
-/// asks.
-fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Frontend], faults: &mut Faults) {
-    for (at, backend) in backends.iter_mut().enumerate() {
+/// that nobody wrote only connects: what they speak is nobody's business here. `unsaid`: where each backend is written, and whether
+/// nobody wrote what its check asks.
+fn settle_relayed(backends: &mut [Backend], unsaid: &[(usize, bool)], frontends: &[Frontend], faults: &mut Faults) {
+    for ((at, backend), (place, unsaid)) in backends.iter_mut().enumerate().zip(unsaid) {
         let relayed = is_relayed(at, frontends);
         if relayed {
             backend.servers.iter_mut().for_each(|server| server.sources.retain(|source| source.written));
@@ -121,17 +121,17 @@ fn settle_relayed(backends: &mut [Backend], unsaid: &[bool], frontends: &[Fronte
         let Some(check) = &mut backend.check else {
             if backend.breaker.as_ref().is_some_and(|breaker| breaker.checks) {
                 let what = format!("the breaker of \"{}\" counts checks, and its servers have none", backend.name);
-                faults.push(0, what, "take `checks` away, or write `[backend.check]`");
+                faults.push(*place, what, "take `checks` away, or write `[backend.check]`");
             }
             continue;
         };
-        if relayed && unsaid[at] {
+        if relayed && *unsaid {
             check.kind = CheckKind::Tcp;
         }
         let udp = backend.servers.iter().find(|server| server.transport == Transport::Udp);
         if let (CheckKind::Tcp | CheckKind::Http(_), Some(server)) = (&check.kind, udp) {
             let what = format!("the check of \"{}\" connects, and server \"{}\" is udp://", backend.name, server.name);
-            faults.push(0, what, "write `check = { type = \"options\" }`");
+            faults.push(*place, what, "write `check = { type = \"options\" }`");
         }
     }
 }
@@ -521,10 +521,9 @@ fn server(
         let what = format!("server \"{}\" has `ports` and a port in its address", section.name.value);
         faults.push(part.at, what, "write the address without a port: each datagram keeps the port it came to");
     }
-    let port = (transport == Transport::Udp).then_some(address.port());
     let mut sources: Vec<_> = section.sources.iter().map(|source| source.value).collect();
     if sources.is_empty() && ports.is_none() {
-        sources.push(Source { net: address.ip().into(), port, written: false });
+        sources.push(Source::of(transport, address));
     }
     Server {
         id: NameHash::of(&format!("{backend}/{}", section.name.value)),
@@ -559,10 +558,11 @@ fn judge_backend(
             "add [[backend.server]] with `name` and `address`",
         );
     }
-    if weights.iter().all(|weight| *weight == 0) || regions.iter().all(|region| region.weight == 0) {
+    let regions_of = servers.iter().map(|s| s.region).chain(named.iter().map(|n| n.region));
+    if !weights.iter().zip(regions_of).any(|(weight, region)| *weight > 0 && regions[region].weight > 0) {
         faults.push(
             at,
-            format!("in backend \"{name}\" every weight is zero: nobody may serve"),
+            format!("in backend \"{name}\" no server with a weight is in a region with one: nobody may serve"),
             "give at least one region and one server in it a weight",
         );
     }

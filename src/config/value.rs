@@ -232,6 +232,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// What nobody writes: a server sends datagrams from where it listens, and opens connections from any port there.
+    pub fn of(transport: Transport, address: SocketAddr) -> Self {
+        let port = (transport == Transport::Udp).then_some(address.port());
+        Self { net: address.ip().into(), port, written: false }
+    }
+
     /// Whether a server that speaks `own` sends from it over datagrams or over streams: what nobody wrote counts for its own
     /// transport alone, because from an address without a port anybody there could send a datagram.
     #[inline]
@@ -276,7 +282,11 @@ impl Read for Dscp {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let wanted = "a code point: \"cs0\" to \"cs7\", \"af11\" to \"af43\", \"ef\", or 0 to 63";
         if let Some(number) = value.as_integer() {
-            return number.as_str().parse().ok().filter(|n| *n < 64).map(Self).ok_or_else(|| wanted.into());
+            return u8::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .filter(|n| *n < 64)
+                .map(Self)
+                .ok_or_else(|| wanted.into());
         }
         let point = match value.as_str().map(str::as_bytes) {
             Some(b"ef") => 46,

@@ -19,7 +19,7 @@ impl Balancer {
                 News::Breaker(Step::Moved(transition)) => self.change_breaker(id, transition),
                 News::Breaker(Step::Held(why)) => {
                     let server = self.name_of(id);
-                    tracing::warn!(server, reason = %why, "breaker stays closed: others took max_open of the weight");
+                    tracing::warn!(server, reason = %why, "breaker stays closed: more than max_open of the weight would be taken away");
                 }
             }
         }

@@ -1,19 +1,15 @@
 //! The files of TLS: read at start and by a reload, and looked at while it runs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinError;
 
+use super::reload::from_disk;
 use super::{Balancer, StartError};
 use crate::admin::Who;
 use crate::admin::journal::{Change, Kind};
 use crate::config::Config;
 use crate::net::tls::{Fault, Look, Material, News, Tls};
-
-/// Longer than a disk that works needs for hundreds of certificates. A reload does not wait for one that hangs: meanwhile no
-/// server is taken out.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads the certificates, keys and authorities that a configuration names.
 ///
@@ -33,11 +29,7 @@ impl Balancer {
     /// own does it, so that checks go on.
     pub(super) async fn prepare_tls(&self, wanted: &Config) -> Result<Material, String> {
         let (tls, wanted) = (Arc::clone(&self.tls), wanted.clone());
-        let read = tokio::task::spawn_blocking(move || tls.prepare(&wanted));
-        let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
-            return Err("certificates: the disk that they are on does not answer; nothing was changed\n".to_owned());
-        };
-        let prepared = read.map_err(|error| format!("certificates: {error}; nothing was changed\n"))?;
+        let prepared = from_disk("certificates", move || tls.prepare(&wanted)).await?;
         prepared.map_err(|faults| format!("{faults}nothing was changed\n"))
     }
 

@@ -23,7 +23,7 @@ use crate::state::{Shared, Snapshot, snapshot};
 const TELL: Duration = Duration::from_secs(60);
 
 /// How often servers and old snapshots are looked at: a breaker's news should not wait for long.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
 /// How often calls that have expired are looked for; [`Snapshot::keep_calls`] is made for this pace.
 const KEEP_CALLS: Duration = Duration::from_secs(1);
@@ -71,7 +71,8 @@ impl Balancer {
                 () = self.setup.woken.notified() => self.pass_signs_on(),
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
                 Some(resolved) = self.names.next() => self.resolved(resolved).await,
-                _ = let_go.tick() => self.let_go().await,
+                _ = let_go.tick() => self.count_calls_of_leaving(),
+                Some(Ok(held)) = self.walks.join_next() => self.let_go(&held).await,
                 _ = certificates.tick() => self.look_at_certificates(),
                 Some(looked) = self.looks.join_next() => self.take_certificates(looked),
                 _ = tell.tick() => {

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Balancer, Basis};
+use super::{Away, Balancer, Basis};
 use crate::config::leaving::{Stays, has_bind, has_server, with_leaving};
-use crate::config::names::Named;
 use crate::config::{Backend, Bind, Config, Server};
 use crate::net::host;
 use crate::net::udp::clock;
 use crate::sip::token::{Keys, NameHash};
 use crate::state::Time;
+use crate::state::pins::Held;
 use crate::state::server::{Admin, Health, ServerState};
 
 /// An address is served so much longer than it is configured: 64*T1, as long as a transaction may be retransmitted
@@ -89,14 +89,18 @@ impl Leaving {
 }
 
 impl Balancer {
-    /// Lets go of what a reload removed and what is not needed any more.
-    pub(super) async fn let_go(&mut self) {
-        if self.basis.leaving.is_empty() {
-            return;
+    /// Begins to look who still has calls of those whom a reload removed. Millions of pins take a while to walk, and neither
+    /// checks nor commands wait for that.
+    pub(super) fn count_calls_of_leaving(&mut self) {
+        if !self.basis.leaving.is_empty() && self.walks.is_empty() {
+            let shared = Arc::clone(&self.setup.shared);
+            self.walks.spawn_blocking(move || shared.pins.by_server(clock()));
         }
-        let (now, shared) = (clock(), Arc::clone(&self.setup.shared));
-        // Millions of pins take a while to walk, and checks must not wait for that.
-        let Ok(held) = tokio::task::spawn_blocking(move || shared.pins.by_server(now)).await else { return };
+    }
+
+    /// Lets go of what a reload removed and what is not needed any more; `held`: who has calls.
+    pub(super) async fn let_go(&mut self, held: &HashMap<NameHash, Held>) {
+        let now = clock();
         let mut leaving = self.basis.leaving.clone();
         let snapshot = self.setup.snapshot.load_full();
         let has_flows = |id| snapshot.server(id).is_some_and(|at| snapshot.servers[at].live.flows() > 0);
@@ -183,7 +187,7 @@ impl Basis {
                 }
                 // An answer that has it again says nothing about what somebody asked of it.
                 if has_server(&wanted, server.id) {
-                    state.admin = self.away.get(&server.id).copied().unwrap_or(state.admin);
+                    state.admin = self.away.get(&server.id).map_or(state.admin, |away| away.admin);
                 }
                 // One that is new is as old as this.
                 if state.admin != before || !has_server(&self.config, server.id) {
@@ -200,20 +204,20 @@ impl Basis {
     }
 
     /// What was asked of addresses that `wanted` has not, and that the names of `file` may bring again.
-    fn away(&self, file: &Config, wanted: &Config) -> HashMap<NameHash, Admin> {
+    fn away(&self, file: &Config, wanted: &Config) -> HashMap<NameHash, Away> {
         let mut away = self.away.clone();
-        for server in self.wanted.backends.iter().flat_map(|backend| &backend.servers) {
+        let servers = self.wanted.backends.iter().flat_map(|of| of.servers.iter().map(|server| (&of.name, server)));
+        for (backend, server) in servers {
             let admin = self.states.get(&server.id).map(|state| state.admin);
-            if let Some(admin @ (Admin::Drain | Admin::Maint)) = admin.filter(|_| server.of_name().is_some()) {
-                away.insert(server.id, admin);
+            if let (Some(admin @ (Admin::Drain | Admin::Maint)), Some(name)) = (admin, server.of_name()) {
+                away.insert(server.id, Away { admin, backend: backend.clone(), name: name.to_owned() });
             }
         }
-        let has_name = |of: &Backend, name: &Named| {
-            let same = file.backends.iter().find(|backend| backend.name == of.name);
-            same.is_some_and(|backend| backend.names.iter().any(|other| other.name == name.name))
+        let has_name = |away: &Away| {
+            let same = file.backends.iter().find(|backend| backend.name == away.backend);
+            same.is_some_and(|backend| backend.names.iter().any(|named| named.name == away.name))
         };
-        let names_stay = self.file.backends.iter().all(|of| of.names.iter().all(|name| has_name(of, name)));
-        away.retain(|id, _| names_stay && !has_server(wanted, *id));
+        away.retain(|id, away| has_name(away) && !has_server(wanted, *id));
         away
     }
 

@@ -44,6 +44,7 @@ use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::Snapshot;
 use crate::state::binds::Host;
+use crate::state::pins::Held;
 use crate::state::server::{Admin, ServerState};
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
@@ -89,6 +90,8 @@ pub struct Balancer {
     tls: Arc<Tls>,
     /// The look at their files that is under way: one, or none.
     looks: JoinSet<Look>,
+    /// A walk of the calls, for how many hang on whom.
+    walks: JoinSet<HashMap<NameHash, Held>>,
     news: mpsc::Receiver<News>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,
@@ -123,6 +126,15 @@ struct Basis {
     keys: Keys,
     host: Host,
     states: HashMap<NameHash, ServerState>,
-    /// What was asked of addresses that the last answer for their name had not.
-    away: HashMap<NameHash, Admin>,
+    /// Addresses that the last answer for their name had not, and of which something was asked.
+    away: HashMap<NameHash, Away>,
+}
+
+/// What was asked of an address that is not there now.
+#[derive(Clone)]
+struct Away {
+    admin: Admin,
+    backend: String,
+    /// The name whose address it was.
+    name: String,
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Balancer;
+use super::control::LOOK;
 use crate::config::difference::difference;
 use crate::config::names::{Answers, Query, Refused, expand, is_own};
 use crate::config::{Backend, Config};
@@ -188,9 +189,12 @@ impl Balancer {
     pub(super) async fn resolve(&mut self, file: &Config) -> Config {
         let previous = self.setup.snapshot.load_full();
         let until = self.names.begin(file);
+        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 more = self.names.first(file, Some(&previous), until) => if !more { break },
+                // Whoever falls silent meanwhile is found out all the same.
+                _ = look.tick() => self.look(),
                 Some(news) = self.news.recv() => self.take(news),
                 () = self.setup.woken.notified() => self.pass_signs_on(),
             }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::start::{Source, allow_open_files, open_binds, open_relays};
 use super::{Balancer, Basis, read_keys, service};
@@ -20,6 +21,24 @@ use crate::state::binds::Bind;
 /// Servers in one snapshot, those that leave included: positions are 16 bits wide.
 const MOST_SERVERS: usize = 65_000;
 
+/// Longer than a disk that works needs for hundreds of certificates. A reload does not wait for one that hangs: meanwhile no
+/// server is taken out, and systemd's watchdog is not fed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a thread of its own reads, so that checks go on.
+///
+/// # Errors
+/// `what` is not read in five seconds: in words for whoever asked for the reload.
+pub(super) async fn from_disk<T: Send + 'static>(
+    what: &str,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(read)).await {
+        Err(_) => Err(format!("{what}: the disk does not answer; nothing was changed\n")),
+        Ok(read) => read.map_err(|error| format!("{what}: {error}; nothing was changed\n")),
+    }
+}
+
 impl Balancer {
     /// Reads the configuration again and takes it, whole or not at all. The outcome, in words, is for whoever asked; the
     /// log has it too.
@@ -32,10 +51,11 @@ impl Balancer {
             tracing::error!(%who, "reload refused, nothing was changed");
             faults.lines().for_each(|line| tracing::error!("{line}"));
         }
-        let after = match &outcome {
-            Ok(_) => self.name_of_source(),
+        let after = match (&outcome, self.source.clone()) {
+            (Ok(_), _) => self.name_of_source(),
             // Whoever wrote it may have written it anew since.
-            Err(_) => self.source.as_ref().map_or_else(String::new, Source::name_on_disk),
+            (Err(_), Some(source)) => from_disk("", move || source.name_on_disk()).await.unwrap_or_default(),
+            (Err(_), None) => String::new(),
         };
         self.journal.reloaded(who, [before, after], &outcome);
         if outcome.is_ok() {
@@ -48,13 +68,7 @@ impl Balancer {
         let Some(before) = self.source.clone() else {
             return Err("this configuration came from no file\n".to_owned());
         };
-        if !before.file.exists() {
-            // Whoever sent a signal can name no other.
-            return Err(format!("{}: the file is gone; nothing was changed\n", before.file.display()));
-        }
-        let unchanged = |error| format!("{error}nothing was changed\n");
-        let (file, source) = Source::read(&before.file).map_err(unchanged)?;
-        let keys = self.new_keys(&file)?;
+        let (file, source, keys) = self.read_anew(&before).await?;
         let material = self.prepare_tls(&file).await?;
         let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
@@ -101,11 +115,29 @@ impl Balancer {
         Ok(text)
     }
 
+    /// The configuration and the keys as they are written now.
+    async fn read_anew(&self, before: &Source) -> Result<(Config, Source, Keys), String> {
+        let path = before.file.clone();
+        let name = path.display().to_string();
+        let read = from_disk(&name, move || -> Result<_, String> {
+            if !path.exists() {
+                // Whoever sent a signal can name no other.
+                return Err(format!("{}: the file is gone; ", path.display()));
+            }
+            let (file, source) = Source::read(&path).map_err(|error| error.to_string())?;
+            let keys = read_keys(&file.cluster_key_file).map_err(|error| error.to_string());
+            Ok((file, source, keys))
+        });
+        let (file, source, keys) = read.await?.map_err(|error| format!("{error}nothing was changed\n"))?;
+        let keys = self.same_route(&file, keys)?;
+        Ok((file, source, keys))
+    }
+
     /// The keys as the file has them now. Seals may rotate; the `route` secret must stay what it is.
-    fn new_keys(&self, wanted: &Config) -> Result<Keys, String> {
+    fn same_route(&self, wanted: &Config, read: Result<Option<Keys>, String>) -> Result<Keys, String> {
         let path = wanted.cluster_key_file.display();
         let unchanged = "nothing was changed\n";
-        match read_keys(&wanted.cluster_key_file) {
+        match read {
             Err(error) => Err(format!("{error}{unchanged}")),
             Ok(None) => {
                 Err(format!("{path}: there is no cluster key any more; put the one of this pair there; {unchanged}"))

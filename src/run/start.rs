@@ -346,6 +346,7 @@ impl Balancer {
             names,
             tls,
             looks: JoinSet::new(),
+            walks: JoinSet::new(),
             news,
             requests,
             door,

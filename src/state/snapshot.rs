@@ -515,9 +515,10 @@ fn backend(
     let owners = servers.iter().zip(0..).filter_map(|(server, at)| Some((server.ports?, at, server)));
     let mut parts: Vec<_> = owners.filter(|(_, _, server)| is_ours(server)).map(|(ports, at, _)| (ports, at)).collect();
     parts.sort_unstable();
-    // A name without an address has no servers, and should have some.
+    // A name without an address has no servers, and should have some. What is left of a backend that was removed may have
+    // none: the addresses of its frontend are open for longer.
     let leaves =
-        !backend.servers.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
+        backend.names.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
     let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_doubtful, leaves };
     // Everybody, for a pool may be shared with a snapshot whose servers had limits.
     for server in servers.iter().filter(|server| server.backend == at) {

@@ -59,7 +59,7 @@ async function api(cluster, path, url, user, request, response) {
     case "GET /api/v1/history": return json(response, 200, { step_seconds: 1, until: cluster.now, ...Object.fromEntries(MEASURES.map((name) => [name, cluster.history.map((one) => one[name])])) });
     case "GET /api/v1/events": return json(response, 200, { events: cluster.events.filter((event) => event.id > after) });
     case "GET /api/v1/pins": return json(response, 200, cluster.pin(url.searchParams.get("find")));
-    case "GET /api/v1/bad": if (user.role === "viewer") return json(response, 403, { error: "an operator may see messages" }); return json(response, 200, { messages: cluster.bad });
+    case "GET /api/v1/bad": if (user.role === "viewer") return json(response, 403, { error: "an operator may see messages" }); return json(response, 200, { messages: cluster.unread() });
     case "GET /api/v1/configuration": if (user.role === "viewer") return json(response, 403, { error: "an operator may see it" }); return json(response, 200, { hash: cluster.hash, text: cluster.text });
     case "POST /api/v1/server":
     case "POST /api/v1/reload": break;

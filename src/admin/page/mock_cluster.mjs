@@ -103,6 +103,9 @@ export class Cluster {
   constructor(count) {
     this.servers = servers(count);
     this.now = Math.floor(Date.now() / 1000) - LENGTH;
+    this.began = this.now - 7384;
+    this.pid = 4711;
+    this.mode = "proxy";
     this.history = [];
     this.events = [];
     this.hash = "9f2c41d07be3a856";
@@ -110,8 +113,8 @@ export class Cluster {
     this.hushed = 0;
     this.reloads = { done: 3, failed: 0, last: { at: this.now - 9380, who: "uid 0 pid 55", ok: true, said: "1 server added: opensips/lagos-3" } };
     this.bad = [
-      { at: this.now + 570, frontend: "sip", source: "198.51.100.23:5071", reason: "malformed", bytes: 402, text: "INVITE sip:<script>alert(1)</script>@sip.example.ng SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.23:5071;branch=<img src=x onerror=alert(2)>\r\nFrom: \"><script>alert(1)</script>\" <sip:x@y>;tag=1\r\n\r\n" },
-      { at: this.now + 130, frontend: "sip", source: "203.0.113.77:40022", reason: "not_sip", bytes: 18, text: "GET / HTTP/1.1\r\n\r\n" },
+      { id: "0-2", at: this.now + 570, frontend: "sip", source: "198.51.100.23:5071", reason: "malformed", bytes: 402, text: "INVITE sip:<script>alert(1)</script>@sip.example.ng SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.23:5071;branch=<img src=x onerror=alert(2)>\r\nFrom: \"><script>alert(1)</script>\" <sip:x@y>;tag=1\r\n\r\n" },
+      { id: "1-1", at: this.now + 130, frontend: "sip", source: "203.0.113.77:40022", reason: "not_sip", bytes: 18, text: "GET / HTTP/1.1\r\n\r\n" },
     ];
     this.event("start", "trunkline 0.1.0 started with 4 workers");
     this.event("reload", "1 server added: opensips/lagos-3", "uid 0 pid 55");
@@ -202,6 +205,11 @@ export class Cluster {
     return { found, stuck, used: this.measure().active_calls, size: 4_000_000 };
   }
 
+  /** When they came is reckoned anew for each who asks, from a clock that began elsewhere. */
+  unread() {
+    return this.bad.map((message) => ({ ...message, at: message.at + Math.random() * 1e-6 }));
+  }
+
   regions() {
     const total = this.servers.reduce((all, server) => all + server.rate, 0);
     const alive = REGIONS.filter(([name]) => this.servers.some((server) => server.region === name && server.takes));
@@ -241,11 +249,11 @@ export class Cluster {
     });
     return {
       made_at: this.now + 0.25, user, verdict: this.verdict(regions),
-      node: { name: "edge-1", version: "0.1.0", pid: 4711, uptime_seconds: 7384 + this.history.length - (this.begun ?? 0), workers: 4, configuration: this.hash, stopping: false, roles: [{ instance: "VI_1", state: "master", since: 0 }] },
+      node: { name: "edge-1", version: "0.1.0", pid: this.pid, uptime_seconds: this.now - this.began, workers: 4, configuration: this.hash, stopping: false, roles: [{ instance: "VI_1", state: "master", since: 0 }] },
       reload: this.reloads, now, pins: { used: Math.round(now.active_calls * 1.3), size: 4_000_000, evicted: 0 }, drops: { rate_limited: 12, malformed: 2, not_sip: 1 },
       certificates: [{ name: "sip.example.ng", days: 87, file: "sip.pem" }],
       frontends: [frontend("sip", ["udp://203.0.113.10:5060", "tcp://203.0.113.10:5060"], 0.92, 0), frontend("sips", ["tls://203.0.113.10:5061"], 0.08, 1204)],
-      backends: [{ name: "opensips", mode: "proxy", balance: "hash", status: shown.some((server) => server.takes_new) ? "UP" : "DOWN", when_all_down: "reject", up: shown.filter((server) => server.takes_new).length, servers_total: shown.length, calls: now.active_calls, calls_per_second: now.calls, regions, servers: shown }],
+      backends: [{ name: "opensips", mode: this.mode, balance: "hash", status: shown.some((server) => server.takes_new) ? "UP" : "DOWN", when_all_down: "reject", spill_below: 50, up: shown.filter((server) => server.takes_new).length, servers_total: shown.length, calls: now.active_calls, calls_per_second: now.calls, regions, servers: shown }],
     };
   }
 }

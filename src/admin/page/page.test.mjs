@@ -189,6 +189,35 @@ test("paused it stands still, and says for how long", async () => {
   });
 });
 
+test("paused, a dialog speaks from a new picture", mocked, async () => {
+  const other = await start();
+  await visit({ at: other.base }, async (page) => {
+    await page.getByRole("button", { name: "Pause" }).click();
+    other.cluster.wish({ backend: "opensips", server: "abuja-1", do: "drain" }, { name: "ngozi" });
+    await row(page, "abuja-1").locator(".more").click();
+    await page.getByRole("menuitem", { name: /^Maintenance/ }).click();
+    await until(page, "dialog[open] .consequence", /takes no new calls already \(drain\)/);
+    await until(page, ".link", /^paused, /);
+  });
+  await other.stop();
+});
+
+test("the menu of a relay's server speaks of what a relay has", mocked, async () => {
+  const relay = await start();
+  relay.cluster.mode = "relay";
+  await visit({ at: relay.base }, async (page) => {
+    const hint = async (server) => {
+      await row(page, server).locator(".more").click();
+      const said = await page.getByRole("menuitem", { name: /^Maintenance/ }).innerText();
+      await page.keyboard.press("Escape");
+      return said.replace(/\s+/g, " ");
+    };
+    assert.equal(await hint("asaba-1"), "Maintenance keeps its connections, takes no new ones");
+    assert.equal(await hint("lagos-1"), "Maintenance its flows go to others at once");
+  });
+  await relay.stop();
+});
+
 test("a tile opens its chart, and Escape closes it", async () => {
   await visit({}, async (page) => {
     for (let tile = 1; tile <= 7; tile++) {
@@ -226,6 +255,17 @@ test("the tabs go by arrows, and hostile text stays text", async () => {
     await until(page, ".bad details[open] pre", /<script>/);
     assert.equal(await page.evaluate(() => document.scripts.length), 1);
     assert.equal(await page.locator(".bad img").count(), 0);
+  });
+});
+
+test("a bad message that is open stays open", mocked, async () => {
+  await visit({}, async (page) => {
+    await page.click("#tab-bad");
+    await page.locator(".bad summary").first().click(DEADLINE);
+    for (let polls = 0; polls < 2; polls++) await page.waitForResponse(/api\/v1\/bad/, DEADLINE);
+    await pictures(page);
+    assert.equal(await page.locator(".bad details[open]").count(), 1);
+    assert.equal(await page.locator(".bad details").count(), 2);
   });
 });
 
@@ -353,14 +393,43 @@ test("where nobody calls nothing is said of the split", mocked, async () => {
 test("a node that began anew is believed anew", mocked, async () => {
   const anew = await start();
   await visit({ at: anew.base }, async (page) => {
+    const { cluster } = anew;
     anew.cluster.kill("asaba");
     await until(page, "#panel-health", /dead/);
-    Object.assign(anew.cluster, { begun: 7383 + anew.cluster.history.length, events: [] });
-    anew.cluster.event("health", "up -> suspect: the first word of the new one", null, "abuja-1");
-    await until(page, "#panel-health", /the first word/);
-    assert.doesNotMatch(await text(page, "#panel-health"), /dead/);
+    // Begun a second ago; by its number another process, longer ago; in a container, where each has the number 1, a while ago.
+    const others = [{ began: cluster.now - 1 }, { began: cluster.now - 90_000, pid: 4712 }, { began: cluster.now - 99_000 }];
+    for (const [nth, other] of others.entries()) {
+      Object.assign(cluster, { events: [], ...other });
+      cluster.event("health", `up -> suspect: the first word of number ${nth}`, null, "abuja-1");
+      await until(page, "#panel-health", new RegExp(`of number ${nth}`));
+      assert.doesNotMatch(await text(page, "#panel-health"), new RegExp(`dead|of number [^${nth}]`));
+    }
   });
   await anew.stop();
+});
+
+test("the stream's goodbye is no alarm, unless the node goes", mocked, async () => {
+  const going = await start();
+  const goodbye = () => going.streams.forEach((one) => one.end("event: bye\ndata: {}\n\n"));
+  await visit({ at: going.base }, async (page, faults) => {
+    await pictures(page);
+    await page.evaluate(() => {
+      window.alarms = [];
+      const alarm = document.querySelector(".alarm");
+      new MutationObserver(() => alarm.hidden || window.alarms.push(alarm.innerText)).observe(alarm, { attributes: true, childList: true, characterData: true, subtree: true });
+    });
+    // Other users: whoever may still look is let in again.
+    goodbye();
+    await until(page, ".link", /asking/);
+    await until(page, ".link", /^live, \d/);
+    await pictures(page);
+    assert.deepEqual(await page.evaluate(() => window.alarms), []);
+    going.cluster.hush(60);
+    goodbye();
+    await until(page, ".alarm", /The node is stopping/);
+    assert.equal(faults.splice(0).every((fault) => /ERR_/.test(fault)), true);
+  });
+  await going.stop();
 });
 
 test("a thousand servers: well regions are closed, and what is not well is found", mocked, async () => {
@@ -441,15 +510,22 @@ async function module(name) {
 }
 
 const backend = (...servers) => ({
-  name: "opensips", when_all_down: "reject",
+  name: "opensips", mode: "proxy", when_all_down: "reject", spill_below: 50,
   regions: [{ name: "lagos", weight: 70 }, { name: "abuja", weight: 15 }, { name: "asaba", weight: 15 }],
-  servers: servers.map(([name, calls, more]) => ({ name, region: name.split("-")[0], calls, takes_new: true, backup: false, weight: 100, weight_configured: 100, state: "up", health: "up", why: null, breaker: null, ...more })),
+  servers: servers.map(([name, calls, more]) => ({ name, region: name.split("-")[0], address: "udp://10.0.0.1:5060", calls, takes_new: true, backup: false, weight: 100, weight_configured: 100, throttle_percent: null, state: "up", admin: "ready", health: "up", why: null, breaker: null, ...more })),
 });
 
-test("what an action brings is said rightly", async () => {
+const dead = { takes_new: false, state: "dead", health: "dead" };
+
+/** What is said of an action on a server, with plain spaces. */
+async function consequences() {
   const { consequence, weightOf } = await module("consequence.ts");
-  const plain = (text) => text.replace(/[\u202f\u00a0]/g, " ");
-  const says = (of, act, index = 0, weight = "") => plain(consequence(of, of.servers[index], act, weight).sentences.join(" "));
+  const says = (of, act, index = 0, weight = "") => consequence(of, of.servers[index], act, weight).sentences.join(" ").replace(/[\u202f\u00a0]/g, " ");
+  return { consequence, weightOf, says };
+}
+
+test("what an action brings is said rightly", async () => {
+  const { consequence, weightOf, says } = await consequences();
   const five = backend(["lagos-1", 132], ["lagos-2", 1], ["lagos-3", 0], ["abuja-1", 5], ["asaba-1", 5]);
   assert.equal(says(five, "drain"), "132 calls stay until they end. 2 of 3 servers of lagos remain; lagos keeps its 70 %.");
   assert.equal(says(five, "drain", 1), "1 call stays until it ends. 2 of 3 servers of lagos remain; lagos keeps its 70 %.");
@@ -465,9 +541,76 @@ test("what an action brings is said rightly", async () => {
   const away = backend(["lagos-1", 9, { takes_new: false, state: "down", health: "down", why: "503" }], ["abuja-1", 0]);
   assert.match(says(away, "drain"), /takes no new calls already \(down\)/);
   assert.match(says(away, "ready"), /as soon as its check finds it well; now it is down \(503\)/);
-  const drained = backend(["lagos-1", 9, { takes_new: false, state: "drain" }], ["abuja-1", 0]);
+  const drained = backend(["lagos-1", 9, { takes_new: false, state: "drain", admin: "drain" }], ["abuja-1", 0]);
   assert.equal(says(drained, "ready"), "It takes new calls at once; lagos has 82.4 % of them.");
   assert.deepEqual(["50%", "256", "257", "101%", "x", ""].map((weight) => weightOf(weight, 80)), [40, 256, null, null, null, null]);
+});
+
+// As share() in src/balance/mod.rs and candidates() in src/state/snapshot/candidates.rs.
+test("a region's part shrinks with its servers, once less than spill_below of them is left", async () => {
+  const { says } = await consequences();
+  const calls = (sentences) => sentences.replace(/^It has no calls now\. /, "");
+  const of = (...lagos) => backend(...lagos.map((more, nth) => [`lagos-${nth + 1}`, 0, more]), ["abuja-1", 0], ["asaba-1", 0]);
+  assert.equal(calls(says(of({}, {}, dead), "drain")), "1 of 3 servers of lagos remains; lagos's part of new calls falls from 70 % to 60.9 %.");
+  assert.equal(calls(says(of({}, {}), "drain")), "1 of 2 servers of lagos remains; lagos keeps its 70 %.");
+  const all = { ...of({}, {}, dead), spill_below: 0 };
+  assert.equal(calls(says(all, "drain")), "1 of 3 servers of lagos remains; lagos keeps its 70 %.");
+  // Weights that were set and slow starts take away from what is usable, not from the whole; backups count for neither.
+  assert.equal(calls(says(of({}, { weight: 50 }), "drain")), "1 of 2 servers of lagos remains; lagos's part of new calls falls from 70 % to 53.8 %.");
+  assert.equal(calls(says(of({}, { throttle_percent: 50 }), "drain")), "1 of 2 servers of lagos remains; lagos's part of new calls falls from 70 % to 53.8 %.");
+  assert.equal(calls(says(of({}, {}, { backup: true }), "drain")), "1 of 2 servers of lagos remains; lagos keeps its 70 %.");
+  // What one region loses others have.
+  assert.match(says(of({}, dead, dead), "drain", 3), /No server of abuja remains: its 19.6 % of new calls goes to lagos \(75.7 %\) and asaba \(24.3 %\)/);
+  const drained = { takes_new: false, state: "drain", admin: "drain" };
+  assert.equal(says(of(drained, dead, dead), "ready"), "It takes new calls at once; lagos has 60.9 % of them.");
+});
+
+test("a weight says what it changes, and that it changes nothing only where that is so", async () => {
+  const { says, weightOf } = await consequences();
+  const five = backend(["lagos-1", 0], ["lagos-2", 0], ["lagos-3", 0], ["abuja-1", 0], ["asaba-1", 0]);
+  assert.equal(says(five, "weight", 3, "20"), "abuja's part of new calls falls from 15 % to 6.6 %. Calls that it has stay.");
+  five.servers[3].weight = 20;
+  assert.equal(says(five, "weight", 3, "100%"), "abuja's part of new calls rises from 6.6 % to 15 %. Calls that it has stay.");
+  five.servers[2] = { ...five.servers[2], ...dead };
+  assert.equal(says(five, "weight", 0, "10"), "Its part of the new calls of lagos goes from 50 % to 9 %. lagos's part of new calls falls from 76.9 % to 71 %. Calls that it has stay.");
+  assert.equal(says(five, "weight", 2, "10"), "It takes no new calls now (dead): the weight changes nothing now.");
+  const light = backend(["lagos-1", 0], ["abuja-1", 3, { weight: 1, weight_configured: 1 }], ["lagos-2", 0, { backup: true }]);
+  assert.deepEqual([weightOf("50%", 1), weightOf("50%", 15)], [0, 7]);
+  assert.equal(says(light, "weight", 1, "50%"), "New calls: No server of abuja remains: its 17.6 % of new calls goes to lagos (100 %). Calls that it has stay.");
+  assert.equal(says(light, "weight", 2, "50%"), "It is a backup, and others take the new calls: the weight changes nothing now.");
+  Object.assign(light.servers[1], { weight: 0, takes_new: false });
+  assert.equal(says(light, "weight", 1, "1"), "It takes new calls at once; abuja has 17.6 % of them.");
+  assert.equal(says(light, "weight", 1, "0"), "It takes no new calls now (weight 0): the weight changes nothing now.");
+});
+
+test("a relay has connections or flows, and loses no connection", async () => {
+  const { consequence, says } = await consequences();
+  const relay = (scheme, ...names) => ({ ...backend(...names.map((name) => [name, 2, { address: `${scheme}://10.0.0.1:443` }])), mode: "relay" });
+  const streams = relay("tls", "lagos-1", "lagos-2");
+  assert.equal(says(streams, "maint"), "2 connections stay until they end. 1 of 2 servers of lagos remains; lagos keeps its 100 %.");
+  assert.equal(consequence(streams, streams.servers[0], "maint").grave, false);
+  assert.equal(consequence(streams, streams.servers[0], "maint").title, "Maintenance for lagos-1");
+  assert.equal(says(relay("tcp", "lagos-1"), "maint"), "2 connections stay until they end. No server of opensips is left for new connections: each is closed.");
+  assert.equal(says(streams, "weight", 0, "50"), "Its part of the new connections of lagos goes from 50 % to 33 %. Connections that it has stay.");
+  const datagrams = relay("udp", "lagos-1");
+  assert.equal(says(datagrams, "maint"), "2 flows lose their server at once: what comes for them goes to another. No server of opensips is left for new flows: each is dropped.");
+  assert.equal(consequence(datagrams, datagrams.servers[0], "maint").grave, true);
+  assert.equal(says(datagrams, "drain"), "2 flows stay until they end. No server of opensips is left for new flows: each is dropped.");
+});
+
+// What servers and frontends have in `show stat` is in src/admin/haproxy/stat.rs, the families in src/admin/metrics.
+test("columns are called what HAProxy's page and /metrics call them", async () => {
+  const { SERVER, FRONTEND } = await module("columns.ts");
+  const names = (columns, key) => columns.filter((one) => one.key === key).map(({ haproxy, metric }) => [haproxy, metric])[0];
+  assert.deepEqual(names(SERVER, "failed"), ["hanafail, econ", "circuit_breaker_failed_requests"]);
+  assert.match(SERVER.find((one) => one.key === "failed").means, /no answer.*codes/);
+  assert.equal(names(SERVER, "rate")[0], "rate");
+  assert.equal(names(FRONTEND, "methods")[1], "trunkline_frontend_requests_total");
+  const rust = ["own.rs", "haproxy.rs"].map((name) => readFileSync(new URL(`../metrics/${name}`, import.meta.url), "utf8")).join("");
+  for (const { metric } of [...SERVER, ...FRONTEND]) {
+    const family = metric.replace(/^haproxy_(server|frontend)_/, "");
+    if (!metric.startsWith("label")) assert.ok(rust.includes(`${family}"`), metric);
+  }
 });
 
 test("numbers read well", async () => {

@@ -88,7 +88,7 @@ fn each_address_is_a_server_in_the_place_of_its_name() {
     let server = &config.backends[0].servers[1];
     assert_eq!(server.id, NameHash::of("b/pbx@10.0.2.1:5060"));
     assert_eq!((server.of_name(), config.backends[0].servers[0].of_name()), (Some("pbx"), None));
-    assert_eq!(server.sources, [exactly("10.0.2.1:5060".parse().unwrap())]);
+    assert_eq!(server.sources, [Source::of(Transport::Udp, "10.0.2.1:5060".parse().unwrap())]);
     assert_eq!(expanded(&file, &Answers::new()).0, file, "what has no address has no server");
 }
 
@@ -249,4 +249,21 @@ fn servers_of_two_relays_may_have_one_address() {
     assert!(refused.is_empty(), "{refused:?}");
     let servers: Vec<_> = config.backends.iter().flat_map(|backend| &backend.servers).collect();
     assert!(servers.len() == 2 && servers.iter().all(|server| server.sources.is_empty()));
+}
+
+/// A server that opens a connection does so from any port of its address, whether that was written or a name has it.
+#[test]
+fn a_name_s_servers_open_connections_from_any_port() {
+    let text = TEXT.replace("udp://pbx.example.ng:5060", "tcp://pbx.example.ng:5060");
+    let query = |port| Query { transport: Transport::Tcp, host: "pbx.example.ng".to_owned(), port: Some(port) };
+    let at = |port| members(&[target("pbx.example.ng", port, None, &["10.0.2.1"])], &[]);
+    let (config, refused) = expanded(&Config::good(&text), &[(query(5060), at(5060))].into());
+    let server = config.backends[0].servers.iter().find(|server| server.of_name() == Some("pbx")).unwrap();
+    assert!(refused.is_empty() && server.sources[0].port.is_none(), "{:?} {refused:?}", server.sources);
+    // So another one there could not be told from it, on whatever port it listens.
+    let two = text
+        + "[[backend]]\nname = \"c\"\n[[backend.server]]\nname = \"pbx\"\naddress = \"tcp://pbx.example.ng:5070\"\n";
+    let answers = [(query(5060), at(5060)), (query(5070), at(5070))].into();
+    let (config, refused) = expanded(&Config::good(&two), &answers);
+    assert_eq!((config.backends[1].servers.len(), refused[0].why), (0, "another server has it"));
 }

@@ -197,3 +197,56 @@ fn a_region_without_servers_is_shown() {
     assert!(found.contains("region \"empty\" of backend \"pbx\" has no server"), "{found}");
     assert!(found.contains("| name = \"empty\""), "{found}");
 }
+
+#[test]
+fn a_section_has_a_name_and_a_fault_its_place() {
+    for name in ["sip", "pbx", "lagos", "n1"] {
+        let found = faults(&GOOD.replacen(&format!("name = \"{name}\""), "name = \"\"", 1));
+        assert!(found.iter().any(|fault| fault.contains("has an empty `name`")), "{name}: {found:?}");
+    }
+    for (to, what) in [
+        ("name = \"pbx\"\ncheck = { type = \"none\" }\nbreaker = { checks = true }", "counts checks, and its servers"),
+        ("name = \"pbx\"\ncheck = { type = \"tcp\" }", "connects, and server"),
+    ] {
+        let found = fault(&GOOD.replace("backend = \"pbx\"", "backend = \"pbx\" "), "name = \"pbx\"", to);
+        assert!(found.contains(what) && found.contains("| [[backend]]"), "{found}");
+    }
+}
+
+#[test]
+fn weights_of_zero_are_seen_across_regions() {
+    let text = GOOD.replace("name = \"lagos\"", "name = \"lagos\"\nweight = 70")
+        + "weight = 0\n\n[[backend.region]]\nname = \"abuja\"\nweight = 0\n\n\
+           [[backend.server]]\nname = \"n2\"\nregion = \"abuja\"\naddress = \"udp://10.0.0.8:5060\"\n";
+    assert!(faults(&text).len() == 1 && faults(&text)[0].contains("nobody may serve"), "{:?}", faults(&text));
+    assert_eq!(faults(&text.replace("nweight = 0\n\n[[backend.region]]", "")).len(), 1);
+    assert_eq!(faults(&text.replacen("weight = 0", "weight = 1", 1)), [""; 0]);
+}
+
+/// Which answers of a check make a server down, and which let it rest.
+#[test]
+fn a_code_means_one_thing() {
+    let codes = |check: &str| {
+        let text = GOOD.replacen("name = \"pbx\"", &format!("name = \"pbx\"\ncheck = {{ {check} }}"), 1);
+        let check = Config::parse(&text).unwrap().backends[0].check.clone().unwrap();
+        (check.down_codes, check.resting_codes)
+    };
+    assert_eq!(codes("down_codes = [500, 503]"), (vec![500, 503], vec![]));
+    assert_eq!(codes("down_codes = []"), (vec![], vec![503]));
+    let (down, resting) = codes("resting_codes = []");
+    assert!(down.contains(&408) && down.contains(&500) && !down.contains(&503) && resting.is_empty());
+    let (down, resting) = codes("resting_codes = [408, 503]");
+    assert!(!down.contains(&408) && down.contains(&500) && resting == [408, 503]);
+    let both = "name = \"pbx\"\ncheck = { down_codes = [480], resting_codes = [480] }";
+    let found = faults(&GOOD.replacen("name = \"pbx\"", both, 1));
+    assert!(found.len() == 1 && found[0].contains("480 is in `down_codes` and in `resting_codes`"), "{found:?}");
+}
+
+#[test]
+fn a_code_point_is_the_number_that_is_written() {
+    for (written, point) in [("24", 24), ("0x18", 24), ("0o56", 46), ("0x2e", 46), ("0b11", 3)] {
+        let text = GOOD.replacen("inside =", &format!("dscp = {written}\ninside ="), 1);
+        assert_eq!(Config::parse(&text).unwrap().frontends[0].dscp, Some(point), "{written}");
+    }
+    assert!(fault(GOOD, "inside =", "dscp = 0x40\ninside =").contains("0 to 63"));
+}

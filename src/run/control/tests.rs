@@ -255,9 +255,42 @@ async fn who_becomes_master_keeps_what_is_removed_for_the_calls_of_the_other_nod
         roles::write(folder.path(), "VI_1", state).unwrap();
         balancer.read_roles();
         take(&mut balancer, &without_two(&text)).await.unwrap();
-        balancer.let_go().await;
+        balancer.count_calls_of_leaving();
+        let held = balancer.walks.join_next().await.unwrap().unwrap();
+        balancer.let_go(&held).await;
         assert_eq!(has_server(&balancer.basis.config, two), kept, "{state:?}");
         take(&mut balancer, &text).await.unwrap();
     }
+    balancer.stop().await;
+}
+
+/// What was asked of an address that the DNS takes away and brings back holds, whatever other names leave the file meanwhile.
+#[tokio::test]
+async fn an_address_that_comes_back_is_what_it_was_asked_to_be() {
+    let name =
+        |name: &str| format!("[[backend.server]]\nname = \"{name}\"\naddress = \"udp://{name}.example.ng:5060\"\n");
+    let (text, at) = (text(&[free("127.0.2.211")], ""), "127.0.3.203:5060".parse().unwrap());
+    let both = Config::good(&(text.clone() + &name("pbx") + &name("other")));
+    let one = Config::good(&(text.clone() + &name("pbx")));
+    let mut balancer = start(&text).await;
+    let with = |file: &Config| {
+        let member = crate::config::names::Member { address: at, host: String::new(), srv: None };
+        let query = file.queries().next().unwrap().clone();
+        crate::config::names::expand(file, &[(query, vec![member])].into(), &|_| false).0
+    };
+    let next = |balancer: &Balancer, file: &Config, wanted: Config| {
+        balancer.basis.next(file.clone(), wanted, balancer.basis.keys.clone(), balancer.basis.leaving.clone())
+    };
+    balancer.basis = next(&balancer, &both, with(&both));
+    let id = NameHash::of("b/pbx@127.0.3.203:5060");
+    balancer.basis.states.get_mut(&id).unwrap().admin = Admin::Maint;
+    balancer.basis = next(&balancer, &both, both.clone());
+    balancer.basis = next(&balancer, &one, one.clone());
+    balancer.basis = next(&balancer, &one, with(&one));
+    assert_eq!(balancer.basis.states[&id].admin, Admin::Maint, "somebody put it out");
+    let none = Config::good(&text);
+    balancer.basis = next(&balancer, &none, none.clone());
+    balancer.basis = next(&balancer, &one, with(&one));
+    assert_eq!(balancer.basis.states[&id].admin, Admin::Ready, "its own name had left the file");
     balancer.stop().await;
 }

@@ -106,6 +106,13 @@ fn new_calls_reach_whom_the_states_allow() {
     let leaving = ServerState { admin: Admin::Leaving, ..ServerState::default() };
     let gone = build(TEXT, &[("l1", leaving), ("l2", leaving), ("a1", leaving), ("spare", leaving)], None);
     assert!(gone.backends[0].balance.is_empty() && !gone.backends[0].lacks_servers(), "nobody should");
+    // The addresses of a removed frontend stay for longer than the last of its idle servers.
+    let mut emptied = Config::good(TEXT);
+    emptied.backends[0].servers.clear();
+    let (host, states) = (Host::default(), HashMap::new());
+    let emptied = Ingredients { config: &emptied, keys: keys(), host: &host, states: &states, workers: 1 };
+    let emptied = Snapshot::build(&emptied, None);
+    assert!(!emptied.backends[0].lacks_servers(), "nobody is wanted there any more");
     let hosts = ["10.0.10.11", "10.0.10.12", "10.1.10.11", "10.1.10.12"];
     let names = hosts
         .iter()
