@@ -178,7 +178,48 @@ fn after_ten_thousand_calls_everybody_says_the_same() {
         let picture: Value = serde_json::from_str(&get(looked_at, "/api/v1/picture")).unwrap();
         picture["backends"][0]["calls"] == 0
     });
+    nothing_falls(&balancer, looked_at);
     balancer.stop();
+}
+
+/// Two servers leave, and what all have counted stays: Prometheus takes a smaller number for a new start.
+fn nothing_falls(balancer: &Balancer, at: SocketAddr) {
+    let counted = || {
+        let (text, metrics) = (get(at, "/stats;csv"), get(at, "/metrics"));
+        let rows = csv(&text);
+        let back = rows.iter().find(|row| row["svname"] == "BACKEND").unwrap();
+        let sum = metric(&metrics, "haproxy_backend_sessions_total", &[]);
+        (
+            ["stot", "req_tot", "bin", "bout", "hrsp_2xx", "lbtot"].map(|column| back[column].parse::<u64>().unwrap()),
+            sum,
+        )
+    };
+    let before = counted();
+    assert!(before.0.iter().all(|n| *n > 0) && before.1 > 0, "{before:?}");
+    let file = balancer.folder.path().join("trunkline.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let parts: Vec<_> = text.split("[[backend.server]]").collect();
+    let gone = [SERVERS[0].0, SERVERS[1].0];
+    let stays = |part: &&&str| !gone.iter().any(|name| part.starts_with(&format!("\nname = \"{name}\"")));
+    let kept: Vec<_> = parts.iter().filter(stays).copied().collect();
+    assert_eq!(kept.len() + gone.len(), parts.len(), "{text}");
+    std::fs::write(&file, kept.join("[[backend.server]]")).unwrap();
+    let say = |line: &str| ask(&balancer.folder.path().join("admin.sock"), line).unwrap();
+    // Who is in maintenance has no calls to keep, and is gone with the reload.
+    gone.iter().for_each(|name| drop(say(&format!("set server pbx/{name} state maint"))));
+    let said = say("reload");
+    assert!(said.contains("reloaded"), "{said}");
+    wait_for("both to be gone", || {
+        let now = counted();
+        assert_eq!(now, before);
+        !gone.iter().any(|name| get(at, "/stats;csv").contains(name))
+    });
+    // A second later what was there is known by what was written down.
+    wait_for("another second", || {
+        assert_eq!(counted(), before);
+        let seconds: Value = serde_json::from_str(&get(at, "/api/v1/history")).unwrap_or_default();
+        seconds.as_array().is_none_or(|seconds| seconds.len() > 2)
+    });
 }
 
 /// However many look, it is read at most four times a second.

@@ -395,6 +395,8 @@ fn a_name_that_does_not_resolve_stops_nobody() {
     let status = calls.ask("status");
     let shown = |line: &str| line.contains(&format!("udp://{name}")) && line.contains("no address");
     assert!(status.lines().any(shown), "{status}");
+    let sentence = format!("warning: 1 of 2 servers take calls; pbx/pbx has no address (udp://{name})");
+    assert!(status.contains(&sentence), "{status}");
     calls.share(&[3]);
     dns.write(1, &records(&net, [11, 12]));
     dns.start();

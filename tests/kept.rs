@@ -296,7 +296,6 @@ fn the_audit_log_has_each_change_once_with_who_made_it() {
         ("limit", "pbx/lagos-1", "max_calls", json!("0"), json!("7")),
         ("admin", "pbx/lagos-2", "state", json!("ready"), json!("drain")),
         ("admin", "pbx/lagos-3", "health", json!("up"), json!("down")),
-        ("admin", "pbx", "stick table", json!("0"), json!("0")),
         ("admin", "", "counters", json!("all counters"), json!("cleared")),
         ("admin", "pbx/lagos-2", "state", json!("drain"), json!("ready")),
         ("admin", "pbx/abuja-1", "state", json!("ready"), json!("maint")),

@@ -8,6 +8,7 @@ use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
 use support::lines::headers;
 use trunkline::sip::token::{Sealed, SealedIn};
 use trunkline::state::Reason;
+use trunkline::state::counters::{Counter, ServerCounters};
 use trunkline::state::server::{Admin, Health, ServerState};
 
 const CONFIG: &str = r#"
@@ -465,4 +466,29 @@ fn a_server_is_not_sent_to_an_address_of_admin() {
         let outcome = node.receive(addr(SERVER), addr(INSIDE), &request("INVITE", &format!("sip:b@{to}"), &[&via]));
         assert_eq!(outcome.status(), status, "{to}: {outcome:?}");
     }
+}
+
+/// Frontends may share a backend: a call is counted where it came in.
+#[test]
+fn a_call_counts_at_its_own_frontend() {
+    let other = "203.0.113.10:5090";
+    let second = format!(
+        "[[frontend]]\nname = \"second\"\nbind = \"udp://{other}\"\ninside = \"10.0.1.10\"\n\
+         aliases = [\"sip.example.ng\"]\nbackend = \"pbx\"\n[[backend]]"
+    );
+    let mut node = Node::new(&CONFIG.replacen("[[backend]]", &second, 1));
+    for method in ["INVITE", "REGISTER", "INVITE"] {
+        let sent = node.receive(addr(PHONE), addr(other), &request(method, URI, &[]));
+        assert!(matches!(sent, Outcome::Sent { .. }), "{sent:?}");
+    }
+    let counted = |at: usize| {
+        let live = &node.snapshot.frontends[at].live;
+        (live.sum(|of| &of.calls), live.sum(|of| &of.balanced))
+    };
+    let of_servers = |counter: fn(&ServerCounters) -> &Counter| -> u64 {
+        node.snapshot.servers.iter().map(|server| server.live.counters.sum(counter)).sum()
+    };
+    let all = (of_servers(|of| &of.calls), of_servers(|of| &of.balanced));
+    assert!(all.0 > 0 && all.1 > all.0, "{all:?}");
+    assert_eq!([counted(0), counted(1)], [(0, 0), all]);
 }

@@ -105,7 +105,9 @@ impl Answerer {
             }
             Command::ShowServersState(backend) => servers::state(picture, known(backend)?),
             Command::ShowServersConn(backend) => servers::connections(picture, known(backend)?),
-            Command::ShowTable { table, key } => sip::table(&self.view, picture, table.as_deref(), key.as_deref())?,
+            Command::ShowTable { table, key, server } => {
+                sip::table(&self.view, picture, table.as_deref(), (key.as_deref(), server))?
+            }
             Command::ShowErrors(proxy) => {
                 // A number is not looked up there either, whatever it is.
                 let is_known =

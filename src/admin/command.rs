@@ -1,7 +1,41 @@
 //! One line of the runtime API: what it asks for.
 
+use std::cmp::Ordering;
+
 use super::haproxy::dump::Format;
 use super::haproxy::stat::Wanted;
+
+/// How a number has to compare with another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    how: &'static [Ordering],
+    with: u64,
+}
+
+impl Compared {
+    pub fn fits(&self, number: usize) -> bool {
+        self.how.contains(&(number as u64).cmp(&self.with))
+    }
+}
+
+/// Which entries of a table somebody wants: an entry has nothing but its server.
+fn compared(data: &str, how: Option<&str>, with: Option<&str>) -> Result<Compared, &'static str> {
+    use Ordering::{Equal, Greater, Less};
+    if data != "data.server_id" {
+        return Err("Data type not stored in this table");
+    }
+    let how: &[Ordering] = match how {
+        Some("eq") => &[Equal],
+        Some("ne") => &[Less, Greater],
+        Some("le") => &[Less, Equal],
+        Some("ge") => &[Equal, Greater],
+        Some("lt") => &[Less],
+        Some("gt") => &[Greater],
+        _ => return Err("Require and operator among \"eq\", \"ne\", \"le\", \"ge\", \"lt\", \"gt\""),
+    };
+    let with = with.and_then(|with| with.parse().ok()).ok_or("Require a valid integer value to compare against")?;
+    Ok(Compared { how, with })
+}
 
 /// What a line asks for. Names are as written; whether there is such a server is for whoever answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +57,11 @@ pub enum Command {
     /// Of one backend, or of all.
     ShowServersState(Option<String>),
     ShowServersConn(Option<String>),
-    /// A table, or a list of them; with a key one entry.
+    /// A table, or a list of them; with a key one entry, with a number those of that server.
     ShowTable {
         table: Option<String>,
         key: Option<String>,
+        server: Option<Compared>,
     },
     /// Of all proxies, or of one.
     ShowErrors(Option<String>),
@@ -371,7 +406,11 @@ fn show(words: &[&str]) -> Option<Result<Command, String>> {
         ["servers", "conn", ..] => Command::ShowServersConn(some(2)),
         ["table", ..] => {
             let key = words.iter().position(|word| *word == "key").and_then(|at| some(at + 1));
-            Command::ShowTable { table: some(1), key }
+            let data = words.get(2).filter(|word| word.starts_with("data."));
+            match data.map(|data| compared(data, some(3).as_deref(), some(4).as_deref())).transpose() {
+                Ok(server) => Command::ShowTable { table: some(1), key, server },
+                Err(why) => return Some(Err(why.to_owned())),
+            }
         }
         ["errors", ..] => Command::ShowErrors(some(1)),
         ["events"] => Command::Events { after: 0, style: Style::People },

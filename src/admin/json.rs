@@ -69,7 +69,7 @@ fn backend(of: &Backend, picture: &Picture) -> Value {
     let taking = of.servers.iter().filter(|server| server.takes_new).count();
     json!({
         "name": of.name, "mode": of.mode, "balance": of.balance, "status": if of.up { "UP" } else { "DOWN" },
-        "when_all_down": if of.forwards_when_down { "forward" } else { "reject" },
+        "spill_below": of.spill_below, "when_all_down": if of.forwards_when_down { "forward" } else { "reject" },
         "up": taking, "servers_total": of.servers.len() + of.nameless.len(), "calls": of.calls,
         "calls_per_second": of.rates.calls.now,
         "regions": of.regions.iter().map(|region| self::region(region, of)).collect::<Vec<_>>(),

@@ -28,7 +28,24 @@ const LONGEST_LINE: usize = 16_384;
 /// HAProxy's default: so long a connection may be idle.
 const IDLE: Duration = Duration::from_secs(10);
 /// A prompt that somebody forgot must not stay for ever.
-const LONGEST_IDLE: u64 = 24 * 60 * 60;
+const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A delay as HAProxy reads it: seconds, or another unit behind the number; not nothing.
+fn delay_of(written: &str) -> Option<Duration> {
+    let unit = written.find(|c: char| !c.is_ascii_digit()).unwrap_or(written.len());
+    let (number, unit) = written.split_at(unit);
+    let micros = match unit {
+        "us" => 1,
+        "ms" => 1_000,
+        "" | "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    };
+    let delay = Duration::from_micros(number.parse::<u64>().ok()?.checked_mul(micros)?);
+    (!delay.is_zero()).then_some(delay)
+}
 
 /// How often it is looked whether who traces a call is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -248,9 +265,8 @@ impl Connection {
             Command::Lower(level) => self.level = self.level.min(*level),
             Command::Prompt => self.interactive = !self.interactive,
             Command::SetSeverity(severity) => self.severity = *severity,
-            Command::SetTimeout(seconds) => {
-                let seconds: u64 = seconds.trim_end_matches('s').parse().map_err(|_| "Invalid timeout value.")?;
-                self.idle = Duration::from_secs(seconds.clamp(1, LONGEST_IDLE));
+            Command::SetTimeout(delay) => {
+                self.idle = delay_of(delay).ok_or("Invalid timeout value.")?.min(LONGEST_IDLE)
             }
             _ => {}
         }

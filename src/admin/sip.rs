@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::View;
+use super::command::Compared;
 use super::people::{columns, short};
 use super::picture::Picture;
 use crate::net::udp::clock;
@@ -98,7 +99,12 @@ const SHOWN: usize = 1000;
 ///
 /// # Errors
 /// Where there is none of this name.
-pub fn table(view: &View, picture: &Picture, table: Option<&str>, key: Option<&str>) -> Result<String, String> {
+pub fn table(
+    view: &View,
+    picture: &Picture,
+    table: Option<&str>,
+    (key, server): (Option<&str>, Option<Compared>),
+) -> Result<String, String> {
     let tables = picture.backends.iter().filter_map(|backend| Some((backend, backend.stick.as_ref()?)));
     let wanted: Vec<_> = tables.filter(|(backend, _)| table.is_none_or(|table| table == backend.name)).collect();
     if table.is_some() && wanted.is_empty() {
@@ -112,10 +118,19 @@ pub fn table(view: &View, picture: &Picture, table: Option<&str>, key: Option<&s
         let Some((entries, _)) = of.and_then(|of| of.stick()).filter(|_| table.is_some()) else { continue };
         let named = entries.entries(now).map(|entry| (format!("{:016x}", entry.key), entry));
         let wanted = key.map(|key| self::key(view, &backend.name, key)).transpose()?;
-        for (name, entry) in named.filter(|(_, entry)| wanted.is_none_or(|key| key == entry.key)).take(SHOWN) {
+        let number = |id| backend.servers.iter().find(|server| server.id == id).map_or(0, |server| server.sid);
+        let numbered = named.map(|(name, entry)| (name, number(entry.server), entry));
+        let mut found = numbered.filter(|(_, number, entry)| {
+            wanted.is_none_or(|key| key == entry.key) && server.is_none_or(|server| server.fits(*number))
+        });
+        for (name, number, entry) in found.by_ref().take(SHOWN) {
             let rest = entry.until.since(now).as_millis();
-            let server = backend.servers.iter().find(|server| server.id == entry.server).map_or(0, |server| server.sid);
-            let _ = writeln!(text, "0x{name}: key={name} use=0 exp={rest} server_id={server}");
+            let _ = writeln!(text, "0x{name}: key={name} use=0 exp={rest} server_id={number}");
+        }
+        let more = found.count();
+        if more > 0 {
+            let _ =
+                writeln!(text, "# {more} more are not shown: ask for one by `key`, or for some by `data.server_id eq`");
         }
     }
     Ok(text)
@@ -169,6 +184,8 @@ pub fn bad_messages(view: &View) -> Vec<Value> {
     let snapshot = view.snapshot();
     let shown = |BadMessage { about, bytes }: BadMessage| {
         json!({
+            // The moment is worked out anew each time; what it is called stays.
+            "id": format!("{:x}-{}", about.at.0, about.source),
             "at": at - now.since(about.at).as_secs_f64(),
             "frontend": snapshot.frontend_name(about.frontend),
             "source": about.source.to_string(), "reason": about.reason.word(), "bytes": about.len,

@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::body::Bytes;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::follow::Following;
+use super::haproxy::info;
 use super::journal::Journal;
 use super::picture::look::Scene;
 use super::picture::second::Seconds;
 use super::picture::verdict::verdict;
 use super::picture::{Picture, Server, numbered};
 use super::roles::Role;
-use super::{json, unix_now};
+use super::{json, metrics, unix_now};
 use crate::config::admin::Identity;
 use crate::net::tls::Tls;
 use crate::net::udp::clock;
@@ -57,8 +59,9 @@ struct Seen {
     newest: Mutex<Option<Arc<Picture>>>,
     made: AtomicU64,
     stopping: AtomicBool,
-    /// The picture of this number as JSON, for all who look on.
+    /// The picture of this number as JSON, for all who look on, and as Prometheus reads it.
     written: Mutex<(u64, Arc<str>)>,
+    scraped: Mutex<(u64, Bytes)>,
     told: ArcSwap<Told>,
     following: Following,
     roles: ArcSwap<Vec<Role>>,
@@ -95,6 +98,7 @@ impl View {
             made: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             written,
+            scraped: Mutex::default(),
             told: ArcSwap::default(),
             following: Following::default(),
             roles: ArcSwap::default(),
@@ -119,7 +123,8 @@ impl View {
     fn make(&self, now: Time) -> Picture {
         let Seen { place, snapshot, shared, journal, following, made, roles, .. } = &*self.0;
         let number = made.fetch_add(1, Ordering::Relaxed) + 1;
-        let (snapshot, seconds) = (snapshot.load(), self.seconds());
+        let (snapshot, mut seconds) = (snapshot.load(), self.seconds());
+        seconds.look(&snapshot);
         let (stopping, roles) = (self.is_stopping(), roles.load_full());
         Scene {
             stopping,
@@ -186,6 +191,17 @@ impl View {
             *written = (picture.number, json::picture(&picture).to_string().into());
         }
         Arc::clone(&written.1)
+    }
+
+    /// The newest picture as Prometheus reads it, written once however many ask: this thread does the checks, too.
+    pub fn metrics(&self) -> Bytes {
+        let picture = self.picture();
+        let mut scraped = self.0.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        if scraped.0 != picture.number {
+            let version = info::version(self.identity());
+            *scraped = (picture.number, metrics::render(&picture, &version).into());
+        }
+        scraped.1.clone()
     }
 
     /// Another configuration is in force: whose name it says, and its text, of which no secret is kept.

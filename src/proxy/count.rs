@@ -64,6 +64,8 @@ pub fn count(verdict: &Verdict, len: usize, bind: usize, snapshot: &Snapshot, me
                 counters.requests_to_servers.add(1);
                 counters.retransmissions.add(again);
                 counters.bytes_to_servers.add(len);
+                counters.balanced.add(u64::from(balanced));
+                counters.calls.add(u64::from(balanced && method == Method::Invite));
                 server(at).retransmissions.add(again);
                 count_to_server(server(at), method, balanced, len);
             }

@@ -285,6 +285,9 @@ impl Balancer {
         }
         let of_file = weight_of(&self.basis.config, id).unwrap_or_default();
         let (from, to) = (before.weight.unwrap_or(of_file), weight.unwrap_or(of_file));
+        if from == to {
+            return Ok(String::new());
+        }
         tracing::info!(%who, server = name, from, to, "weight at run time");
         let (from, to, words) = (from.to_string(), to.to_string(), format!("{from} -> {to}"));
         self.journal.changed(who, &Change { kind: Kind::Weight, of: &name, what: "weight", from, to }, words);
@@ -296,6 +299,9 @@ impl Balancer {
         let (name, before) = self.named(id)?;
         let of_file = server_of(&self.basis.config, id).map_or(0, |server| server.max_calls);
         let (from, to) = (before.max_calls.unwrap_or(of_file), most.unwrap_or(of_file));
+        if from == to {
+            return Ok(String::new());
+        }
         tracing::info!(%who, server = name, from, to, "max_calls at run time");
         let (from, to, words) = (from.to_string(), to.to_string(), format!("max_calls {from} -> {to}"));
         self.journal.changed(who, &Change { kind: Kind::Limit, of: &name, what: "max_calls", from, to }, words);
@@ -328,6 +334,9 @@ impl Balancer {
         let of = snapshot.backends.iter().find(|of| of.config.name == backend);
         let (table, _) = of.and_then(|of| of.stick()).ok_or("No such table")?;
         let cleared = table.clear(key, clock());
+        if cleared == 0 {
+            return Ok(String::new());
+        }
         let words = format!("{cleared} entries of the stick table cleared");
         tracing::info!(%who, backend, cleared, "stick table cleared");
         let (from, to) = (cleared.to_string(), "0".to_owned());

@@ -217,6 +217,9 @@ pub struct FrontendCounters {
     /// Requests to servers that this worker had sent to some server before: retransmissions, whatever their method. What a
     /// worker remembers is bounded ([`Repeats`](super::repeats::Repeats)), so it is a little less than there were.
     pub retransmissions: Counter,
+    /// Requests to servers that opened something and were balanced, and the INVITEs among them: new calls.
+    pub balanced: Counter,
+    pub calls: Counter,
     /// Responses that left to its clients by first digit, 1xx first: those of servers, whatever frontend they came to, and
     /// our own answers.
     pub to_clients: [Counter; 6],

@@ -137,10 +137,9 @@ impl Records {
         for backend in &snapshot.backends {
             let id = of(&backend.config.name);
             self.backends.entry(id).or_insert_with(|| Uptime::new(now)).set(!backend.lacks_servers(), now);
+            let usable = snapshot.serving(backend);
             for (at, region) in backend.config.regions.iter().enumerate() {
-                let own = backend.config.servers.iter().filter(|server| server.region == at);
-                let mut states = own.filter_map(|server| Some(snapshot.servers[snapshot.server(server.id)?].state));
-                let serves = states.any(|state| backend.takes_new(state) || state.takes_trials());
+                let serves = backend.config.servers.iter().any(|server| server.region == at && usable(server));
                 self.regions.entry((id, region.id)).or_insert_with(|| Uptime::new(now)).set(serves, now);
             }
         }

@@ -350,6 +350,16 @@ impl Snapshot {
         sources.find(remote).map(usize::from)
     }
 
+    /// Whether new calls can go to a server of a backend as it is now: it takes them, and is no backup or nobody else does.
+    pub fn serving<'a>(&'a self, backend: &'a Backend) -> impl Fn(&config::Server) -> bool + 'a {
+        let takes = |server: &config::Server| {
+            let state = self.server(server.id).map(|at| self.servers[at].state).unwrap_or_default();
+            (backend.takes_new(state) || state.takes_trials()) && state.weight.unwrap_or(server.weight) > 0
+        };
+        let backups_serve = !backend.config.servers.iter().any(|server| !server.backup && takes(server));
+        move |server| (backups_serve || !server.backup) && takes(server)
+    }
+
     /// The position of the server that is reached at an address.
     pub fn server_reached_at(&self, address: &SocketAddr) -> Option<usize> {
         self.server_addresses.get(address).map(usize::from)

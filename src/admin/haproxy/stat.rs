@@ -253,7 +253,9 @@ fn backend(of: &Backend) -> Row {
         rtime_max,
         ttime_max,
     ]);
-    row.zeros([eint, agg_server_status, agg_server_check_status, agg_check_status, rtime]);
+    row.zeros([eint, agg_server_status, agg_server_check_status, agg_check_status]);
+    // The slowest server's, as the alias in /metrics has it.
+    row.numbers([(rtime, millis(of.servers.iter().filter_map(|server| server.times.p50).max()))]);
     row.number(lastsess, last_session(rates.calls.now, tally[Count::Calls]));
     if of.mode == "proxy" {
         row.responses(tally.responses()).numbers([(req_tot, tally[Count::Requests])]);

@@ -76,7 +76,5 @@ fn asset(asked: &HeaderMap, kind: &'static str, text: &'static str) -> Response 
 
 /// `/metrics`
 pub(super) fn scrape(node: &Arc<Node>) -> Response {
-    let picture = node.view.picture();
-    let version = crate::admin::haproxy::info::version(node.view.identity());
-    (fresh(metrics::CONTENT_TYPE), metrics::render(&picture, &version)).into_response()
+    (fresh(metrics::CONTENT_TYPE), node.view.metrics()).into_response()
 }

@@ -2,7 +2,7 @@
 
 import { post } from "./ask";
 import { attr, h, put, show } from "./dom";
-import { consequence, weightOf, type Act } from "./consequence";
+import { consequence, session, weightOf, type Act } from "./consequence";
 import type { Backend, Picture, Server } from "./picture";
 
 interface Item {
@@ -10,15 +10,17 @@ interface Item {
   label: string;
   /** What the button says that does it. */
   go: string;
-  hint: string;
+  /** `sessions`: what the server has, calls or what a relay has. */
+  hint(sessions: string): string;
 }
 
+const keeps = (sessions: string) => `keeps its ${sessions}, takes no new ones`;
 const ITEMS: Item[] = [
-  { act: "ready", label: "Ready", go: "Make ready", hint: "takes new calls" },
-  { act: "drain", label: "Drain", go: "Drain", hint: "keeps its calls, takes no new ones" },
-  { act: "maint", label: "Maintenance", go: "Put in maintenance", hint: "its calls go to others at once" },
-  { act: "weight", label: "Weight\u2026", go: "Set weight", hint: "its part of the new calls" },
-  { act: "close-breaker", label: "Close breaker", go: "Close breaker", hint: "without trial calls" },
+  { act: "ready", label: "Ready", go: "Make ready", hint: (sessions) => `takes new ${sessions}` },
+  { act: "drain", label: "Drain", go: "Drain", hint: keeps },
+  { act: "maint", label: "Maintenance", go: "Put in maintenance", hint: (sessions) => (sessions === "connections" ? keeps(sessions) : `its ${sessions} go to others at once`) },
+  { act: "weight", label: "Weight\u2026", go: "Set weight", hint: (sessions) => `its part of the new ${sessions}` },
+  { act: "close-breaker", label: "Close breaker", go: "Close breaker", hint: (sessions) => `without trial ${sessions}` },
 ];
 
 /** Why an action is not to be had; null where it is. */
@@ -26,9 +28,9 @@ function obstacle(picture: Picture, server: Server, act: Act): string | null {
   if (picture.user.role === "viewer") return "a viewer only looks";
   if (server.admin === "leaving") return "it is leaving: a reload removed it";
   if (act === server.admin) return `it is ${act === "ready" ? "ready" : act === "drain" ? "draining" : "in maintenance"} already`;
-  if (act === "close-breaker" && !server.breaker) return "it has no breaker";
-  if (act === "close-breaker" && server.breaker?.state === "closed") return "it is closed";
-  return null;
+  if (act !== "close-breaker") return null;
+  if (!server.breaker) return "it has no breaker";
+  return server.breaker.state === "closed" ? "it is closed" : null;
 }
 
 /** The menu of a row. One for the whole page: it is where it was asked for. */
@@ -38,9 +40,9 @@ export class Menu {
   private readonly items: { item: Item; button: HTMLButtonElement; hint: HTMLElement }[];
   private asked: { backend: Backend; server: Server; from: HTMLElement } | null = null;
 
-  constructor(private readonly picture: () => Picture | null, private readonly choose: (backend: Backend, server: Server, act: Act, from: HTMLElement) => void) {
+  constructor(private readonly picture: () => Picture | null, private readonly choose: (backend: Backend, server: Server, act: Act) => void) {
     this.items = ITEMS.map((item) => {
-      const hint = h("small", {}, item.hint);
+      const hint = h("small");
       const button = h("button", { type: "button", role: "menuitem", tabindex: -1, onclick: () => this.take(item.act) }, h("span", {}, item.label), hint);
       return { item, button, hint };
     });
@@ -59,10 +61,11 @@ export class Menu {
     const viewer = picture.user.role === "viewer";
     show(this.note, viewer);
     put(this.note, viewer ? `${picture.user.name === "nobody" ? "You" : picture.user.name} may look: log in as an operator or an admin to do this.` : "");
+    const sessions = `${session(backend, server)}s`;
     for (const { item, button, hint } of this.items) {
       const why = obstacle(picture, server, item.act);
       attr(button, "aria-disabled", why ? "true" : null);
-      put(hint, viewer ? item.hint : (why ?? item.hint));
+      put(hint, (!viewer && why) || item.hint(sessions));
     }
     attr(this.node, "aria-label", `Actions for ${server.name}`);
     attr(from, "aria-expanded", "true");
@@ -95,7 +98,7 @@ export class Menu {
     const picture = this.picture();
     if (!asked || !picture || obstacle(picture, asked.server, act)) return;
     this.close(true);
-    this.choose(asked.backend, asked.server, act, asked.from);
+    this.choose(asked.backend, asked.server, act);
   }
 
   private key(event: KeyboardEvent): void {

@@ -21,7 +21,7 @@ export interface Wanted {
 function matches(server: Server, { text, trouble }: Wanted): boolean {
   if (trouble && server.level === "good") return false;
   if (text === "") return true;
-  const about = `${server.name} ${server.region ?? ""} ${server.state} ${server.address}`.toLowerCase();
+  const about = `${server.name} ${server.region} ${server.state} ${server.address}`.toLowerCase();
   return text.toLowerCase().split(/\s+/).every((word) => about.includes(word));
 }
 
@@ -165,7 +165,7 @@ function grouped(backend: Backend, wanted: Wanted): Group[] {
   const empty = (name: string, region: Region | null): Group => ({ name, region, servers: [], shown: [], searched });
   const groups = new Map(backend.regions.map((region) => [region.name, empty(region.name, region)]));
   for (const server of backend.servers) {
-    const name = server.region ?? "";
+    const name = server.region;
     let group = groups.get(name);
     if (!group) groups.set(name, (group = empty(name, null)));
     group.servers.push(server);

@@ -1,6 +1,6 @@
 // Small drawings inside tables: responses by class, the last checks.
 
-import { attr, h, size, svg } from "./dom";
+import { attr, h, show, size, svg } from "./dom";
 import { count, duration, percent, sum } from "./format";
 import type { Check } from "./picture";
 
@@ -20,12 +20,12 @@ export class ResponseBar {
     this.parts.forEach((part, index) => {
       const value = responses[index] ?? 0;
       size(part, "--part", total > 0 ? (value / total).toFixed(4) : "0");
-      if (part.hidden !== (value === 0)) part.hidden = value === 0;
+      show(part, value > 0);
     });
     const words = CLASSES.map((name, index) => [name, responses[index] ?? 0] as const)
       .filter(([, value]) => value > 0)
       .map(([name, value]) => `${name} ${count(value)} (${percent((100 * value) / total, 2)})`);
-    const said = words.length > 0 ? words.join(", ") : "no responses";
+    const said = words.join(", ") || "no responses";
     attr(this.node, "aria-label", said);
     attr(this.node, "title", said);
   }

@@ -27,10 +27,10 @@ export class Configuration implements Panel {
     this.node = h("div", {}, h("div", { class: "find" }, this.about, this.reload), this.said, this.text, this.dialog);
   }
 
-  update({ node, user, reload, made_at }: Picture): void {
+  update({ node, user, reload }: Picture): void {
     show(this.reload, user.role === "admin");
     const failed = reload.last && !reload.last.ok;
-    put(this.about, `${node.configuration}, without secrets. ${reload.done} reloads, ${reload.failed} refused.` + (failed && made_at ? " The last one was refused." : ""));
+    put(this.about, `${node.configuration}, without secrets. ${reload.done} reloads, ${reload.failed} refused.` + (failed ? " The last one was refused." : ""));
     if (user.role === "viewer") return put(this.text, "An operator may see it.");
     if (this.hash === node.configuration) return;
     this.hash = node.configuration;

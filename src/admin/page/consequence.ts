@@ -16,115 +16,149 @@ const TITLES: Record<Act, string> = {
   ready: "Make ready", drain: "Drain", maint: "Maintenance for", weight: "Weight of", "close-breaker": "Close the breaker of",
 };
 
+/** What becomes of it where no server takes it. */
+const UNSERVED = { call: "answered with 503", connection: "closed", flow: "dropped" };
+
+/** What a server has for its clients: a relay knows no calls. */
+export function session(backend: Backend, server: Server): keyof typeof UNSERVED {
+  if (backend.mode !== "relay") return "call";
+  return server.address.startsWith("udp") ? "flow" : "connection";
+}
+
 /** What `act` on `server` brings about, `weight` being the text of the wanted weight. */
 export function consequence(backend: Backend, server: Server, act: Act, weight = ""): Consequence {
-  const title = `${TITLES[act]} ${server.name}`;
+  const word = session(backend, server);
+  // An open connection cannot go on at another server: a relay lets it end.
+  const goes = act === "maint" && word !== "connection";
+  const will = (sentences: string[], grave = false) => ({ title: `${TITLES[act]} ${server.name}`, sentences, grave });
   switch (act) {
     case "ready":
-      return { title, sentences: ready(backend, server), grave: false };
+      return will([ready(backend, server, word)]);
     case "drain":
-      return { title, sentences: [callsStay(server), ...leaves(backend, server)], grave: isLast(backend, server) };
     case "maint":
-      return { title, sentences: [callsGo(server), ...leaves(backend, server)], grave: server.calls > 0 || isLast(backend, server) };
+      return will([has(server, word, goes), leaves(backend, server, word)], (goes && server.calls > 0) || isLast(backend, server));
     case "weight":
-      return { title, sentences: weighs(backend, server, weight), grave: false };
+      return will(weighs(backend, server, weight, word));
     case "close-breaker":
-      return { title, sentences: closes(server), grave: false };
+      return will([closes(server, word)]);
   }
 }
 
-function callsStay(server: Server): string {
-  if (server.calls === 0) return "It has no calls now.";
-  return `${plural(server.calls, "call")} ${server.calls === 1 ? "stays until it ends" : "stay until they end"}.`;
+function has({ calls }: Server, word: string, goes: boolean): string {
+  const one = calls === 1;
+  if (calls === 0) return `It has no ${word}s now.`;
+  if (goes) return `${plural(calls, word)} ${one ? "loses its" : "lose their"} server at once: what comes for them goes to another.`;
+  return `${plural(calls, word)} ${one ? "stays until it ends" : "stay until they end"}.`;
 }
 
-function callsGo(server: Server): string {
-  if (server.calls === 0) return "It has no calls now.";
-  return `${plural(server.calls, "call")} ${server.calls === 1 ? "loses its" : "lose their"} server at once: what comes for them goes to another.`;
+/** The backend as it will be when `server` is so. */
+function changed(backend: Backend, server: Server, to: Partial<Server>): Backend {
+  return { ...backend, servers: backend.servers.map((one) => (one === server ? { ...one, ...to } : one)) };
 }
 
-/** Servers that take new calls and are no backups, without `except`. */
-function takers(backend: Backend, except?: Server): Server[] {
-  return backend.servers.filter((one) => one.takes_new && !one.backup && one !== except && one.weight > 0);
+/** Who gets what is new: the servers that take it; backups only where there are no others. */
+function takers({ servers }: Backend): Server[] {
+  const all = servers.filter((one) => one.takes_new && one.weight > 0);
+  const usual = all.filter((one) => !one.backup);
+  return usual.length > 0 ? usual : all;
 }
 
-const isLast = (backend: Backend, server: Server) => server.takes_new && takers(backend, server).length === 0;
+const isLast = (backend: Backend, server: Server) =>
+  server.takes_new && takers(changed(backend, server, { takes_new: false })).every((one) => one.backup);
 
-/** The share of each region whose servers are among `servers`. */
-function shares(backend: Backend, servers: Server[]): Map<string, number> {
-  const alive = backend.regions.filter((region) => servers.some((one) => one.region === region.name));
-  const total = sum(alive.map((region) => region.weight));
-  return new Map(alive.map((region) => [region.name, total > 0 ? (100 * region.weight) / total : 0]));
-}
+/** The weight that a slow start lets it have, in hundredths. */
+const effective = (server: Server) => server.weight * (server.throttle_percent ?? 100);
 
-function leaves(backend: Backend, server: Server): string[] {
-  if (!server.takes_new) {
-    return [`It takes no new calls already (${server.state}); it will not come back by itself until it is made ready.`];
+/**
+ * The part, in percent, of each region that gets anything new. As the node has it (`share` in src/balance/mod.rs): a region
+ * keeps its weight while `spill_below` of what is configured for its servers is usable; with less its weight shrinks.
+ */
+function shares(backend: Backend): Map<string, number> {
+  const backup = takers(backend)[0]?.backup;
+  const weights = new Map<string, number>();
+  for (const { name, weight } of backend.regions) {
+    const own = backend.servers.filter((one) => one.region === name && one.backup === backup);
+    const usable = sum(own.filter((one) => one.takes_new).map(effective));
+    const needed = sum(own.map((one) => one.weight_configured)) * backend.spill_below;
+    if (usable > 0 && weight > 0) weights.set(name, weight * Math.min(1, usable / needed));
   }
-  const rest = takers(backend, server);
-  if (rest.length === 0) return [nobody(backend, server)];
-  const before = shares(backend, takers(backend));
-  const after = shares(backend, rest);
-  const region = server.region;
-  if (region === null || !before.has(region)) {
-    return [`${remain(rest.length, backend.servers.length)} of ${backend.name} ${rest.length === 1 ? "takes" : "take"} new calls.`];
+  const whole = sum(weights.values());
+  return new Map([...weights].map(([name, weight]) => [name, (100 * weight) / whole]));
+}
+
+/** How the part of a region changes; "" where it stays, as it is written. */
+function moves(region: string, word: string, before = 0, after = 0): string {
+  if (share(before) === share(after)) return "";
+  return `${region}'s part of new ${word}s ${after < before ? "falls" : "rises"} from ${share(before)} to ${share(after)}.`;
+}
+
+function leaves(backend: Backend, server: Server, word: keyof typeof UNSERVED): string {
+  if (!takers(backend).includes(server)) {
+    return `It takes no new ${word}s already (${server.state}); it will not come back by itself until it is made ready.`;
   }
+  const then = changed(backend, server, { takes_new: false });
+  const rest = takers(then);
+  const after = shares(then);
+  if (rest[0]?.backup) return `Only ${list(rest.map((one) => one.name))} ${rest.length === 1 ? "(a backup) remains" : "(backups) remain"}.`;
+  if (after.size === 0) {
+    const what = backend.when_all_down === "forward" ? "they are sent to servers all the same (fail open)" : `each is ${UNSERVED[word]}`;
+    return `No server of ${backend.name} is left for new ${word}s: ${what}.`;
+  }
+  const { region } = server;
+  const before = shares(backend).get(region) ?? 0;
   const here = rest.filter((one) => one.region === region).length;
   const all = backend.servers.filter((one) => one.region === region && !one.backup).length;
   if (here > 0) {
-    return [`${remain(here, all)} of ${region} ${here === 1 ? "remains" : "remain"}; ${region} keeps its ${share(before.get(region)!)}.`];
+    const part = moves(region, word, before, after.get(region)) || `${region} keeps its ${share(before)}.`;
+    return `${count(here)} of ${plural(all, "server")} of ${region} ${here === 1 ? "remains" : "remain"}; ${part}`;
   }
   const others = [...after].map(([name, value]) => `${name} (${share(value)})`);
-  return [`No server of ${region} remains: its ${share(before.get(region)!)} of new calls goes to ${list(others)}.`];
+  return `No server of ${region} remains: its ${share(before)} of new ${word}s goes to ${list(others)}.`;
 }
 
-const remain = (some: number, all: number) => `${count(some)} of ${plural(all, "server")}`;
-
-function nobody(backend: Backend, server: Server): string {
-  const backups = backend.servers.filter((one) => one.backup && one.takes_new && one !== server);
-  if (backups.length > 0) return `Only ${list(backups.map((one) => one.name))} ${backups.length === 1 ? "(a backup) remains" : "(backups) remain"}.`;
-  const then = backend.when_all_down === "forward" ? "they are sent to servers all the same (fail open)" : "each is answered with 503";
-  return `No server of ${backend.name} is left for new calls: ${then}.`;
-}
-
-function ready(backend: Backend, server: Server): string[] {
+function ready(backend: Backend, server: Server, word: string): string {
   if (server.health !== "up") {
-    return [`It takes new calls as soon as its check finds it well; now it is ${server.health}${server.why ? ` (${server.why})` : ""}.`];
+    return `It takes new ${word}s as soon as its check finds it well; now it is ${server.health}${server.why ? ` (${server.why})` : ""}.`;
   }
-  if (server.breaker?.state === "open") return ["It is ready; new calls come when its breaker has closed."];
-  const after = shares(backend, [...takers(backend, server), server]);
-  const region = server.region;
-  const whole = region !== null ? after.get(region) : undefined;
-  if (server.backup || whole === undefined) return ["It takes new calls at once."];
-  return [`It takes new calls at once; ${region} has ${share(whole)} of them.`];
+  if (server.breaker?.state === "open") return `It is ready; new ${word}s come when its breaker has closed.`;
+  const part = shares(changed(backend, server, { takes_new: true })).get(server.region);
+  const whole = server.backup || part === undefined ? "" : `; ${server.region} has ${share(part)} of them`;
+  return `It takes new ${word}s at once${whole}.`;
 }
 
-/** What a weight means: "50%" is of the configured weight, "50" is absolute. Null where it is neither. */
+/** What a weight means: "50%" is of the configured weight, rounded down; "50" is absolute. Null where it is neither. */
 export function weightOf(text: string, configured: number): number | null {
   const match = /^(\d{1,3})(%?)$/.exec(text.trim());
   if (!match) return null;
   const value = Number(match[1]);
-  if (match[2] === "%") return value <= 100 ? Math.round((value * configured) / 100) : null;
+  if (match[2] === "%") return value <= 100 ? Math.floor((value * configured) / 100) : null;
   return value <= 256 ? value : null;
 }
 
-function weighs(backend: Backend, server: Server, text: string): string[] {
+function weighs(backend: Backend, server: Server, text: string, word: keyof typeof UNSERVED): string[] {
   const weight = weightOf(text, server.weight_configured);
   if (weight === null) return [`A weight is 0 to 256, or a percentage of the configured ${server.weight_configured}: 50%.`];
-  const kept = "Calls that it has stay.";
-  if (weight === 0) return [...leaves(backend, server).map((one) => "New calls: " + one), kept];
-  const beside = takers(backend, server).filter((one) => one.region === server.region);
-  const others = sum(beside.map((one) => one.weight));
-  const part = (own: number) => percent((100 * own) / (own + others), 0);
-  if (beside.length === 0) return [`It is the only server ${where(backend, server)} that takes new calls: the weight changes nothing now.`];
-  return [`Its part of the new calls ${where(backend, server)} goes from ${part(server.weight)} to ${part(weight)}.`, kept];
+  // Well but for its weight it is idle, and ready.
+  const takes_new = server.takes_new || (server.level === "idle" && server.admin === "ready");
+  const then = changed(backend, server, { weight, takes_new });
+  const gets = (of: Backend) => takers(of).some((one) => one.name === server.name);
+  const kept = `Its ${word}s stay.`;
+  if (!gets(then)) return gets(backend) ? [leaves(backend, server, word), kept] : [`It gets no new ${word}s now.`];
+  const { region } = server;
+  const beside = takers(then).filter((one) => one.name !== server.name && one.region === region);
+  const moved = moves(region, word, shares(backend).get(region), shares(then).get(region));
+  if (beside.length === 0 && moved === "") return [`It is the only server of ${region} that takes new ${word}s: the weight changes nothing now.`];
+  const others = sum(beside.map(effective));
+  const part = (weight: number) => {
+    const own = effective({ ...server, weight });
+    return percent((100 * own) / (own + others), 0);
+  };
+  const within = beside.length > 0 ? `Its part of the new ${word}s of ${region} goes from ${part(server.weight)} to ${part(weight)}.` : "";
+  return [within, moved, kept].filter((one) => one !== "");
 }
 
-const where = (backend: Backend, server: Server) => `of ${server.region || backend.name}`;
-
-function closes(server: Server): string[] {
-  const breaker = server.breaker;
-  if (!breaker || breaker.state === "closed") return ["Its breaker is closed already."];
-  const failed = breaker.total > 0 ? ` It opened after ${count(breaker.failed)} of ${plural(breaker.total, "call")} failed.` : "";
-  return [`New calls go to it at once, without trial calls.${failed}`];
+function closes({ breaker }: Server, word: string): string {
+  if (!breaker || breaker.state === "closed") return "Its breaker is closed already.";
+  const failed = breaker.total > 0 ? ` It opened after ${count(breaker.failed)} of ${plural(breaker.total, word)} failed.` : "";
+  return `New ${word}s go to it at once, without trial ${word}s.${failed}`;
 }

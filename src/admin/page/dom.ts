@@ -104,11 +104,12 @@ export function mark(level: string): SVGSVGElement {
   return node;
 }
 
+const DISC = "M6 1.5a4.5 4.5 0 1 1 0 9a4.5 4.5 0 1 1 0-9z";
 const SHAPES: Record<string, string> = {
-  good: "M6 1.5a4.5 4.5 0 1 1 0 9a4.5 4.5 0 1 1 0-9z",
+  good: DISC,
   warning: "M6 1L11.4 10.6H.6z",
   bad: "M1.5 1.5h9v9h-9z",
-  idle: "M6 1.5a4.5 4.5 0 1 1 0 9a4.5 4.5 0 1 1 0-9zm0 2a2.5 2.5 0 1 0 0 5a2.5 2.5 0 1 0 0-5z",
+  idle: DISC + "m0 2a2.5 2.5 0 1 0 0 5a2.5 2.5 0 1 0 0-5z",
 };
 
 /** Gives a mark another level. */

@@ -71,7 +71,7 @@ const two = (value: number) => String(value).padStart(2, "0");
 /** Local time of day; with the date where it is not the day of `now`. Both in seconds since 1970. */
 export function clock(at: number, now: number): string {
   const when = new Date(at * 1000);
-  const time = `${two(when.getHours())}:${two(when.getMinutes())}:${two(when.getSeconds())}`;
+  const time = when.toTimeString().slice(0, 8);
   if (when.toDateString() === new Date(now * 1000).toDateString()) return time;
   return `${when.getFullYear()}-${two(when.getMonth() + 1)}-${two(when.getDate())} ${time}`;
 }

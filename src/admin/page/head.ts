@@ -40,7 +40,7 @@ function themeButton(onChange: () => void): HTMLElement {
   let theme = applyTheme();
   const paint = () => {
     put(word, words[theme]);
-    attr(button, "aria-label", `Colours: ${words[theme].toLowerCase()}`);
+    attr(button, "aria-label", `Colours: ${theme}`);
   };
   button.addEventListener("click", () => {
     theme = applyTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);

@@ -30,6 +30,7 @@ export class Live {
   private asking = false;
   private heard: number | null = null;
   private gap = 1_000;
+  private bye = false;
   private stopping = false;
   private login = false;
 
@@ -58,6 +59,7 @@ export class Live {
     this.asking = false;
     this.login = !answer.ok && answer.status === 401;
     if (answer.ok) this.hear(answer.value);
+    else this.stopping ||= this.bye;
   }
 
   /** Nobody looks at a hidden tab or a paused page: it holds no connection and paints nothing. */
@@ -76,10 +78,8 @@ export class Live {
       this.failures = 0;
       this.hear(JSON.parse(event.data));
     });
-    source.addEventListener("bye", () => {
-      this.stopping = true;
-      this.beat();
-    });
+    // It is stopping, or has other users and lets in anew who may look. Who is asked next says which: see `ask`.
+    source.addEventListener("bye", () => (this.bye = true));
     source.onerror = () => this.failed();
   }
 
@@ -99,6 +99,7 @@ export class Live {
     const now = performance.now();
     if (this.heard !== null) this.gap = 0.8 * this.gap + 0.2 * Math.min(now - this.heard, 30_000);
     this.heard = now;
+    this.bye = false;
     this.stopping = picture.node.stopping;
     this.onPicture(picture);
     this.beat();

@@ -8,6 +8,8 @@ import type { Panel } from "./tabs";
 
 const MOST = 500;
 const ASK_MS = 900;
+/** The uptime comes in whole seconds, so when the node began is known to one or two. */
+const BEGAN_S = 2;
 const HEALTH = new Set(["health", "breaker", "weight"]);
 
 /** The events known so far, newest last. */
@@ -16,12 +18,15 @@ export class Events {
   private asking = false;
   private asked = -ASK_MS;
 
-  private uptime = 0;
+  private pid = 0;
+  private began = 0;
 
-  /** A node that began anew counts its events anew. */
-  of({ uptime_seconds }: Picture["node"]): void {
-    if (uptime_seconds < this.uptime) this.all = [];
-    this.uptime = uptime_seconds;
+  /** A node that began anew counts its events anew. In a container each process may have the same number, so the time counts too. */
+  of({ made_at, node: { pid, uptime_seconds } }: Picture): void {
+    const began = made_at - uptime_seconds;
+    if (pid !== this.pid || Math.abs(began - this.began) > BEGAN_S) this.all = [];
+    this.pid = pid;
+    this.began = began;
   }
 
   async ask(): Promise<boolean> {
@@ -78,7 +83,7 @@ export class Log implements Panel {
 
   update(picture: Picture, opened: boolean): void {
     this.now = picture.made_at;
-    this.events.of(picture.node);
+    this.events.of(picture);
     if (opened) this.paint();
     void this.events.ask().then((news) => news && this.paint());
   }

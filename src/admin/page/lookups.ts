@@ -145,7 +145,7 @@ export class BadMessages implements Panel {
   private asked = 0;
 
   constructor() {
-    this.views = new Keyed<BadMessage>(this.list, (one) => `${one.at} ${one.source} ${one.bytes}`, () => new Bad(() => this.now));
+    this.views = new Keyed<BadMessage>(this.list, (one) => one.id, () => new Bad(() => this.now));
     this.node = h("div", {}, h("p", { class: "says" }, "What came and could not be understood, as it came. Do not trust it: anybody may have written it."), this.list, this.none);
   }
 

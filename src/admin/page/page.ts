@@ -34,7 +34,11 @@ class Page {
   private readonly found = h("span", { class: "muted", role: "status" });
   private readonly backends = h("div", { class: "backends" });
   private readonly toast = h("div", { class: "toast", role: "status", hidden: true });
-  private readonly menu = new Menu(() => this.picture, (backend, server, act) => this.confirm.open(backend, server, act));
+  private readonly menu = new Menu(() => this.picture, (backend, server, act) => {
+    this.confirm.open(backend, server, act);
+    // A paused page shows what was; what is confirmed must be said of what is.
+    if (this.live.paused) void this.live.ask();
+  });
   private readonly confirm = new Confirm(() => this.picture, (said) => this.done(said));
   private readonly cards: Keyed<Backend, BackendCard>;
   private readonly tabs: Tabs;

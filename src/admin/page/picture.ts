@@ -78,6 +78,8 @@ export interface Backend {
   balance: string;
   status: string;
   when_all_down: string;
+  /** Percent: a region with less of its weight usable has a smaller part. */
+  spill_below: number;
   up: number;
   servers_total: number;
   calls: number;
@@ -108,7 +110,7 @@ export interface Region {
 
 export interface Server {
   name: string;
-  region: string | null;
+  region: string;
   address: string;
   backup: boolean;
   state: string;
@@ -194,6 +196,8 @@ export interface Pin {
 }
 
 export interface BadMessage {
+  /** The same in every answer; `at` differs a little. */
+  id: string;
   at: number;
   frontend: string;
   source: string;

@@ -146,7 +146,7 @@ export class ServerRow implements View<Server> {
     };
     put(this.breaker.main, breaker.state);
     put(this.breaker.sub, second[breaker.state]);
-    const failed = breaker.total > 0 ? percent((100 * breaker.failed) / breaker.total, 2) : percent(0, 2);
+    const failed = percent((100 * breaker.failed) / Math.max(1, breaker.total), 2);
     attr(this.breaker.node, "title", `${count(breaker.failed)} of ${plural(breaker.total, "call")} failed (${failed}), ${count(breaker.rejected)} held back`);
   }
 

@@ -48,7 +48,7 @@ impl Scene<'_> {
         let backends = snapshot.backends.iter().zip(first..);
         let backends: Vec<_> = backends.map(|(backend, iid)| self.backend(backend, iid, &records)).collect();
         drop(records);
-        self.give_calls(&mut frontends, &backends);
+        self.give_active(&mut frontends, &backends);
         let mut reasons = [0; Reason::ALL.len()];
         for frontend in &frontends {
             reasons.iter_mut().zip(frontend.reasons).for_each(|(sum, n)| *sum += n);
@@ -82,6 +82,7 @@ impl Scene<'_> {
                 hep_failed: following.hep_failed.get(),
                 banned: shared.bans.len() as u64,
             },
+            left: seconds.left_of_frontends(),
             reasons,
             frontends,
             backends,
@@ -91,23 +92,14 @@ impl Scene<'_> {
         }
     }
 
-    /// Calls belong to servers. They are shown at the first frontend that names their backend too, so that the sums over
-    /// frontends and over backends are the same.
-    fn give_calls(&self, frontends: &mut [Frontend], backends: &[Backend]) {
+    /// Calls that go on belong to servers. They are shown at the first frontend that names their backend too, so that the sums
+    /// over frontends and over backends are the same.
+    fn give_active(&self, frontends: &mut [Frontend], backends: &[Backend]) {
         for (at, backend) in backends.iter().enumerate() {
             let names = |of: &snapshot::Frontend| of.config.backends().contains(&at);
             let Some(first) = self.snapshot.frontends.iter().position(names) else { continue };
-            let frontend = &mut frontends[first];
-            for count in [Count::Calls, Count::Opened] {
-                frontend.tally[count] += backend.tally[count];
-            }
-            for (sum, rate) in [
-                (&mut frontend.rates.calls, backend.rates.calls),
-                (&mut frontend.rates.opened, backend.rates.opened),
-                (&mut frontend.rates.active, backend.rates.active),
-            ] {
-                *sum = Rate { now: sum.now + rate.now, most: sum.most + rate.most };
-            }
+            let (sum, active) = (&mut frontends[first].rates.active, backend.rates.active);
+            *sum = Rate { now: sum.now + active.now, most: sum.most + active.most };
         }
     }
 
@@ -139,7 +131,7 @@ impl Scene<'_> {
             .zip(1..)
             .filter_map(|(server, sid)| self.server(of, server, (iid, sid), records))
             .collect();
-        let mut tally = Tally::default();
+        let mut tally = self.seconds.left(id, None);
         servers.iter().for_each(|server| tally += &server.tally);
         let uptime = records.backend(&config.name);
         let uses = |frontend: &&snapshot::Frontend| frontend.config.backends().iter().any(|at| self.is(*at, config));
@@ -157,6 +149,7 @@ impl Scene<'_> {
             mode: if is_relay { "relay" } else { "proxy" },
             balance: config.balance.word(),
             forwards_when_down: config.when_all_down == WhenAllDown::Forward,
+            spill_below: config.spill_below,
             up: !of.lacks_servers(),
             unchanged: uptime.map_or(Duration::ZERO, |uptime| uptime.unchanged(self.now)),
             downs: uptime.map_or(0, |uptime| uptime.downs()),
@@ -183,12 +176,15 @@ impl Scene<'_> {
         let config = &of.config;
         let weights: u32 = config.regions.iter().map(|region| region.weight).sum();
         let shares = of.balance.shares();
-        let settled = self.seconds.is_settled(super::second::backend_id(&config.name), &shares, self.now);
+        let id = super::second::backend_id(&config.name);
+        let settled = self.seconds.is_settled(id, &shares, self.now);
+        let serves = self.snapshot.serving(of);
         let last_minute = |server: &Server| self.seconds.opened_last_minute(server.id);
         let in_all = servers.iter().map(last_minute).sum();
-        let region = |region: &config::Region| {
+        let region = |(region, at): (&config::Region, usize)| {
             let own = || servers.iter().filter(|server| server.region == region.name);
-            let mut tally = Tally::default();
+            let nameless = config.unresolved().filter(|named| named.region == at).count();
+            let mut tally = self.seconds.left(id, Some(region.id));
             own().for_each(|server| tally += &server.tally);
             Region {
                 id: region.id,
@@ -199,13 +195,13 @@ impl Scene<'_> {
                 settled,
                 opened: own().map(last_minute).sum(),
                 opened_in_all: in_all,
-                up: own().filter(|server| server.takes_new).count(),
-                servers: own().count(),
+                up: config.servers.iter().filter(|server| server.region == at && serves(server)).count(),
+                servers: own().count() + nameless,
                 availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
                 tally,
             }
         };
-        config.regions.iter().map(region).collect()
+        config.regions.iter().zip(0..).map(region).collect()
     }
 
     fn server(
@@ -278,6 +274,8 @@ pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
     }
     let mut tally = Tally::default();
     for (count, n) in [
+        (Count::Calls, of(|l| &l.calls)),
+        (Count::Opened, of(|l| &l.balanced)),
         (Count::Received, of(|l| &l.received)),
         (Count::Sent, of(|l| &l.requests_to_clients)),
         (Count::BytesIn, counted.bytes_from_clients),
@@ -308,6 +306,7 @@ pub(super) fn server_tally(live: &crate::state::server::ServerLive) -> Tally {
         (Count::BytesOut, counted.bytes_from),
         (Count::Retransmissions, counted.retransmissions),
         (Count::Failed, counted.failed),
+        (Count::Failing, counted.failing),
         (Count::Unreachable, counted.unreachable),
         (Count::Rejected, counted.moved_on),
         (Count::Connections, live.counters.sum(|of| &of.flows_opened)),

@@ -3,6 +3,7 @@
 //!
 //! [`look`] makes it, [`second`] remembers what a single look cannot know: rates, largest values, the last minutes.
 
+mod gone;
 pub mod look;
 pub mod second;
 pub mod verdict;
@@ -73,6 +74,8 @@ counts! {
     Denied,
     Malformed,
     Failed,
+    /// Of those the answers that only `codes` call failures.
+    Failing,
     Unreachable,
     /// Went elsewhere because a breaker was half-open.
     Rejected,
@@ -175,6 +178,8 @@ pub struct Picture {
     pub certificates: Vec<Certificate>,
     pub pins: PinsUsed,
     pub sums: Sums,
+    /// What frontends counted that a reload has removed.
+    pub left: Tally,
     /// Of all frontends.
     pub reasons: [u64; Reason::ALL.len()],
     pub frontends: Vec<Frontend>,
@@ -268,6 +273,8 @@ pub struct Backend {
     pub mode: &'static str,
     pub balance: &'static str,
     pub forwards_when_down: bool,
+    /// Percent of a region's server weight.
+    pub spill_below: u32,
     /// Whether somebody takes new calls.
     pub up: bool,
     pub unchanged: Duration,
@@ -315,7 +322,7 @@ pub struct Region {
     /// What opened something in the last minute here and in the whole backend.
     pub opened: u64,
     pub opened_in_all: u64,
-    /// Servers that take new calls, and all.
+    /// Servers that new calls can go to, and all; names without an address are among these.
     pub up: usize,
     pub servers: usize,
     pub availability: f64,
@@ -464,9 +471,9 @@ impl Picture {
         each.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     }
 
-    /// What all frontends counted.
+    /// What all frontends counted, those that are gone too.
     pub fn counted(&self, count: Count) -> u64 {
-        self.frontends.iter().map(|frontend| frontend.tally[count]).sum()
+        self.frontends.iter().map(|frontend| frontend.tally[count]).sum::<u64>() + self.left[count]
     }
 
     /// Calls at once.

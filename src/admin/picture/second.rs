@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::Serialize;
 
+use super::gone::{Gone, Whose};
 use super::look::{frontend_tally, server_tally};
 use super::{Count, Percentiles, Rate, Rates, Tally};
 use crate::sip::token::NameHash;
@@ -60,6 +61,7 @@ pub struct Seconds {
     at: Time,
     watched: HashMap<NameHash, Watched>,
     whole: Watched,
+    gone: Gone,
     last_times: Percentiles,
     history: VecDeque<Second>,
     /// Kernel drops at the last tick.
@@ -73,11 +75,11 @@ impl Seconds {
         // The first tick has nothing to compare with.
         let elapsed = if self.ticks == 0 { f64::INFINITY } else { elapsed.max(0.001) };
         (self.ticks, self.at) = (self.ticks + 1, now);
+        self.gone.look(snapshot);
         let (mut whole, mut active, mut all_times) = (Tally::default(), 0, ResponseTimes::default());
         let begins = self.ticks % WINDOW == 1;
         for frontend in &snapshot.frontends {
             let tally = frontend_tally(&frontend.live);
-            // How many calls it has is added by who looks.
             self.watch(frontend.config.id, &tally, 0, elapsed);
             whole[Count::Requests] += tally[Count::Requests];
             whole[Count::Connections] += tally[Count::Connections];
@@ -87,7 +89,8 @@ impl Seconds {
             whole[Count::Refused] += refused(Reason::NoServer) + refused(Reason::ServersFull);
         }
         for backend in &snapshot.backends {
-            let (mut sum, mut calls) = (Tally::default(), 0);
+            let id = backend_id(&backend.config.name);
+            let (mut sum, mut calls) = (self.left(id, None), 0);
             for server in &backend.config.servers {
                 let Some(at) = snapshot.server(server.id) else { continue };
                 let live = &snapshot.servers[at].live;
@@ -102,10 +105,9 @@ impl Seconds {
                 sum += &tally;
                 calls += own;
             }
-            let id = backend_id(&backend.config.name);
             self.watch(id, &sum, calls, elapsed);
             self.watched.entry(id).or_default().share(backend.balance.shares(), now);
-            for count in [Count::Calls, Count::Opened, Count::Failed, Count::Responses5xx] {
+            for count in [Count::Calls, Count::Opened, Count::Failed, Count::Failing, Count::Responses5xx] {
                 whole[count] += sum[count];
             }
             active += calls;
@@ -133,7 +135,10 @@ impl Seconds {
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
         let Percentiles { p50, p95, p99 } = self.last_times;
         let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
-        let failures = |tally: &Tally| tally[Count::Failed] + tally[Count::Responses5xx] + tally[Count::Refused];
+        // An answer that `codes` call a failure is one of the answers.
+        let failures = |tally: &Tally| {
+            tally[Count::Failed] - tally[Count::Failing] + tally[Count::Responses5xx] + tally[Count::Refused]
+        };
         let second = Second {
             calls: self.whole.rates.calls.now,
             active_calls: active as f64,
@@ -162,6 +167,27 @@ impl Seconds {
                 watched.cleared = watched.before;
             }
         }
+        if all {
+            self.gone.clear();
+        }
+    }
+
+    /// Before something of this snapshot is shown.
+    pub fn look(&mut self, snapshot: &Snapshot) {
+        self.gone.look(snapshot);
+    }
+
+    /// What servers counted that are gone, of a backend or of one of its regions.
+    pub fn left(&self, backend: NameHash, region: Option<NameHash>) -> Tally {
+        self.gone.tally(|whose| match whose {
+            Whose::Region(of, its) => of == backend && region.is_none_or(|region| region == its),
+            Whose::Process => false,
+        })
+    }
+
+    /// What frontends counted that are gone.
+    pub fn left_of_frontends(&self) -> Tally {
+        self.gone.tally(|whose| whose == Whose::Process)
     }
 
     /// A tally without what was cleared.

@@ -75,7 +75,9 @@ pub fn verdict(picture: &Picture) -> Verdict {
             level = Level::Bad;
         }
     }
-    let all = picture.servers().filter(|server| server.state.admin != Admin::Leaving).count();
+    let nameless = || picture.backends.iter().flat_map(|of| of.nameless.iter().map(move |named| (of, named)));
+    let there = picture.servers().filter(|server| server.state.admin != Admin::Leaving).count();
+    let all = there + nameless().count();
     let taking = picture.servers().filter(|server| server.takes_new).count();
     parts.push(match taking == all {
         true if all == 1 => "the only server takes calls".to_owned(),
@@ -87,6 +89,10 @@ pub fn verdict(picture: &Picture) -> Verdict {
     parts.extend(troubled.iter().take(NAMED).map(|server| trouble(server)));
     if troubled.len() > NAMED {
         parts.push(format!("{} more are in trouble", troubled.len() - NAMED));
+    }
+    for (backend, named) in nameless().take(NAMED) {
+        parts.push(format!("{}/{} has no address ({})", backend.name, named.name, named.query));
+        level = level.max(Level::Warning);
     }
     for region in picture.backends.iter().flat_map(lost_regions) {
         parts.push(region);

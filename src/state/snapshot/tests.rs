@@ -106,6 +106,15 @@ fn new_calls_reach_whom_the_states_allow() {
     let leaving = ServerState { admin: Admin::Leaving, ..ServerState::default() };
     let gone = build(TEXT, &[("l1", leaving), ("l2", leaving), ("a1", leaving), ("spare", leaving)], None);
     assert!(gone.backends[0].balance.is_empty() && !gone.backends[0].lacks_servers(), "nobody should");
+    let serving = |states: &[(&str, ServerState)]| {
+        let snapshot = build(TEXT, states, None);
+        let serves = snapshot.serving(&snapshot.backends[0]);
+        let servers = snapshot.backends[0].config.servers.iter().filter(|server| serves(server));
+        servers.map(|server| server.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(serving(&[]), ["l1", "l2", "a1"], "nothing goes to a backup");
+    assert_eq!(serving(&all[..2]), ["a1"]);
+    assert_eq!(serving(&all[..3]), ["spare"]);
     // The addresses of a removed frontend stay for longer than the last of its idle servers.
     let mut emptied = Config::good(TEXT);
     emptied.backends[0].servers.clear();
