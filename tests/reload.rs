@@ -367,6 +367,23 @@ fn a_wildcard_takes_the_place_of_an_address() {
     assert_all_arrived(&[&report], &answered);
 }
 
+/// A disk that hangs, here a pipe that nobody writes to: the reload is refused, and whoever looks or changes something goes on.
+#[test]
+fn a_disk_that_hangs_refuses_a_reload_and_nothing_else() {
+    let shape = Shape::new(&Net(187));
+    let running = Running::start(&shape.text());
+    let (file, kept) = (running.path("trunkline.toml"), running.path("kept.toml"));
+    std::fs::rename(&file, &kept).unwrap();
+    assert!(output(Command::new("mkfifo").arg(&file)).status.success());
+    let said = running.ask("reload");
+    assert!(said.contains("the disk does not answer; nothing was changed"), "{said}");
+    assert_eq!(running.ask("set server pbx/lagos-1 weight 50;get weight pbx/lagos-1").trim(), "50 (initial 100)");
+    std::fs::rename(&kept, &file).unwrap();
+    let said = running.ask("reload");
+    assert!(said.contains("reloaded, nothing differs"), "{said}");
+    running.balancer.stop();
+}
+
 /// A file with every fault that there is, one that is no TOML, a key that is broken, gone or another pair's, an address
 /// that another process has: each says what is wrong, to the caller and in the log, and changes nothing.
 #[test]

@@ -478,7 +478,8 @@ fn a_call_counts_at_its_own_frontend() {
     );
     let mut node = Node::new(&CONFIG.replacen("[[backend]]", &second, 1));
     for method in ["INVITE", "REGISTER", "INVITE"] {
-        let sent = node.receive(addr(PHONE), addr(other), &request(method, URI, &[]));
+        let asked = String::from_utf8(request(method, URI, &[])).unwrap().replace(CALL, method);
+        let sent = node.receive(addr(PHONE), addr(other), asked.as_bytes());
         assert!(matches!(sent, Outcome::Sent { .. }), "{sent:?}");
     }
     let counted = |at: usize| {

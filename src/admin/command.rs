@@ -61,7 +61,7 @@ pub enum Command {
     ShowTable {
         table: Option<String>,
         key: Option<String>,
-        server: Option<Compared>,
+        server: Option<Result<Compared, &'static str>>,
     },
     /// Of all proxies, or of one.
     ShowErrors(Option<String>),
@@ -407,10 +407,9 @@ fn show(words: &[&str]) -> Option<Result<Command, String>> {
         ["table", ..] => {
             let key = words.iter().position(|word| *word == "key").and_then(|at| some(at + 1));
             let data = words.get(2).filter(|word| word.starts_with("data."));
-            match data.map(|data| compared(data, some(3).as_deref(), some(4).as_deref())).transpose() {
-                Ok(server) => Command::ShowTable { table: some(1), key, server },
-                Err(why) => return Some(Err(why.to_owned())),
-            }
+            // That there is such a table is asked first.
+            let server = data.map(|data| compared(data, some(3).as_deref(), some(4).as_deref()));
+            Command::ShowTable { table: some(1), key, server }
         }
         ["errors", ..] => Command::ShowErrors(some(1)),
         ["events"] => Command::Events { after: 0, style: Style::People },

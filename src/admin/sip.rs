@@ -103,13 +103,14 @@ pub fn table(
     view: &View,
     picture: &Picture,
     table: Option<&str>,
-    (key, server): (Option<&str>, Option<Compared>),
+    (key, server): (Option<&str>, Option<Result<Compared, &str>>),
 ) -> Result<String, String> {
     let tables = picture.backends.iter().filter_map(|backend| Some((backend, backend.stick.as_ref()?)));
     let wanted: Vec<_> = tables.filter(|(backend, _)| table.is_none_or(|table| table == backend.name)).collect();
     if table.is_some() && wanted.is_empty() {
         return Err("No such table".to_owned());
     }
+    let server = server.transpose()?;
     let (snapshot, now, mut text) = (view.snapshot(), clock(), String::new());
     for (backend, stick) in wanted {
         let _ =

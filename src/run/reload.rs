@@ -47,16 +47,16 @@ impl Balancer {
         self.note_reload(Some(who));
         let outcome = self.try_reload(who).await;
         self.note_reload(None);
-        if let Err(faults) = &outcome {
-            tracing::error!(%who, "reload refused, nothing was changed");
-            faults.lines().for_each(|line| tracing::error!("{line}"));
-        }
         let after = match (&outcome, self.source.clone()) {
             (Ok(_), _) => self.name_of_source(),
             // Whoever wrote it may have written it anew since.
             (Err(_), Some(source)) => from_disk("", move || source.name_on_disk()).await.unwrap_or_default(),
             (Err(_), None) => String::new(),
         };
+        if let Err(faults) = &outcome {
+            tracing::error!(%who, "reload refused, nothing was changed");
+            faults.lines().for_each(|line| tracing::error!("{line}"));
+        }
         self.journal.reloaded(who, [before, after], &outcome);
         if outcome.is_ok() {
             self.keep(who).await;
