@@ -145,6 +145,8 @@ pub struct Monitor {
     spared_until: Time,
     /// Something says that it may be gone: two checks decide. Who rests goes on resting meanwhile.
     suspected: bool,
+    /// It was down or dead before it wanted a rest: `rise` good answers bring it up, as they would have.
+    recovers: bool,
 }
 
 impl Monitor {
@@ -163,6 +165,7 @@ impl Monitor {
             Meaning::Alive => self.alive(check, now),
             Meaning::Resting(retry_after) => {
                 (self.failures, self.successes, self.suspected) = (0, 0, false);
+                self.recovers |= matches!(self.health, Health::Down | Health::Dead);
                 let rest = retry_after.unwrap_or_default().min(LONGEST_REST);
                 self.rests_until = self.rests_until.max(now + rest);
                 Health::Resting(Rest::Check)
@@ -219,6 +222,7 @@ impl Monitor {
         self.successes = self.successes.saturating_add(1);
         match self.health {
             Health::Down | Health::Dead if self.successes < check.rise => self.health,
+            Health::Resting(_) if self.recovers && self.successes < check.rise => self.health,
             // A rest that was asked for outlasts a suspicion in between.
             _ if now < self.rests_until => Health::Resting(Rest::Check),
             _ if now < self.spared_until => Health::Resting(Rest::Call),
@@ -244,6 +248,7 @@ impl Monitor {
         if to != from {
             (self.failures, self.successes) = (0, 0);
         }
+        self.recovers &= to != Health::Up;
         (to != from).then_some(Transition { from, to, why, checks })
     }
 }
@@ -325,6 +330,13 @@ mod tests {
             "nobody waits for the four of half a minute ago any more"
         );
         assert!(look(115, 709, 191), "but for these five");
+    }
+
+    #[test]
+    fn a_rest_is_no_short_way_up() {
+        let mut monitor = Monitor::new(Health::Dead);
+        let found = walk(&mut monitor, &[answered(503), answered(200), answered(200), answered(503), answered(200)]);
+        assert_eq!(found, [BY_CHECK, BY_CHECK, Health::Up, BY_CHECK, Health::Up], "`rise` is 2");
     }
 
     #[test]
