@@ -145,13 +145,16 @@ fn of_backend(snapshot: &Snapshot, backend: &Backend) -> Component {
     let servers: Vec<_> =
         servers.map(|at| &snapshot.servers[at]).filter(|server| server.state.admin != Admin::Leaving).collect();
     let takes = servers.iter().filter(|server| backend.takes_new(server.state)).count();
-    let all_are_well = servers.iter().all(|server| server.state.takes_new());
+    // A name without an address is a server that is not there.
+    let nameless = backend.config.unresolved().count();
+    let all_are_well = nameless == 0 && servers.iter().all(|server| server.state.takes_new());
     let status = match (all_are_well, is_usable(backend)) {
         (true, true) => Status::Healthy,
         (false, true) => Status::Degraded,
         (_, false) => Status::Unhealthy,
     };
-    let error = (status != Status::Healthy).then(|| format!("{takes} of {} servers take new calls", servers.len()));
+    let error =
+        (status != Status::Healthy).then(|| format!("{takes} of {} servers take new calls", servers.len() + nameless));
     Component { status, latency_ms: None, error }
 }
 

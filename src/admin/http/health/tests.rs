@@ -69,6 +69,9 @@ fn one_backend_with_one_server_is_enough_to_be_ready() {
     let down = [dead("one/a"), dead("one/b"), dead("two/c")];
     let none = report(TEXT, &down, &[10]);
     assert!(none.alive && !none.ready, "what no frontend uses does not count");
+    let unresolved = report(&TEXT.replace("127.0.3.2", "b.example.ng"), &[], &[10]);
+    let said = component(&unresolved, "backend/one");
+    assert_eq!(said, (Status::Degraded, "1 of 2 servers take new calls".to_owned()), "a name without an address");
     let open = TEXT.replace("name = \"two\"\n[[", "name = \"two\"\nwhen_all_down = \"forward\"\n[[");
     assert!(report(&open, &down, &[10]).ready, "who sends anyway is ready");
 }
