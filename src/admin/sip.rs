@@ -1,5 +1,6 @@
 //! What HAProxy has no words for, or other things behind its words: calls, the split, breakers, stick tables, events.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -117,21 +118,19 @@ pub fn table(
             writeln!(text, "# table: {}, type: {}, size:{}, used:{}", backend.name, stick.on, stick.size, stick.used);
         let of = snapshot.backends.iter().find(|of| of.config.name == backend.name);
         let Some((entries, _)) = of.and_then(|of| of.stick()).filter(|_| table.is_some()) else { continue };
-        let named = entries.entries(now).map(|entry| (format!("{:016x}", entry.key), entry));
         let wanted = key.map(|key| self::key(view, &backend.name, key)).transpose()?;
-        let number = |id| backend.servers.iter().find(|server| server.id == id).map_or(0, |server| server.sid);
-        let numbered = named.map(|(name, entry)| (name, number(entry.server), entry));
-        let mut found = numbered.filter(|(_, number, entry)| {
-            wanted.is_none_or(|key| key == entry.key) && server.is_none_or(|server| server.fits(*number))
+        let numbers: HashMap<_, _> = backend.servers.iter().map(|server| (server.id, server.sid)).collect();
+        let number = |id| numbers.get(&id).copied().unwrap_or_default();
+        let mut found = entries.entries(now).filter(|entry| {
+            wanted.is_none_or(|key| key == entry.key) && server.is_none_or(|server| server.fits(number(entry.server)))
         });
-        for (name, number, entry) in found.by_ref().take(SHOWN) {
+        for entry in found.by_ref().take(SHOWN) {
+            let (name, number) = (format!("{:016x}", entry.key), number(entry.server));
             let rest = entry.until.since(now).as_millis();
             let _ = writeln!(text, "0x{name}: key={name} use=0 exp={rest} server_id={number}");
         }
-        let more = found.count();
-        if more > 0 {
-            let _ =
-                writeln!(text, "# {more} more are not shown: ask for one by `key`, or for some by `data.server_id eq`");
+        if found.next().is_some() {
+            let _ = writeln!(text, "# there are more: ask for one by `key`, or for some by `data.server_id eq`");
         }
     }
     Ok(text)

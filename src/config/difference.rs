@@ -103,7 +103,8 @@ pub fn refused(before: &Config, after: &Config) -> Vec<String> {
     let binds = |config: &'_ Config| config.frontends.iter().flat_map(|of| of.binds.clone()).collect::<Vec<_>>();
     let (old, new) = (binds(before), binds(after));
     let leaving = || old.iter().filter(|was| !new.contains(was));
-    for (is, was) in new.iter().flat_map(|is| leaving().map(move |was| (is, was))) {
+    let opening = new.iter().filter(|is| !old.contains(is));
+    for (is, was) in opening.flat_map(|is| leaving().map(move |was| (is, was))) {
         if is.is_on_the_port_of(was) && is.transport != was.transport {
             lines.push(format!(
                 "{was} cannot become {is} while it is open: reload without {was} first (its address is closed 32 s later, and \
@@ -425,6 +426,7 @@ address = "udp://127.0.0.3:5060"
             (tcp, "tls://127.0.0.1:5063", false),
             (tcp, "tls://127.0.0.2:5061", false),
             (tcp, tcp, false),
+            ("tcp://0.0.0.0:5090", "udp://127.0.0.1:5061", false),
         ] {
             let lines = refused(&listens(was), &listens(is));
             assert_eq!(lines.len(), usize::from(said), "{was} -> {is}: {lines:?}");

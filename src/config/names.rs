@@ -59,6 +59,12 @@ impl Backend {
         self.names.iter().filter(|named| !named.has_servers(self))
     }
 
+    /// Whether somebody in a region is no backup.
+    pub fn has_primaries(&self, region: usize) -> bool {
+        self.servers.iter().any(|server| server.region == region && !server.backup)
+            || self.names.iter().any(|named| named.region == region && !named.backup)
+    }
+
     /// What is to be said of each.
     pub fn without_address(&self) -> impl Iterator<Item = String> {
         self.unresolved().map(|n| format!("{}/{}: {} has no address that can be used", self.name, n.name, n.query))
@@ -172,7 +178,7 @@ pub fn expand(file: &Config, answers: &Answers, own: &dyn Fn(SocketAddr) -> bool
         let relayed = is_relayed(at, &file.frontends);
         for server in &backend.servers {
             expansion.ids.insert(server.id);
-            let own = (!relayed).then(|| Source::of(server.transport, server.address));
+            let own = (!relayed).then(|| exactly(server.address));
             own.iter().chain(&server.sources).for_each(|source| expansion.take(server.transport, source));
         }
     }
@@ -233,7 +239,7 @@ impl Expansion<'_> {
                 Some("there are more than 64 addresses")
             } else if self.ids.contains(&id) {
                 Some("its name has the hash of another server's")
-            } else if !reach.relayed && places(transport, &source).any(|place| self.taken.contains(&place)) {
+            } else if !reach.relayed && [exactly(address), source].iter().any(|source| self.has(transport, source)) {
                 Some("another server has it")
             } else {
                 self.judge(address, reach)
@@ -244,7 +250,8 @@ impl Expansion<'_> {
             }
             self.ids.insert(id);
             let sources = if reach.relayed { Vec::new() } else { vec![source] };
-            sources.iter().for_each(|source| self.take(transport, source));
+            let own = (!reach.relayed).then(|| exactly(address));
+            own.iter().chain(&sources).for_each(|source| self.take(transport, source));
             let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
             let server = Server {
                 name,
@@ -265,6 +272,10 @@ impl Expansion<'_> {
         }
         shape(&mut accepted);
         accepted.into_iter().map(|(_, server)| server).collect()
+    }
+
+    fn has(&self, transport: Transport, source: &Source) -> bool {
+        places(transport, source).any(|place| self.taken.contains(&place))
     }
 
     fn take(&mut self, transport: Transport, source: &Source) {
@@ -315,6 +326,11 @@ fn shape(servers: &mut [(Option<Srv>, Server)]) {
         server.weight = if server.weight == 0 { 0 } else { scaled.max(1) };
         server.backup |= Some(srv.priority) != first;
     }
+}
+
+/// Where it listens.
+fn exactly(address: SocketAddr) -> Source {
+    Source { net: IpNet::from(address.ip()), port: Some(address.port()), written: false }
 }
 
 /// Where a server is known by a source: over streams (`true`), over datagrams, or both.

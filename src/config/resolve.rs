@@ -559,7 +559,10 @@ fn judge_backend(
         );
     }
     let regions_of = servers.iter().map(|s| s.region).chain(named.iter().map(|n| n.region));
-    if !weights.iter().zip(regions_of).any(|(weight, region)| *weight > 0 && regions[region].weight > 0) {
+    // Who prefers a region is served there whatever it weighs.
+    let serves = |region: &Region| region.weight > 0 || !region.clients.is_empty();
+    let somebody = weights.iter().zip(regions_of).any(|(weight, region)| *weight > 0 && serves(&regions[region]));
+    if !somebody || regions.iter().all(|region| region.weight == 0) {
         faults.push(
             at,
             format!("in backend \"{name}\" no server with a weight is in a region with one: nobody may serve"),

@@ -300,6 +300,7 @@ impl Case<'_> {
         }
         calls[row % calls.len()].set(call);
         counters.failing.add(1);
+        counters.failing_5xx.add(u64::from(status / 100 == 5));
         counters.failing_now.add(1);
         let row = counters.failing_now.get() >= u64::from(breaker.failures);
         if row {

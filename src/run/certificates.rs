@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::task::JoinError;
 
-use super::reload::from_disk;
 use super::{Balancer, StartError};
 use crate::admin::Who;
 use crate::admin::journal::{Change, Kind};
@@ -25,11 +24,10 @@ pub(super) fn tell_warnings(tls: &Tls) {
 }
 
 impl Balancer {
-    /// What a new configuration needs, read and judged; nothing is touched. Reading may take a while: a thread of its
-    /// own does it, so that checks go on.
-    pub(super) async fn prepare_tls(&self, wanted: &Config) -> Result<Material, String> {
+    /// What a new configuration needs, read and judged; nothing is touched.
+    pub(super) async fn prepare_tls(&mut self, wanted: &Config) -> Result<Material, String> {
         let (tls, wanted) = (Arc::clone(&self.tls), wanted.clone());
-        let prepared = from_disk("certificates", move || tls.prepare(&wanted)).await?;
+        let prepared = self.from_disk("certificates", move || tls.prepare(&wanted)).await?;
         prepared.map_err(|faults| format!("{faults}nothing was changed\n"))
     }
 

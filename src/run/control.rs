@@ -72,7 +72,7 @@ impl Balancer {
                 Some(request) = self.requests.recv() => self.carry_out(request).await,
                 Some(resolved) = self.names.next() => self.resolved(resolved).await,
                 _ = let_go.tick() => self.count_calls_of_leaving(),
-                Some(Ok(held)) = self.walks.join_next() => self.let_go(&held).await,
+                Some(Ok(counted)) = self.walks.join_next() => self.let_go(counted).await,
                 _ = certificates.tick() => self.look_at_certificates(),
                 Some(looked) = self.looks.join_next() => self.take_certificates(looked),
                 _ = tell.tick() => {

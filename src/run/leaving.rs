@@ -77,12 +77,13 @@ impl Leaving {
 
     /// Forgets what can go: servers that have no calls and flows, nor can have any that nobody counts, or were removed longer
     /// ago than a pin lives; addresses whose time is over.
-    fn let_go(&mut self, config: &Config, is_held: impl Fn(NameHash) -> bool, now: Time) {
+    fn let_go(&mut self, config: &Config, is_held: impl Fn(NameHash) -> bool, (counted, now): (Time, Time)) {
         self.servers.retain(|id, since| {
             let backend = config.backends.iter().find(|b| b.servers.iter().any(|server| server.id == *id));
             let expire = backend.map_or(Duration::ZERO, |backend| backend.pin.expire);
             let has_unknown = self.first.contains(id) && now.since(self.began) < expire;
-            (is_held(*id) || has_unknown) && now.since(*since) < expire
+            // Who was removed since the calls were counted may have got one that was not.
+            (is_held(*id) || has_unknown || *since >= counted) && now.since(*since) < expire
         });
         self.binds.retain(|_, since| now.since(*since) < FLIGHT);
     }
@@ -94,18 +95,19 @@ impl Balancer {
     pub(super) fn count_calls_of_leaving(&mut self) {
         if !self.basis.leaving.is_empty() && self.walks.is_empty() {
             let shared = Arc::clone(&self.setup.shared);
-            self.walks.spawn_blocking(move || shared.pins.by_server(clock()));
+            let began = clock();
+            self.walks.spawn_blocking(move || (began, shared.pins.by_server(began)));
         }
     }
 
-    /// Lets go of what a reload removed and what is not needed any more; `held`: who has calls.
-    pub(super) async fn let_go(&mut self, held: &HashMap<NameHash, Held>) {
+    /// Lets go of what a reload removed and what is not needed any more; `held`: who had calls when that walk began.
+    pub(super) async fn let_go(&mut self, (began, held): (Time, HashMap<NameHash, Held>)) {
         let now = clock();
         let mut leaving = self.basis.leaving.clone();
         let snapshot = self.setup.snapshot.load_full();
         let has_flows = |id| snapshot.server(id).is_some_and(|at| snapshot.servers[at].live.flows() > 0);
         let is_held = |id| held.contains_key(&id) || has_flows(id);
-        leaving.let_go(&self.basis.config, is_held, now);
+        leaving.let_go(&self.basis.config, is_held, (began, now));
         let gone = |id: &&NameHash| !leaving.has_server(**id);
         let names: Vec<_> = self.basis.leaving.servers.keys().filter(gone).map(|id| self.name_of(*id)).collect();
         let binds = self.basis.leaving.binds.keys().filter(|bind| !leaving.binds.contains_key(bind));

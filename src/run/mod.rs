@@ -42,12 +42,12 @@ use crate::net::check::News;
 use crate::net::tls::{Look, Tls};
 use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
-use crate::state::Snapshot;
 use crate::state::binds::Host;
 use crate::state::pins::Held;
 use crate::state::server::{Admin, ServerState};
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
+use crate::state::{Snapshot, Time};
 use checks::Checks;
 use leaving::Leaving;
 use names::Names;
@@ -90,8 +90,8 @@ pub struct Balancer {
     tls: Arc<Tls>,
     /// The look at their files that is under way: one, or none.
     looks: JoinSet<Look>,
-    /// A walk of the calls, for how many hang on whom.
-    walks: JoinSet<HashMap<NameHash, Held>>,
+    /// A walk of the calls, for how many hang on whom: when it began, and what it found.
+    walks: JoinSet<(Time, HashMap<NameHash, Held>)>,
     news: mpsc::Receiver<News>,
     requests: mpsc::Receiver<Request>,
     door: mpsc::Sender<Request>,

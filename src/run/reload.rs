@@ -1,9 +1,11 @@
 //! A new configuration for a running balancer. Everything is validated and opened before anything is touched.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::control::LOOK;
 use super::start::{Source, allow_open_files, open_binds, open_relays};
 use super::{Balancer, Basis, read_keys, service};
 use crate::admin::Who;
@@ -21,23 +23,8 @@ use crate::state::binds::Bind;
 /// Servers in one snapshot, those that leave included: positions are 16 bits wide.
 const MOST_SERVERS: usize = 65_000;
 
-/// Longer than a disk that works needs for hundreds of certificates. A reload does not wait for one that hangs: meanwhile no
-/// server is taken out, and systemd's watchdog is not fed.
+/// Longer than a disk that works needs for hundreds of certificates.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a thread of its own reads, so that checks go on.
-///
-/// # Errors
-/// `what` is not read in five seconds: in words for whoever asked for the reload.
-pub(super) async fn from_disk<T: Send + 'static>(
-    what: &str,
-    read: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(read)).await {
-        Err(_) => Err(format!("{what}: the disk does not answer; nothing was changed\n")),
-        Ok(read) => read.map_err(|error| format!("{what}: {error}; nothing was changed\n")),
-    }
-}
 
 impl Balancer {
     /// Reads the configuration again and takes it, whole or not at all. The outcome, in words, is for whoever asked; the
@@ -45,14 +32,10 @@ impl Balancer {
     pub(super) async fn reload(&mut self, who: &Who) -> Result<String, String> {
         let before = self.name_of_source();
         self.note_reload(Some(who));
-        let outcome = self.try_reload(who).await;
+        let mut read = String::new();
+        let outcome = self.try_reload(who, &mut read).await;
         self.note_reload(None);
-        let after = match (&outcome, self.source.clone()) {
-            (Ok(_), _) => self.name_of_source(),
-            // Whoever wrote it may have written it anew since.
-            (Err(_), Some(source)) => from_disk("", move || source.name_on_disk()).await.unwrap_or_default(),
-            (Err(_), None) => String::new(),
-        };
+        let after = if outcome.is_ok() { self.name_of_source() } else { read };
         if let Err(faults) = &outcome {
             tracing::error!(%who, "reload refused, nothing was changed");
             faults.lines().for_each(|line| tracing::error!("{line}"));
@@ -64,11 +47,12 @@ impl Balancer {
         outcome
     }
 
-    async fn try_reload(&mut self, who: &Who) -> Result<String, String> {
+    /// `read`: the name of what the file holds, once somebody knows.
+    async fn try_reload(&mut self, who: &Who, read: &mut String) -> Result<String, String> {
         let Some(before) = self.source.clone() else {
             return Err("this configuration came from no file\n".to_owned());
         };
-        let (file, source, keys) = self.read_anew(&before).await?;
+        let (file, source, keys) = self.read_anew(before.clone(), read).await?;
         let material = self.prepare_tls(&file).await?;
         let wanted = self.resolve(&file).await;
         let mut lines = difference(&self.basis.wanted, &wanted);
@@ -115,11 +99,35 @@ impl Balancer {
         Ok(text)
     }
 
+    /// What a thread of its own reads. Meanwhile what checks find and workers see counts.
+    ///
+    /// # Errors
+    /// `what` is not read in five seconds: in words for whoever asked for the reload.
+    pub(super) async fn from_disk<T: Send + 'static>(
+        &mut self,
+        what: &str,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let mut read = pin!(tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(read)));
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                read = &mut read => return match read {
+                    Err(_) => Err(format!("{what}: the disk does not answer; nothing was changed\n")),
+                    Ok(read) => read.map_err(|error| format!("{what}: {error}; nothing was changed\n")),
+                },
+                Some(news) = self.news.recv() => self.take(news),
+                () = self.setup.woken.notified() => self.pass_signs_on(),
+                _ = look.tick() => self.look(),
+            }
+        }
+    }
+
     /// The configuration and the keys as they are written now.
-    async fn read_anew(&self, before: &Source) -> Result<(Config, Source, Keys), String> {
+    async fn read_anew(&mut self, before: Source, read: &mut String) -> Result<(Config, Source, Keys), String> {
         let path = before.file.clone();
         let name = path.display().to_string();
-        let read = from_disk(&name, move || -> Result<_, String> {
+        let anew = move || -> Result<_, String> {
             if !path.exists() {
                 // Whoever sent a signal can name no other.
                 return Err(format!("{}: the file is gone; ", path.display()));
@@ -127,8 +135,10 @@ impl Balancer {
             let (file, source) = Source::read(&path).map_err(|error| error.to_string())?;
             let keys = read_keys(&file.cluster_key_file).map_err(|error| error.to_string());
             Ok((file, source, keys))
-        });
-        let (file, source, keys) = read.await?.map_err(|error| format!("{error}nothing was changed\n"))?;
+        };
+        let (on_disk, anew) = self.from_disk(&name, move || (before.name_on_disk(), anew())).await?;
+        *read = on_disk;
+        let (file, source, keys) = anew.map_err(|error| format!("{error}nothing was changed\n"))?;
         let keys = self.same_route(&file, keys)?;
         Ok((file, source, keys))
     }

@@ -229,9 +229,9 @@ pub struct Counted {
     pub responses: [u64; 6],
     /// Requests that it sent through us.
     pub sent: u64,
-    /// As [`BreakerCounts::failed`], and those of them that are answers with `codes`.
+    /// As [`BreakerCounts::failed`], and those of them that are answers with a 5xx of `codes`.
     pub failed: u64,
-    pub failing: u64,
+    pub failing_5xx: u64,
     /// Requests that could not be sent to it, and ICMP errors.
     pub unreachable: u64,
     /// As [`BreakerCounts::rejected`].
@@ -299,7 +299,7 @@ impl ServerLive {
             responses: std::array::from_fn(|class| self.counters.sum(|of| &of.responses[class])),
             sent: sum(|of| &of.sent),
             failed,
-            failing: sum(|of| &of.failing),
+            failing_5xx: sum(|of| &of.failing_5xx),
             unreachable: sum(|of| &of.failed) + sum(|of| &of.unreachable),
             moved_on: rejected,
             bytes_to: sum(|of| &of.bytes_to),

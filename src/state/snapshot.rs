@@ -350,14 +350,26 @@ impl Snapshot {
         sources.find(remote).map(usize::from)
     }
 
-    /// Whether new calls can go to a server of a backend as it is now: it takes them, and is no backup or nobody else does.
+    /// Whether a server does its part of a backend as it is now: it takes new calls, and a backup only where its region has no
+    /// other servers, or where they would come to it.
     pub fn serving<'a>(&'a self, backend: &'a Backend) -> impl Fn(&config::Server) -> bool + 'a {
-        let takes = |server: &config::Server| {
-            let state = self.server(server.id).map(|at| self.servers[at].state).unwrap_or_default();
-            (backend.takes_new(state) || state.takes_trials()) && state.weight.unwrap_or(server.weight) > 0
+        let config = &backend.config;
+        let state =
+            |server: &config::Server| self.server(server.id).map(|at| self.servers[at].state).unwrap_or_default();
+        let weighs = move |server: &config::Server| state(server).weight.unwrap_or(server.weight) > 0;
+        // As `candidates` has it: trial calls alone keep no backup waiting, nor do regions without weight.
+        let is_first = |server: &config::Server| {
+            !server.backup
+                && weighs(server)
+                && config.regions[server.region].weight > 0
+                && backend.takes_new(state(server))
         };
-        let backups_serve = !backend.config.servers.iter().any(|server| !server.backup && takes(server));
-        move |server| (backups_serve || !server.backup) && takes(server)
+        let backups_serve = !config.servers.iter().any(is_first);
+        move |server| {
+            let state = state(server);
+            let counts = !server.backup || backups_serve || !config.has_primaries(server.region);
+            counts && weighs(server) && (backend.takes_new(state) || state.takes_trials())
+        }
     }
 
     /// The position of the server that is reached at an address.

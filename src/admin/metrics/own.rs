@@ -251,9 +251,13 @@ fn regions(text: &mut Exposition, picture: &Picture) {
         region.availability
     });
     let name = "trunkline_region_servers_up";
-    each_region(text, picture, name, "Servers that take new calls.", |region| region.up as f64);
+    each_region(text, picture, name, "Servers that take new calls; backups only where they serve.", |region| {
+        region.up as f64
+    });
     let name = "trunkline_region_servers";
-    each_region(text, picture, name, "Its servers.", |region| region.servers as f64);
+    each_region(text, picture, name, "Its servers, without backups where it has others.", |region| {
+        region.servers as f64
+    });
 }
 
 fn checks(text: &mut Exposition, picture: &Picture) {

@@ -22,9 +22,11 @@ pub(super) enum Whose {
 /// Everybody who is there, or was when somebody looked last.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    known: HashMap<NameHash, Known>,
-    /// What those had counted whose counters are there no more.
+    /// By who is a frontend, and by name.
+    known: HashMap<(bool, NameHash), Known>,
+    /// What those had counted whose counters are there no more; with what those count who are not in the snapshot.
     left: HashMap<Whose, Tally>,
+    sums: HashMap<Whose, Tally>,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Counters {
 impl Gone {
     /// Reads the counters of all, before anybody is shown what this snapshot has.
     pub fn look(&mut self, snapshot: &Snapshot) {
-        let Self { known, left } = self;
+        let Self { known, left, sums } = self;
         known.values_mut().for_each(|of| of.is_there = false);
         let frontends = snapshot.frontends.iter();
         let frontends =
@@ -81,9 +83,11 @@ impl Gone {
         for (id, whose, counters) in frontends.chain(servers) {
             let (last, cleared) = Default::default();
             let is = Known { whose, counters, last, cleared, is_there: true };
-            match known.get_mut(&id).filter(|was| was.whose == whose && was.counters.are(&is.counters)) {
-                Some(was) => was.is_there = true,
-                None => known.insert(id, is).into_iter().for_each(|was| keep(left, &was)),
+            let key = (whose == Whose::Process, id);
+            match known.get_mut(&key).filter(|was| was.counters.are(&is.counters)) {
+                // Its region may be another.
+                Some(was) => (was.whose, was.is_there) = (whose, true),
+                None => known.insert(key, is).into_iter().for_each(|was| keep(left, &was)),
             }
         }
         known.retain(|_, of| match of.counters.tally() {
@@ -96,26 +100,27 @@ impl Gone {
                 false
             }
         });
+        sums.clone_from(left);
+        known.values().filter(|of| !of.is_there).for_each(|of| keep(sums, of));
     }
 
     /// What those of whom `is` is true counted who are not in the snapshot that was looked at last.
     pub fn tally(&self, is: impl Fn(Whose) -> bool) -> Tally {
         let mut sum = Tally::default();
-        self.left.iter().filter(|(whose, _)| is(**whose)).for_each(|(_, tally)| sum += tally);
-        let away = self.known.values().filter(|of| !of.is_there && is(of.whose));
-        away.for_each(|of| sum += &of.last.since(&of.cleared));
+        self.sums.iter().filter(|(whose, _)| is(**whose)).for_each(|(_, tally)| sum += tally);
         sum
     }
 
-    /// `clear counters all`
-    pub fn clear(&mut self) {
+    /// `clear counters all`: `off` is what it takes off a server or a frontend.
+    pub fn clear(&mut self, off: impl Fn(NameHash) -> Option<Tally>) {
         self.left.clear();
-        self.known.values_mut().for_each(|of| of.cleared = of.last);
+        self.sums.clear();
+        self.known.iter_mut().for_each(|((_, id), of)| of.cleared = off(*id).unwrap_or(of.last));
     }
 }
 
-fn keep(left: &mut HashMap<Whose, Tally>, of: &Known) {
-    *left.entry(of.whose).or_default() += &of.last.since(&of.cleared);
+fn keep(sums: &mut HashMap<Whose, Tally>, of: &Known) {
+    *sums.entry(of.whose).or_default() += &of.last.since(&of.cleared);
 }
 
 #[cfg(test)]
@@ -155,12 +160,18 @@ mod tests {
         assert_eq!(sum(&gone), 6, "a worker may still have the snapshot before");
         gone.look(&both);
         assert_eq!(sum(&gone), 0, "it came back as it was");
+        let moved = "[[backend.region]]\nname = \"lagos\"\n[[backend.server]]\nregion = \"lagos\"\n";
+        let in_regions = (TEXT.to_owned() + SECOND).replacen("[[backend.server]]\n", moved, 1);
+        let (head, last) = in_regions.rsplit_once("[[backend.server]]\n").unwrap();
+        let moved = snapshot(&format!("{head}[[backend.server]]\nregion = \"lagos\"\n{last}"), Some(&both));
+        gone.look(&moved);
+        assert_eq!(sum(&gone), 0, "it is in another region, and there");
         gone.look(&one);
-        gone.clear();
+        gone.clear(|_| None);
         assert_eq!(sum(&gone), 0);
         live.counters.of(0).sent.add(2);
         gone.look(&one);
-        drop((both, one, live));
+        drop((both, moved, one, live));
         let anew = snapshot(&(TEXT.to_owned() + SECOND), None);
         anew.servers[1].live.counters.of(0).sent.add(1);
         gone.look(&anew);

@@ -183,7 +183,9 @@ impl Scene<'_> {
         let in_all = servers.iter().map(last_minute).sum();
         let region = |(region, at): (&config::Region, usize)| {
             let own = || servers.iter().filter(|server| server.region == region.name);
-            let nameless = config.unresolved().filter(|named| named.region == at).count();
+            // Backups are part of a region that has nobody else.
+            let counts = |backup: bool| !backup || !config.has_primaries(at);
+            let nameless = config.unresolved().filter(|named| named.region == at && counts(named.backup)).count();
             let mut tally = self.seconds.left(id, Some(region.id));
             own().for_each(|server| tally += &server.tally);
             Region {
@@ -196,7 +198,7 @@ impl Scene<'_> {
                 opened: own().map(last_minute).sum(),
                 opened_in_all: in_all,
                 up: config.servers.iter().filter(|server| server.region == at && serves(server)).count(),
-                servers: own().count() + nameless,
+                servers: own().filter(|server| counts(server.backup)).count() + nameless,
                 availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
                 tally,
             }
@@ -306,7 +308,7 @@ pub(super) fn server_tally(live: &crate::state::server::ServerLive) -> Tally {
         (Count::BytesOut, counted.bytes_from),
         (Count::Retransmissions, counted.retransmissions),
         (Count::Failed, counted.failed),
-        (Count::Failing, counted.failing),
+        (Count::Failing5xx, counted.failing_5xx),
         (Count::Unreachable, counted.unreachable),
         (Count::Rejected, counted.moved_on),
         (Count::Connections, live.counters.sum(|of| &of.flows_opened)),

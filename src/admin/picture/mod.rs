@@ -74,8 +74,8 @@ counts! {
     Denied,
     Malformed,
     Failed,
-    /// Of those the answers that only `codes` call failures.
-    Failing,
+    /// Of those the answers with a 5xx of `codes`.
+    Failing5xx,
     Unreachable,
     /// Went elsewhere because a breaker was half-open.
     Rejected,
@@ -322,7 +322,7 @@ pub struct Region {
     /// What opened something in the last minute here and in the whole backend.
     pub opened: u64,
     pub opened_in_all: u64,
-    /// Servers that new calls can go to, and all; names without an address are among these.
+    /// Servers that do their part, and all, backups apart that only stand in; names without an address are among these.
     pub up: usize,
     pub servers: usize,
     pub availability: f64,

@@ -107,7 +107,7 @@ impl Seconds {
             }
             self.watch(id, &sum, calls, elapsed);
             self.watched.entry(id).or_default().share(backend.balance.shares(), now);
-            for count in [Count::Calls, Count::Opened, Count::Failed, Count::Failing, Count::Responses5xx] {
+            for count in [Count::Calls, Count::Opened, Count::Failed, Count::Failing5xx, Count::Responses5xx] {
                 whole[count] += sum[count];
             }
             active += calls;
@@ -135,9 +135,10 @@ impl Seconds {
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
         let Percentiles { p50, p95, p99 } = self.last_times;
         let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
-        // An answer that `codes` call a failure is one of the answers.
+        // A 5xx that `codes` call a failure is counted twice; counters are read one after another.
         let failures = |tally: &Tally| {
-            tally[Count::Failed] - tally[Count::Failing] + tally[Count::Responses5xx] + tally[Count::Refused]
+            let failed = tally[Count::Failed] + tally[Count::Responses5xx] + tally[Count::Refused];
+            failed.saturating_sub(tally[Count::Failing5xx])
         };
         let second = Second {
             calls: self.whole.rates.calls.now,
@@ -168,7 +169,8 @@ impl Seconds {
             }
         }
         if all {
-            self.gone.clear();
+            let watched = &self.watched;
+            self.gone.clear(|id| watched.get(&id).map(|watched| watched.before));
         }
     }
 

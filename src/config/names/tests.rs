@@ -260,6 +260,10 @@ fn a_name_s_servers_open_connections_from_any_port() {
     let (config, refused) = expanded(&Config::good(&text), &[(query(5060), at(5060))].into());
     let server = config.backends[0].servers.iter().find(|server| server.of_name() == Some("pbx")).unwrap();
     assert!(refused.is_empty() && server.sources[0].port.is_none(), "{:?} {refused:?}", server.sources);
+    // Who sends from elsewhere is told from one on another port there.
+    let elsewhere = text.replace("udp://10.0.1.2:5060", "tcp://10.0.2.1:5090\"\nsources = [\"10.0.9.0/24\"]\n#");
+    let (_, refused) = expanded(&Config::good(&elsewhere), &[(query(5060), at(5060))].into());
+    assert!(refused.is_empty(), "{refused:?}");
     // So another one there could not be told from it, on whatever port it listens.
     let two = text
         + "[[backend]]\nname = \"c\"\n[[backend.server]]\nname = \"pbx\"\naddress = \"tcp://pbx.example.ng:5070\"\n";

@@ -219,7 +219,8 @@ fn weights_of_zero_are_seen_across_regions() {
         + "weight = 0\n\n[[backend.region]]\nname = \"abuja\"\nweight = 0\n\n\
            [[backend.server]]\nname = \"n2\"\nregion = \"abuja\"\naddress = \"udp://10.0.0.8:5060\"\n";
     assert!(faults(&text).len() == 1 && faults(&text)[0].contains("nobody may serve"), "{:?}", faults(&text));
-    assert_eq!(faults(&text.replace("nweight = 0\n\n[[backend.region]]", "")).len(), 1);
+    let prefers = "name = \"abuja\"\nclients = [\"10.9.0.0/16\"]";
+    assert_eq!(faults(&text.replace("name = \"abuja\"", prefers)), [""; 0], "who prefers it is served there");
     assert_eq!(faults(&text.replacen("weight = 0", "weight = 1", 1)), [""; 0]);
 }
 

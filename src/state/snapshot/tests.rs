@@ -106,15 +106,26 @@ fn new_calls_reach_whom_the_states_allow() {
     let leaving = ServerState { admin: Admin::Leaving, ..ServerState::default() };
     let gone = build(TEXT, &[("l1", leaving), ("l2", leaving), ("a1", leaving), ("spare", leaving)], None);
     assert!(gone.backends[0].balance.is_empty() && !gone.backends[0].lacks_servers(), "nobody should");
-    let serving = |states: &[(&str, ServerState)]| {
-        let snapshot = build(TEXT, states, None);
+    let serving = |text: &str, states: &[(&str, ServerState)]| {
+        let snapshot = build(text, states, None);
         let serves = snapshot.serving(&snapshot.backends[0]);
         let servers = snapshot.backends[0].config.servers.iter().filter(|server| serves(server));
         servers.map(|server| server.name.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(serving(&[]), ["l1", "l2", "a1"], "nothing goes to a backup");
-    assert_eq!(serving(&all[..2]), ["a1"]);
-    assert_eq!(serving(&all[..3]), ["spare"]);
+    assert_eq!(serving(TEXT, &[]), ["l1", "l2", "a1"], "nothing goes to a backup");
+    assert_eq!(serving(TEXT, &all[..2]), ["a1"]);
+    assert_eq!(serving(TEXT, &all[..3]), ["spare"]);
+    let tried = ServerState { breaker: Circuit::HalfOpen, ..ServerState::default() };
+    assert_eq!(
+        serving(TEXT, &[("l1", tried), ("l2", dead), ("a1", dead)]),
+        ["l1", "spare"],
+        "trials keep nobody waiting"
+    );
+    let only_backups = "[[backend.region]]\nname = \"dr\"\n[[backend.server]]\nname = \"d1\"\nregion = \"dr\"\n\
+                        backup = true\naddress = \"udp://10.3.10.11:5060\"\n";
+    let recovery = TEXT.to_owned() + only_backups;
+    assert_eq!(serving(&recovery, &[]), ["l1", "l2", "a1", "d1"], "a region that waits is not lost");
+    assert_eq!(serving(&recovery, &[("d1", dead)]), ["l1", "l2", "a1"]);
     // The addresses of a removed frontend stay for longer than the last of its idle servers.
     let mut emptied = Config::good(TEXT);
     emptied.backends[0].servers.clear();
