@@ -56,15 +56,31 @@ function changed(backend: Backend, server: Server, to: Partial<Server>): Backend
   return { ...backend, servers: backend.servers.map((one) => (one === server ? { ...one, ...to } : one)) };
 }
 
-/** Who gets what is new: the servers that take it; backups only where there are no others. */
-function takers({ servers }: Backend): Server[] {
-  const all = servers.filter((one) => one.takes_new && one.weight > 0);
-  const usual = all.filter((one) => !one.backup);
-  return usual.length > 0 ? usual : all;
+const takes = (server: Server) => server.takes_new && server.weight > 0;
+
+/** Whether it takes trial calls only. */
+const tries = (server: Server) => server.breaker?.state === "half-open";
+
+/** Whether it takes new calls outright: not for trial only, nor only of those that prefer its region. */
+const takesOutright = ({ regions }: Backend, server: Server) =>
+  takes(server) && !tries(server) && regions.find((one) => one.name === server.region)?.weight !== 0;
+
+/** Who gets what is new, as src/state/snapshot/candidates.rs has it: backups only where no other takes it outright. */
+function takers(backend: Backend): Server[] {
+  const usual = backend.servers.some((one) => !one.backup && takesOutright(backend, one));
+  return backend.servers.filter((one) => takes(one) && !(usual && one.backup));
 }
 
-const isLast = (backend: Backend, server: Server) =>
-  server.takes_new && takers(changed(backend, server, { takes_new: false })).every((one) => one.backup);
+/** Those of them that take it outright: all are backups, or none is. */
+const serving = (backend: Backend) => takers(backend).filter((one) => takesOutright(backend, one));
+
+/** Whether nobody serves without it, or only backups that wait now. */
+function isLast(backend: Backend, server: Server): boolean {
+  const rest = serving(changed(backend, server, { takes_new: false }));
+  return takers(backend).includes(server) && (rest.length === 0 || (rest[0]!.backup && !serving(backend)[0]?.backup));
+}
+
+const waits = (word: string) => `It is a backup that waits: it gets no new ${word}s now.`;
 
 /** The weight that a slow start lets it have, in hundredths. */
 const effective = (server: Server) => server.weight * (server.throttle_percent ?? 100);
@@ -74,11 +90,11 @@ const effective = (server: Server) => server.weight * (server.throttle_percent ?
  * keeps its weight while `spill_below` of what is configured for its servers is usable; with less its weight shrinks.
  */
 function shares(backend: Backend): Map<string, number> {
-  const backup = takers(backend)[0]?.backup;
+  const who = serving(backend);
   const weights = new Map<string, number>();
   for (const { name, weight } of backend.regions) {
-    const own = backend.servers.filter((one) => one.region === name && one.backup === backup);
-    const usable = sum(own.filter((one) => one.takes_new).map(effective));
+    const own = backend.servers.filter((one) => one.region === name && one.backup === who[0]?.backup);
+    const usable = sum(own.filter((one) => who.includes(one)).map(effective));
     const needed = sum(own.map((one) => one.weight_configured)) * backend.spill_below;
     if (usable > 0 && weight > 0) weights.set(name, weight * Math.min(1, usable / needed));
   }
@@ -94,19 +110,21 @@ function moves(region: string, word: string, before = 0, after = 0): string {
 
 function leaves(backend: Backend, server: Server, word: keyof typeof UNSERVED): string {
   if (!takers(backend).includes(server)) {
+    if (server.backup && takes(server)) return waits(word);
     return `It takes no new ${word}s already (${server.state}); it will not come back by itself until it is made ready.`;
   }
   const then = changed(backend, server, { takes_new: false });
-  const rest = takers(then);
+  const rest = serving(then);
   const after = shares(then);
   if (rest[0]?.backup) return `Only ${list(rest.map((one) => one.name))} ${rest.length === 1 ? "(a backup) remains" : "(backups) remain"}.`;
   if (after.size === 0) {
     const what = backend.when_all_down === "forward" ? "they are sent to servers all the same (fail open)" : `each is ${UNSERVED[word]}`;
-    return `No server of ${backend.name} is left for new ${word}s: ${what}.`;
+    const trial = list(takers(then).filter(tries).map((one) => one.name));
+    return `No server of ${backend.name} is left for new ${word}s: ${what}.${trial && ` Only trial ${word}s go to ${trial}.`}`;
   }
   const { region } = server;
   const before = shares(backend).get(region) ?? 0;
-  const here = rest.filter((one) => one.region === region).length;
+  const here = takers(then).filter((one) => one.region === region && !tries(one)).length;
   const all = backend.servers.filter((one) => one.region === region && !one.backup).length;
   if (here > 0) {
     const part = moves(region, word, before, after.get(region)) || `${region} keeps its ${share(before)}.`;
@@ -117,11 +135,15 @@ function leaves(backend: Backend, server: Server, word: keyof typeof UNSERVED): 
 }
 
 function ready(backend: Backend, server: Server, word: string): string {
+  if (server.weight === 0) return `It gets no new ${word}s while its weight is 0.`;
+  const then = changed(backend, server, { takes_new: true });
+  if (!takers(then).some((one) => one.name === server.name)) return waits(word);
   if (server.health !== "up") {
     return `It takes new ${word}s as soon as its check finds it well; now it is ${server.health}${server.why ? ` (${server.why})` : ""}.`;
   }
   if (server.breaker?.state === "open") return `It is ready; new ${word}s come when its breaker has closed.`;
-  const part = shares(changed(backend, server, { takes_new: true })).get(server.region);
+  if (tries(server)) return `It is ready and takes trial ${word}s; others come when its breaker has closed.`;
+  const part = shares(then).get(server.region);
   const whole = server.backup || part === undefined ? "" : `; ${server.region} has ${share(part)} of them`;
   return `It takes new ${word}s at once${whole}.`;
 }
@@ -145,7 +167,7 @@ function weighs(backend: Backend, server: Server, text: string, word: keyof type
   const kept = `Its ${word}s stay.`;
   if (!gets(then)) return gets(backend) ? [leaves(backend, server, word), kept] : [`It gets no new ${word}s now.`];
   const { region } = server;
-  const beside = takers(then).filter((one) => one.name !== server.name && one.region === region);
+  const beside = takers(then).filter((one) => one.name !== server.name && one.region === region && !tries(one));
   const moved = moves(region, word, shares(backend).get(region), shares(then).get(region));
   if (beside.length === 0 && moved === "") return [`It is the only server of ${region} that takes new ${word}s: the weight changes nothing now.`];
   const others = sum(beside.map(effective));

@@ -584,6 +584,52 @@ test("a weight says what it changes, and that it changes nothing only where that
   assert.equal(says(light, "weight", 1, "1"), "abuja's part of new calls rises from 0 % to 17.6 %. Its calls stay.");
 });
 
+test("backups serve where no primary takes new calls outright, and wait otherwise", async () => {
+  const { consequence, says } = await consequences();
+  const calls = (sentences) => sentences.replace(/^It has no calls now\. /, "");
+  const grave = (of, index) => consequence(of, of.servers[index], "drain").grave;
+  const spare = { backup: true };
+  const drained = { takes_new: false, state: "drain", admin: "drain" };
+  const trying = { state: "breaker half-open", breaker: { state: "half-open" } };
+  const alone = "No server of opensips is left for new calls: each is answered with 503.";
+  const waits = "It is a backup that waits: it gets no new calls now.";
+  // Who takes trial calls only keeps no backup waiting.
+  const trial = backend(["lagos-1", 0, trying], ["abuja-1", 0, spare], ["asaba-1", 0, spare]);
+  assert.equal(calls(says(trial, "drain", 1)), "Only asaba-1 (a backup) remains.");
+  assert.deepEqual([0, 1, 2].map((index) => grave(trial, index)), [false, false, false]);
+  const served = backend(["lagos-1", 0], ["lagos-2", 0, trying], ["abuja-1", 0, spare]);
+  assert.equal(calls(says(served, "drain")), "Only abuja-1 (a backup) remains.");
+  assert.equal(grave(served, 0), true);
+  served.servers[2] = { ...served.servers[2], ...dead };
+  assert.equal(calls(says(served, "drain")), `${alone} Only trial calls go to lagos-2.`);
+  assert.equal(grave(served, 0), true);
+  const halfway = backend(["lagos-1", 0, { ...trying, ...drained }], ["lagos-2", 0]);
+  assert.equal(says(halfway, "ready"), "It is ready and takes trial calls; others come when its breaker has closed.");
+  // Nor does who serves only those that prefer its region.
+  const none = { ...backend(["lagos-1", 0], ["abuja-1", 0], ["asaba-1", 0, spare]), regions: [{ name: "lagos", weight: 70 }, { name: "abuja", weight: 0 }, { name: "asaba", weight: 15 }] };
+  assert.equal(calls(says(none, "drain")), "Only asaba-1 (a backup) remains.");
+  assert.deepEqual([0, 1, 2].map((index) => grave(none, index)), [true, false, false]);
+  const plain = backend(["lagos-1", 0], ["abuja-1", 0], ["asaba-1", 0, spare]);
+  plain.servers.forEach((server) => (server.region = ""));
+  plain.regions = [];
+  assert.equal(calls(says(plain, "drain", 2)), waits);
+  assert.equal(grave(plain, 0), false);
+  // Waiting backups, and the last that serve.
+  const waiting = backend(["lagos-1", 0], ["abuja-1", 0, spare]);
+  assert.equal(calls(says(waiting, "drain", 1)), waits);
+  assert.deepEqual([0, 1].map((index) => grave(waiting, index)), [true, false]);
+  const last = backend(["lagos-1", 0, dead], ["abuja-1", 0, spare]);
+  assert.equal(calls(says(last, "drain", 1)), alone);
+  assert.equal(grave(last, 1), true);
+  const two = backend(["lagos-1", 0, dead], ["abuja-1", 0, spare], ["asaba-1", 0, spare]);
+  assert.deepEqual([1, 2].map((index) => grave(two, index)), [false, false]);
+  // Made ready, not all get calls.
+  assert.equal(says(backend(["lagos-1", 0], ["abuja-1", 0, { ...spare, ...drained }]), "ready", 1), waits);
+  assert.equal(says(backend(["lagos-1", 0], ["abuja-1", 0, { ...spare, ...dead }]), "ready", 1), waits);
+  assert.equal(says(backend(["lagos-1", 0, dead], ["abuja-1", 0, { ...spare, ...drained }]), "ready", 1), "It takes new calls at once.");
+  assert.equal(says(backend(["lagos-1", 0, { ...drained, weight: 0 }], ["lagos-2", 0]), "ready"), "It gets no new calls while its weight is 0.");
+});
+
 test("a relay has connections or flows, and loses no connection", async () => {
   const { consequence, says } = await consequences();
   const relay = (scheme, ...names) => ({ ...backend(...names.map((name) => [name, 2, { address: `${scheme}://10.0.0.1:443` }])), mode: "relay" });
