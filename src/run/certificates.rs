@@ -27,7 +27,7 @@ impl Balancer {
     /// What a new configuration needs, read and judged; nothing is touched.
     pub(super) async fn prepare_tls(&mut self, wanted: &Config) -> Result<Material, String> {
         let (tls, wanted) = (Arc::clone(&self.tls), wanted.clone());
-        let prepared = self.from_disk("certificates", move || tls.prepare(&wanted)).await?;
+        let prepared = self.read_from_disk("certificates", move || tls.prepare(&wanted)).await?;
         prepared.map_err(|faults| format!("{faults}nothing was changed\n"))
     }
 

@@ -103,7 +103,7 @@ impl Balancer {
     ///
     /// # Errors
     /// `what` is not read in five seconds: in words for whoever asked for the reload.
-    pub(super) async fn from_disk<T: Send + 'static>(
+    pub(super) async fn read_from_disk<T: Send + 'static>(
         &mut self,
         what: &str,
         read: impl FnOnce() -> T + Send + 'static,
@@ -136,7 +136,7 @@ impl Balancer {
             let keys = read_keys(&file.cluster_key_file).map_err(|error| error.to_string());
             Ok((file, source, keys))
         };
-        let (on_disk, anew) = self.from_disk(&name, move || (before.name_on_disk(), anew())).await?;
+        let (on_disk, anew) = self.read_from_disk(&name, move || (before.name_on_disk(), anew())).await?;
         *read = on_disk;
         let (file, source, keys) = anew.map_err(|error| format!("{error}nothing was changed\n"))?;
         let keys = self.same_route(&file, keys)?;
