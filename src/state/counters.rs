@@ -323,14 +323,14 @@ pub struct ServerCounters {
     pub answered: Counter,
     /// Answers to what opens something: those with one of the breaker's `codes`.
     pub failing: Counter,
-    /// Those of them that are 5xx.
-    pub failing_5xx: Counter,
     /// Those of them since the last other one: how many, the calls of the newest, and the
     /// [`rows_begun`](super::server::ServerLive::rows_begun) that they belong to; and how often they were `failures`.
     pub failing_now: Counter,
     pub failing_calls: [Counter; 16],
     pub failing_since: Counter,
     pub failing_rows: Counter,
+    /// Those of `failing` that are 5xx.
+    pub failing_5xx: Counter,
     /// New requests that went elsewhere because its breaker is half-open: they were no trial calls.
     pub rejected: Counter,
     /// By [`Timed`].
