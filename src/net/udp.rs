@@ -432,9 +432,11 @@ impl Engine {
         self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
     }
 
-    /// How many datagrams this worker has received in all.
-    pub fn received(&self) -> u64 {
-        self.received
+    /// What all workers have received that were told to stop; this one's relay so much.
+    pub fn received_by_all(&self, relayed: u64) -> u64 {
+        let Memory { shared, worker, .. } = &self.tools.memory;
+        shared.workers.of(*worker).stopping.set(self.received + relayed);
+        shared.workers.sum(|of| &of.stopping)
     }
 
     /// Forgets what a panic left half-done.

@@ -32,8 +32,8 @@ const BATCHES_IN_A_ROW: usize = 8;
 /// How often a worker looks after itself.
 const TICK: Duration = Duration::from_secs(1);
 
-/// When told to stop, a worker goes on until nothing came for this long: an answer to what it just forwarded takes a
-/// round trip. At most [`LONGEST_STOP`].
+/// When told to stop, workers go on until nothing came to any of them for this long: an answer to what one just forwarded takes
+/// a round trip, and may come in by another. At most [`LONGEST_STOP`].
 const QUIET: Duration = Duration::from_millis(100);
 const LONGEST_STOP: Duration = Duration::from_secs(2);
 
@@ -230,18 +230,22 @@ async fn serve(
             _ = stopped.wait_for(|stop| *stop) => break,
         }
     }
-    let until = clock() + LONGEST_STOP;
-    let mut before = None;
-    let received = || engine.borrow().received() + relay.borrow().received();
-    while clock() < until && before != Some(received()) {
-        before = Some(received());
-        let quiet = tokio::time::sleep(QUIET);
-        tokio::pin!(quiet);
+    let (until, mut seen, mut last) = (clock() + LONGEST_STOP, None, clock());
+    loop {
+        let (received, now) = (engine.borrow().received_by_all(relay.borrow().received()), clock());
+        if seen.replace(received) != Some(received) {
+            last = now;
+        }
+        if now >= until || now.since(last) >= QUIET {
+            break;
+        }
+        let pause = tokio::time::sleep(QUIET / 10);
+        tokio::pin!(pause);
         loop {
             tokio::select! {
                 // Answers cross from worker to worker until the end.
                 Some(parcel) = parcels.recv() => engine.borrow_mut().deliver(parcel),
-                () = &mut quiet => break,
+                () = &mut pause => break,
             }
         }
     }

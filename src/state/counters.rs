@@ -354,6 +354,8 @@ pub struct WorkerCounters {
     /// When its event loop turned last, by its timer: nanoseconds of [`Time`](super::Time). A second ago at most, while it lives and is not
     /// about to stop; nothing before its first turn.
     pub turned: Counter,
+    /// What it had received in all when it looked last whether it can stop; nothing before it was told to.
+    pub stopping: Counter,
 }
 
 #[cfg(test)]
