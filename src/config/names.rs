@@ -234,12 +234,13 @@ impl Expansion<'_> {
             let (address, transport) = (member.address, named.query.transport);
             let name = format!("{}@{address}", named.name);
             let id = NameHash::of(&format!("{backend}/{name}"));
-            let source = Source::of(transport, address);
+            // Where it listens, and where it sends from.
+            let own = [exactly(address), Source::of(transport, address)];
             let why = if accepted.len() == MOST_ADDRESSES {
                 Some("there are more than 64 addresses")
             } else if self.ids.contains(&id) {
                 Some("its name has the hash of another server's")
-            } else if !reach.relayed && [exactly(address), source].iter().any(|source| self.has(transport, source)) {
+            } else if !reach.relayed && own.iter().any(|source| self.has(transport, source)) {
                 Some("another server has it")
             } else {
                 self.judge(address, reach)
@@ -249,9 +250,10 @@ impl Expansion<'_> {
                 continue;
             }
             self.ids.insert(id);
-            let sources = if reach.relayed { Vec::new() } else { vec![source] };
-            let own = (!reach.relayed).then(|| exactly(address));
-            own.iter().chain(&sources).for_each(|source| self.take(transport, source));
+            if !reach.relayed {
+                own.iter().for_each(|source| self.take(transport, source));
+            }
+            let sources = if reach.relayed { Vec::new() } else { own[1..].to_vec() };
             let Named { region, weight, max_calls, max_rate, slow_start, backup, .. } = *named;
             let server = Server {
                 name,
@@ -275,11 +277,11 @@ impl Expansion<'_> {
     }
 
     fn has(&self, transport: Transport, source: &Source) -> bool {
-        places(transport, source).any(|place| self.taken.contains(&place))
+        source.places(transport).any(|place| self.taken.contains(&place))
     }
 
     fn take(&mut self, transport: Transport, source: &Source) {
-        self.taken.extend(places(transport, source));
+        self.taken.extend(source.places(transport));
     }
 
     /// Why an address can never be a server's.
@@ -331,13 +333,6 @@ fn shape(servers: &mut [(Option<Srv>, Server)]) {
 /// Where it listens.
 fn exactly(address: SocketAddr) -> Source {
     Source { net: IpNet::from(address.ip()), port: Some(address.port()), written: false }
-}
-
-/// Where a server is known by a source: over streams (`true`), over datagrams, or both.
-fn places(transport: Transport, source: &Source) -> impl Iterator<Item = (bool, IpNet, Option<u16>)> {
-    let source = *source;
-    let kinds = [false, true].into_iter().filter(move |streams| source.counts_for(transport, *streams));
-    kinds.map(move |streams| (streams, source.net, source.port))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

@@ -222,9 +222,8 @@ fn distinct_sources(backends: &[Backend], places: &[usize], faults: &mut Faults)
     for ((backend, server), at) in servers.zip(places) {
         for source in &server.sources {
             // What was written counts for datagrams and for streams.
-            let kinds = [false, true].into_iter().filter(|streams| source.counts_for(server.transport, *streams));
-            let before =
-                kinds.filter_map(|streams| owners.insert((streams, source.net, source.port), (backend, server)));
+            let places = source.places(server.transport);
+            let before = places.filter_map(|place| owners.insert(place, (backend, server)));
             if let Some((of, owner)) = before.last() {
                 let names = (format!("{}/{}", of.name, owner.name), format!("{}/{}", backend.name, server.name));
                 let (what, remedy) = match (owner.address == server.address, of.name == backend.name) {

@@ -245,6 +245,12 @@ impl Source {
         self.written || streams == (own != Transport::Udp)
     }
 
+    /// Where a server that speaks `own` is known by it: over streams (`true`), over datagrams, or over both.
+    pub fn places(self, own: Transport) -> impl Iterator<Item = (bool, IpNet, Option<u16>)> {
+        let kinds = [false, true].into_iter().filter(move |streams| self.counts_for(own, *streams));
+        kinds.map(move |streams| (streams, self.net, self.port))
+    }
+
     /// The one address that it is, where it is one with a port.
     pub fn address(&self) -> Option<SocketAddr> {
         let host = self.net.prefix_len() == self.net.max_prefix_len();

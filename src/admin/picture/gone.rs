@@ -104,6 +104,11 @@ impl Gone {
         known.values().filter(|of| !of.is_there).for_each(|of| keep(sums, of));
     }
 
+    /// What a frontend or a server said when somebody looked last: nobody is shown another number.
+    pub fn last(&self, is_frontend: bool, id: NameHash) -> Tally {
+        self.known.get(&(is_frontend, id)).map(|of| of.last).unwrap_or_default()
+    }
+
     /// What those of whom `is` is true counted who are not in the snapshot that was looked at last.
     pub fn tally(&self, is: impl Fn(Whose) -> bool) -> Tally {
         let mut sum = Tally::default();

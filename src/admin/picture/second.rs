@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use serde::Serialize;
 
 use super::gone::{Gone, Whose};
-use super::look::{frontend_tally, server_tally};
 use super::{Count, Percentiles, Rate, Rates, Tally};
 use crate::sip::token::NameHash;
 use crate::state::response_times::ResponseTimes;
@@ -79,7 +78,7 @@ impl Seconds {
         let (mut whole, mut active, mut all_times) = (Tally::default(), 0, ResponseTimes::default());
         let begins = self.ticks % WINDOW == 1;
         for frontend in &snapshot.frontends {
-            let tally = frontend_tally(&frontend.live);
+            let tally = self.gone.last(true, frontend.config.id);
             self.watch(frontend.config.id, &tally, 0, elapsed);
             whole[Count::Requests] += tally[Count::Requests];
             whole[Count::Connections] += tally[Count::Connections];
@@ -94,7 +93,7 @@ impl Seconds {
             for server in &backend.config.servers {
                 let Some(at) = snapshot.server(server.id) else { continue };
                 let live = &snapshot.servers[at].live;
-                let tally = server_tally(live);
+                let tally = self.gone.last(false, server.id);
                 let own = live.open();
                 self.watch(server.id, &tally, own, elapsed);
                 let times = live.response_times();
@@ -192,8 +191,18 @@ impl Seconds {
         self.gone.tally(|whose| whose == Whose::Process)
     }
 
+    /// What a frontend counted since it was cleared.
+    pub fn frontend(&self, id: NameHash) -> Tally {
+        self.cleared(id, self.gone.last(true, id))
+    }
+
+    /// What a server counted since it was cleared.
+    pub fn server(&self, id: NameHash) -> Tally {
+        self.cleared(id, self.gone.last(false, id))
+    }
+
     /// A tally without what was cleared.
-    pub fn cleared(&self, id: NameHash, tally: Tally) -> Tally {
+    fn cleared(&self, id: NameHash, tally: Tally) -> Tally {
         self.watched.get(&id).map_or(tally, |watched| tally.since(&watched.cleared))
     }
 
