@@ -14,6 +14,10 @@ use crate::state::{Shared, Time};
 /// A worker looks after itself once a second. One that did not for so long stands still.
 const STANDS_STILL: Duration = Duration::from_secs(5);
 
+/// Servers are looked at four times a second by who carries out changes too. A reload with a thousand servers keeps it for
+/// seconds; one that did not look for so long leaves dead servers their calls.
+const LOOKS_AT_NOBODY: Duration = Duration::from_secs(30);
+
 /// Where it is asked: beside the runtime socket.
 pub fn socket(runtime_socket: &Path) -> PathBuf {
     runtime_socket.with_extension("check")
@@ -30,10 +34,18 @@ pub(super) fn workers(shared: &Shared, started: Time, now: Time) -> impl Iterato
     })
 }
 
+/// What is wrong with who looks at servers.
+pub(super) fn control(shared: &Shared, started: Time, now: Time) -> Option<String> {
+    let silent = now.since(Time(shared.looked.get()).max(started));
+    (silent > LOOKS_AT_NOBODY).then(|| format!("looks at no server for {} s", silent.as_secs()))
+}
+
 /// What is wrong with this process, a line each.
 pub fn faults(view: &View) -> Vec<String> {
-    let of_workers = workers(view.shared(), view.started(), clock()).enumerate();
-    of_workers.filter_map(|(worker, fault)| Some(format!("worker {worker} {}\n", fault?))).collect()
+    let (shared, started, now) = (view.shared(), view.started(), clock());
+    let of_workers = workers(shared, started, now).enumerate();
+    let of_workers = of_workers.filter_map(|(worker, fault)| Some(format!("worker {worker} {}\n", fault?)));
+    of_workers.chain(control(shared, started, now).map(|fault| format!("control {fault}\n"))).collect()
 }
 
 /// What a pair's other node is chosen by: faults, and that this process is about to end.

@@ -12,8 +12,9 @@ use crate::state::watch::News;
 impl Balancer {
     /// A server that answers nothing of what it gets is checked at once, whatever its interval; breakers move.
     pub(super) fn look(&mut self) {
-        let snapshot = self.setup.snapshot.load_full();
-        for (id, news) in self.watch.look(&snapshot, clock()) {
+        let (snapshot, now) = (self.setup.snapshot.load_full(), clock());
+        self.setup.shared.looked.set(now.0);
+        for (id, news) in self.watch.look(&snapshot, now) {
             match news {
                 News::Silent => self.checks.sign(id, Sign::Silent),
                 News::Breaker(Step::Moved(transition)) => self.change_breaker(id, transition),

@@ -96,6 +96,7 @@ impl Balancer {
     /// Finishes what is in flight and ends. Whoever asks meanwhile whether we are ready is told that we are not.
     pub async fn stop(mut self) {
         self.shown.stop();
+        self.setup.shared.looked.set(u64::MAX);
         // Whoever wishes for something is told that it is too late.
         drop((self.checks, self.requests));
         let workers = self.workers;

@@ -7,7 +7,7 @@ use super::Time;
 use super::bad_messages::BadMessages;
 use super::bans::Bans;
 use super::connections::Connections;
-use super::counters::{PerWorker, WorkerCounters};
+use super::counters::{Counter, PerWorker, WorkerCounters};
 use super::limits::Limits;
 use super::pins::Pins;
 use super::refused::RefusedSources;
@@ -23,6 +23,8 @@ pub struct Shared {
     pub answers: Limits,
     pub connections: Connections,
     pub workers: PerWorker<WorkerCounters>,
+    /// When servers were looked at last, which no worker does: nanoseconds of [`Time`], and its end where nobody has to any more.
+    pub looked: Counter,
     /// [`Shared::bad_messages`] reads them.
     pub bad: PerWorker<BadMessages>,
     /// [`Shared::refused_sources`] reads them.
@@ -43,6 +45,7 @@ impl Shared {
             answers: Limits::default(),
             connections: Connections::default(),
             workers: PerWorker::new(workers),
+            looked: Counter::default(),
             bad: PerWorker::new(workers),
             refused: PerWorker::new(workers),
             taps: Taps::new(workers),

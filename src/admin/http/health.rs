@@ -106,6 +106,9 @@ impl Report {
             alive &= error.is_none();
             components.insert(format!("worker-{worker}"), part(error));
         }
+        let error = local::control(shared, started, now);
+        alive &= error.is_none();
+        components.insert("control".to_owned(), part(error));
         let sockets = snapshot.binds.len() + snapshot.relays.len();
         let no_socket = (sockets == 0).then(|| "no address is bound".to_owned());
         components.insert("sockets".to_owned(), part(no_socket));

@@ -7,6 +7,7 @@ use crate::admin::roles::{self, State};
 use crate::config::leaving::has_server;
 use crate::config::{Config, key};
 use crate::net::worker::Workers;
+use crate::state::Time;
 use crate::state::health::{Outcome, Why};
 use crate::state::server::Rest;
 
@@ -135,6 +136,17 @@ async fn a_part_of_the_transactions_is_forgotten_once_a_second() {
     let _ = tokio::time::timeout(Duration::from_millis(3_500), balancer.serve()).await;
     assert_eq!(live.transactions.get(), 32 - 2 - 1 - 1 - 1, "at once, and after one, two and three seconds");
     balancer.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_servers_are_looked_at_is_said_until_nobody_has_to() {
+    let mut balancer = start(&text(&[free("127.0.2.213")], "")).await;
+    let shared = Arc::clone(&balancer.setup.shared);
+    let _ = tokio::time::timeout(Duration::from_secs(1), balancer.serve()).await;
+    let looked = shared.looked.get();
+    assert!((1..=clock().0).contains(&looked), "{looked}");
+    balancer.stop().await;
+    assert_eq!(clock().since(Time(shared.looked.get())), Duration::ZERO);
 }
 
 #[tokio::test]

@@ -18,6 +18,11 @@ const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://127.0.0.1:5060\"\
 
 /// The report where these servers are so, in the tenth second.
 fn report(text: &str, states: &[(&str, ServerState)], turned: &[u64]) -> Report {
+    report_at(10, text, states, turned, 10)
+}
+
+/// The same at a second in which servers were looked at last in another.
+fn report_at(now: u64, text: &str, states: &[(&str, ServerState)], turned: &[u64], looked: u64) -> Report {
     let config = Config::good(text);
     let keys = key::parse(&key::generate(*b"golden route key", [0x22; 16])).unwrap();
     let states: HashMap<_, _> = states.iter().map(|(name, state)| (NameHash::of(name), *state)).collect();
@@ -27,7 +32,8 @@ fn report(text: &str, states: &[(&str, ServerState)], turned: &[u64]) -> Report 
     let shared = Shared::new(1_000, workers);
     let second = |n: u64| n * 1_000_000_000;
     turned.iter().enumerate().for_each(|(worker, at)| shared.workers.of(worker).turned.set(second(*at)));
-    Report::look(&snapshot, &shared, Time(second(1)), Time(second(10)))
+    shared.looked.set(second(looked));
+    Report::look(&snapshot, &shared, Time(second(1)), Time(second(now)))
 }
 
 fn component(report: &Report, name: &str) -> (Status, String) {
@@ -44,7 +50,7 @@ fn all_is_well_where_workers_turn_and_servers_take_calls() {
     let report = report(TEXT, &[], &[9, 10]);
     assert!(report.alive && report.ready);
     let names: Vec<_> = report.components.keys().map(String::as_str).collect();
-    assert_eq!(names, ["backend/one", "backend/two", "backend/unused", "sockets", "worker-0", "worker-1"]);
+    assert_eq!(names, ["backend/one", "backend/two", "backend/unused", "control", "sockets", "worker-0", "worker-1"]);
     assert!(report.components.values().all(|component| component.status == Status::Healthy));
     let breakers: Vec<_> = report.circuit_breakers.iter().map(|(name, of)| (name.as_str(), of.state)).collect();
     assert_eq!(breakers, [("one/a", "closed"), ("one/b", "closed")], "of those that have one");
@@ -58,6 +64,15 @@ fn a_worker_that_stands_still_is_no_life() {
     assert!(!still.alive && !still.ready);
     assert_eq!(component(&still, "worker-1"), (Status::Unhealthy, "stands still for 6 s".to_owned()));
     assert!(!report_of(&[0]).alive, "one that never turned, nine seconds after the start");
+}
+
+#[test]
+fn who_looks_at_no_server_is_no_life() {
+    assert!(report_at(40, TEXT, &[], &[40], 10).alive, "a long reload");
+    let blind = report_at(41, TEXT, &[], &[41], 10);
+    assert!(!blind.alive && !blind.ready);
+    assert_eq!(component(&blind, "control"), (Status::Unhealthy, "looks at no server for 31 s".to_owned()));
+    assert!(report_at(30, TEXT, &[], &[30], 0).alive, "29 seconds after the start");
 }
 
 #[test]
