@@ -245,7 +245,7 @@ fn handshakes_have_a_bound_in_number_and_in_time() {
     pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
     let tls = format!("[frontend.tls]\ncertificates = {folder:?}");
     let node = Node::new(net, 1, "tls", [&tls, ""]);
-    let source = |n: usize| IpAddr::from([127, net, 9, n as u8 % 250 + 1]);
+    let source = |n: usize| IpAddr::from([127, net, 9 + (n / 250) as u8, n as u8 % 250 + 1]);
     let hello = client_hello(&pki);
     let begin = |stream: &TcpStream| drop((&*stream).write_all(&hello));
     let mute: Vec<_> = (0..MOST).map(|n| connect_from(source(n), node.at)).collect();
@@ -254,7 +254,7 @@ fn handshakes_have_a_bound_in_number_and_in_time() {
     // One octet of a handshake is none yet (RFC 8446 §5.1).
     mute.iter().for_each(|stream| drop((&*stream).write_all(&[22])));
     idle.iter().for_each(begin);
-    let one_more = connect_from(source(0), node.at);
+    let one_more = connect_from(source(MOST), node.at);
     begin(&one_more);
     wait_for("one to be too many", || node.ended(End::TooManyHandshakes) == 1);
     // These were answered, and said nothing more.
@@ -266,6 +266,29 @@ fn handshakes_have_a_bound_in_number_and_in_time() {
     (&plain).write_all(invite(1, "TCP").as_bytes()).unwrap();
     wait_for("what is no handshake to be counted", || node.ended(End::BadHandshake) == 1);
     node.wait_for_open(0);
+}
+
+/// Who shakes a thousand hands and says nothing more has no more of them than are left for everybody else.
+#[test]
+fn one_source_leaves_places_for_handshakes_of_others() {
+    let (pki, net) = (Pki::new(), 225);
+    let folder = pki.path("certs");
+    fs::create_dir(&folder).unwrap();
+    pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
+    let tls = format!("[frontend.tls]\ncertificates = {folder:?}");
+    let node = Node::new(net, 1, "tls", [&tls, ""]);
+    let hello = client_hello(&pki);
+    let begun = |n: usize| {
+        let stream = connect_from(IpAddr::from([127, net, 9, n as u8]), node.at);
+        (&stream).write_all(&hello).unwrap();
+        stream
+    };
+    let idle: Vec<_> = (0..600).map(|_| begun(1)).collect();
+    wait_for("what is too much of one", || node.ended(End::TooManyHandshakes) == 100);
+    let mut other = begun(2);
+    assert!(other.read(&mut [0; 64]).is_ok_and(|read| read > 0), "its handshake goes on");
+    drop(idle);
+    wait_for("one and the other to end", || node.ended(End::BadHandshake) == 500);
 }
 
 /// Each read ends within a message, for as long as it is busy: none of the messages was slow.

@@ -24,7 +24,7 @@ pub(super) async fn hear(
     engine: Rc<RefCell<Engine>>,
     (local, remote): (SocketAddr, SocketAddr),
 ) {
-    let under_way = engine.borrow().under_way();
+    let under_way = engine.borrow().streams.under_way.begin(None);
     let heard = match under_way {
         Ok(_under_way) => timeout(LONGEST_HEADER, read(stream)).await.unwrap_or(Err(End::NoProxyHeader)),
         Err(end) => Err(end),

@@ -7,8 +7,9 @@
 //! message that is not whole stays behind. To servers each worker has one connection, shared by all clients. What belongs on
 //! another worker's connection goes to that worker, which alone writes to it.
 //!
-//! [`serve`] holds the tasks, `relay` those of mode `relay`, `header` what stands before all that, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by
-//! them, `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks.
+//! [`serve`] holds the tasks, `relay` those of mode `relay`, `header` what stands before all that, [`under_way`] how many are
+//! told apart at once, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by them,
+//! `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks.
 
 mod buffer;
 mod header;
@@ -17,6 +18,7 @@ mod relay;
 pub mod serve;
 pub mod table;
 pub mod unanswered;
+pub mod under_way;
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Waker};
@@ -43,10 +45,8 @@ const LONGEST_STILL: Duration = Duration::from_secs(20);
 /// From the first byte of a message to its last; and to the first byte from who connected.
 const LONGEST_MESSAGE: Duration = Duration::from_secs(30);
 
-/// How long a client's handshake of TLS may take, and how many of them may be under way in one worker: each costs a
-/// millisecond of the processor and some 50 kilobytes.
+/// How long a client's handshake of TLS may take.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
-const MOST_HANDSHAKES: usize = 1000;
 
 /// How long who speaks for somebody else may take to say for whom.
 const LONGEST_HEADER: Duration = Duration::from_secs(5);

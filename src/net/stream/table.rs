@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::buffer::{Buffer, Held};
-use super::{Connection, MOST_HANDSHAKES, Opened, Parcel, State};
+use super::under_way::{Place, UnderWay};
+use super::{Connection, Opened, Parcel, State};
 use crate::config::streams::Timeout;
 use crate::net::mmsg::BATCH;
 use crate::net::tls::Tls;
@@ -60,8 +61,7 @@ pub struct Streams {
     /// The same, both ways, of connections to and from servers: nobody takes room from those.
     pub(super) of_servers: Held,
     pub(super) tls: Arc<Tls>,
-    /// As many of it as there are handshakes under way, and one.
-    handshakes: Rc<()>,
+    pub(super) under_way: UnderWay,
     /// How many we opened to others than servers.
     pub(super) peers: usize,
     /// The worker is about to end: what is not settled is another's.
@@ -84,7 +84,7 @@ impl Streams {
             of_servers: Held::default(),
             stopping: false,
             tls,
-            handshakes: Rc::new(()),
+            under_way: UnderWay::default(),
             peers: 0,
             engine: Weak::new(),
         }
@@ -169,7 +169,7 @@ impl Engine {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn begin_handshake(&mut self, frontend: NameHash, source: IpAddr) -> Result<(Arc<ServerConfig>, Rc<()>), End> {
+    pub fn begin_handshake(&mut self, frontend: NameHash, source: IpAddr) -> Result<(Arc<ServerConfig>, Place), End> {
         let snapshot = Arc::clone(self.snapshot.load());
         let at = snapshot.frontend(frontend).map(|at| &snapshot.frontends[at]);
         let memory = &self.tools.memory;
@@ -177,13 +177,7 @@ impl Engine {
             return Err(End::TooManyHandshakesOfSource);
         }
         let config = self.streams.tls.server_config(frontend).ok_or(End::BadHandshake)?;
-        Ok((config, self.under_way()?))
-    }
-
-    /// One more connection is about to be told apart, until this is dropped.
-    pub(super) fn under_way(&self) -> Result<Rc<()>, End> {
-        let full = Rc::strong_count(&self.streams.handshakes) > MOST_HANDSHAKES;
-        if full { Err(End::TooManyHandshakes) } else { Ok(Rc::clone(&self.streams.handshakes)) }
+        Ok((config, self.streams.under_way.begin(Some(source))?))
     }
 
     /// Reads what came and does what it asks for. Ready with the reason where the connection is at its end.
