@@ -312,6 +312,24 @@ fn a_denied_source_s_flows_end_at_the_next_look() {
     assert_eq!((closed, server(&mut node, flow("203.0.113.5:4000", 10_000)).1), (1, Some(Reason::Denied)));
 }
 
+/// Which worker has a flow is for its port to say, and whoever is refused may be another's.
+#[test]
+fn where_a_frontend_is_full_what_a_flood_left_ends_in_every_worker() {
+    let mut node = media("");
+    let mut closed = 0;
+    let mut look = |node: &mut Node| {
+        sweep(node.now, &node.snapshot, &mut node.memory, |_| closed += 1);
+        closed
+    };
+    let open = |node: &mut Node, n: u16| server(node, flow(&format!("198.51.100.7:{n}"), 10_000)).1;
+    (1..MOST as u16).for_each(|n| assert_eq!(open(&mut node, n), None));
+    wait(&mut node, 5);
+    assert_eq!(look(&mut node), 0, "there is room");
+    assert_eq!(open(&mut node, MOST as u16), None);
+    assert_eq!(look(&mut node), MOST - 1, "all that have been silent for five seconds");
+    assert_eq!(counted(&node, |c| &c.flows_evicted), MOST as u64 - 1);
+}
+
 #[test]
 fn flows_of_ports_that_a_reload_took_away_end() {
     let mut node = media("");
@@ -411,8 +429,9 @@ proptest! {
                     wait(&mut node, seconds);
                     let mut ended = 0;
                     sweep(node.now, &node.snapshot, &mut node.memory, |_| ended += 1);
-                    let before = model.len();
-                    model.retain(|_, known| now - known.used < IDLE);
+                    let (before, full) = (model.len(), model.len() == MOST);
+                    let gives_way = |known: &Known| full && !known.answered && now - known.used >= 5;
+                    model.retain(|_, known| now - known.used < IDLE && !gives_way(known));
                     prop_assert_eq!(ended, before - model.len());
                 }
             }

@@ -17,11 +17,12 @@ use nix::sys::signal::Signal;
 use socket2::SockRef;
 use support::http::{admin, get};
 use support::pki::Pki;
-use support::process::{Balancer, DEADLINE, Process, wait_for};
+use support::process::{Balancer, DEADLINE, Process, wait_for, wait_longer};
 use support::regions::Net;
 use support::streams::connect_from;
 use support::tls_peers::{Client, Server};
 use trunkline::admin::client::ask;
+use trunkline::net::udp::clock;
 
 const WORKERS: usize = 4;
 /// Shorter than a deadline, longer than a slow machine pauses.
@@ -351,6 +352,27 @@ fn sources_stick_and_connections_outlive_what_made_them() {
     wait_for("the address to be closed", || TcpStream::connect(at).is_err());
     assert!(echoes(b"when nothing of it is in the file any more"));
     drop(held);
+    balancer.stop();
+}
+
+/// Who takes nothing for longer than the kernel waits by our leave, and then takes all of it, loses none of it.
+#[test]
+fn a_reader_that_pauses_is_waited_for() {
+    const LARGE: usize = 20_000_000;
+    let net = Net(188);
+    let seen = Arc::new(Seen::default());
+    let servers = &net.servers()[..1];
+    serve(servers[0], 0, &seen);
+    let at = net.free(1);
+    let timeouts = "timeout = { client = \"2m\", server = \"2m\" }\ncheck = { type = \"none\" }";
+    let balancer = Balancer::start(WORKERS, &relay(&format!("tcp://{at}"), servers, "", timeouts));
+    let mut stream = connect(at);
+    stream.write_all(format!("push {LARGE}\n").as_bytes()).unwrap();
+    let begun = clock();
+    wait_longer("the pause", || clock().since(begun) > Duration::from_secs(40));
+    let mut piece = vec![0; PIECE];
+    assert!((0..LARGE).step_by(PIECE).all(|at| stream.read_exact(&mut piece).is_ok() && piece == pattern(at)));
+    assert_eq!(rest(&mut stream), ", closed");
     balancer.stop();
 }
 

@@ -406,8 +406,9 @@ fn nothing_is_opened_by_a_token_or_beside_a_call() {
     node.receive(k, addr(INSIDE), &response(&sent.text(), "200 OK", &[]));
     let d = token(&node.keys, CALL, &sealed(SealedIn::RecordRoute, &name, addr(OUTSIDE), addr(PHONE)));
     let route = format!("Route: <sip:{d}@{OUTSIDE};lr>");
+    let empty = "To: <sip:100@sip.example.ng>;tag=";
     for method in ["INVITE", "REGISTER", "MESSAGE"] {
-        for lines in [&[route.as_str()][..], &[]] {
+        for lines in [&[route.as_str()][..], &[], &[route.as_str(), empty], &[empty, "X-One: more"]] {
             let via = format!("Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bK{method}{};rport", lines.len());
             let outcome = phone(&mut node, &request(method, URI, &[&[via.as_str()], lines].concat()));
             assert_eq!(outcome, Outcome::Dropped(Reason::RateLimited), "{method} {lines:?}");
@@ -426,6 +427,86 @@ fn nothing_is_opened_by_a_token_or_beside_a_call() {
     let outcome = phone(&mut node, &request("INVITE", URI, &[&route]));
     assert!(outcome.status().is_none() && outcome.to() != k, "{outcome:?}");
     assert!(!outcome.text().contains("Route: <sip:d"), "our Route is off: {}", outcome.text());
+}
+
+/// A tag has at least one character (RFC 3261 §25.1): what has none opens a call, and the whole of it comes this way.
+#[test]
+fn an_empty_tag_is_none() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &["To: <sip:100@sip.example.ng>;tag="]));
+    assert_eq!(headers(&sent.text(), "Record-Route").count(), 2);
+    assert_eq!(calls(&node), 1);
+}
+
+/// Two parsers could take different ones, and find a dialog or none.
+#[test]
+fn parties_that_differ_are_refused() {
+    let mut node = Node::new(CONFIG);
+    for (name, other) in [("To", "To: <sip:100@sip.example.ng>"), ("From", "f: <sip:bob@sip.example.ng>;tag=f2")] {
+        let text = String::from_utf8(request("INVITE", URI, &[TOTAG])).unwrap();
+        let twice = text.replacen("CSeq:", &format!("{other}\r\nCSeq:"), 1);
+        assert_eq!(phone(&mut node, twice.as_bytes()).status(), Some(400), "{name}");
+        let own = text.lines().find(|line| line.starts_with(name)).unwrap();
+        let same = text.replacen("CSeq:", &format!("{own}\r\nCSeq:"), 1);
+        assert_eq!(phone(&mut node, same.as_bytes()).status(), None, "{name} said twice");
+    }
+}
+
+/// The caller is called back by the server that it called: both passes have the same token.
+#[test]
+fn only_the_route_of_one_pass_is_taken_off_where_both_have_the_same() {
+    let mut node = Node::new(CONFIG);
+    let lines = [&format!("Via: SIP/2.0/UDP {PHONE};branch=z9hG4bKc"), &format!("Contact: <sip:c@{PHONE}>")];
+    let refer = phone(&mut node, &request("REFER", URI, &lines.map(String::as_str)));
+    let k = refer.to();
+    let text = refer.text();
+    let rr: Vec<_> = headers(&text, "Record-Route").collect();
+    let via = format!("Via: SIP/2.0/UDP {k};branch=z9hG4bKk");
+    let recorded = rr.iter().map(|rr| format!("Record-Route: {rr}"));
+    let lines: Vec<_> = std::iter::once(via).chain(recorded).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let on = node.receive(k, addr(INSIDE), &request("REFER", &format!("sip:c@{PHONE}"), &lines)).text();
+    let set: Vec<_> = headers(&on, "Record-Route").collect();
+    assert_eq!(set.len(), 4, "{on}");
+    let route = format!("Route: {}", set.join(", "));
+    let via = format!("Via: SIP/2.0/UDP {PHONE};branch=z9hG4bKn");
+    let notify = request("NOTIFY", "sip:c@198.51.100.7:31234", &[&via, &route, TOTAG, "CSeq: 7 NOTIFY"]);
+    let sent = phone(&mut node, &notify).text();
+    assert_eq!(headers(&sent, "Route").flat_map(|route| route.split(", ")).collect::<Vec<_>>(), rr);
+}
+
+/// Who asks within a dialog, or through a phone's registration, asks its other end, whatever address that names.
+#[test]
+fn options_with_a_token_of_ours_is_not_for_us() {
+    let mut node = Node::new(CONFIG);
+    let sent = phone(&mut node, &request("INVITE", URI, &[]));
+    let (k, name) = (sent.to(), node.server_of(&sent));
+    let d = token(&node.keys, CALL, &sealed(SealedIn::RecordRoute, &name, addr(OUTSIDE), addr(PHONE)));
+    let lines = [&format!("Route: <sip:{d}@{OUTSIDE};lr>"), TOTAG, "CSeq: 2 OPTIONS"];
+    assert_eq!(phone(&mut node, &request("OPTIONS", &format!("sip:{OUTSIDE}"), &lines)).to(), k);
+    let p = token(&node.keys, "any", &sealed(SealedIn::Path, &name, addr(OUTSIDE), addr(B)));
+    let lines = [&format!("Via: SIP/2.0/UDP {k};branch=z9hG4bKp"), &format!("Route: <sip:{p}@{INSIDE};lr>")];
+    let lines = lines.map(String::as_str);
+    assert_eq!(node.receive(k, addr(INSIDE), &request("OPTIONS", &format!("sip:{INSIDE}"), &lines)).to(), addr(B));
+}
+
+/// One caller's calls go to one server, however the number is written (RFC 3966).
+#[test]
+fn a_tel_uri_is_a_user() {
+    let stick = "pin = { size = 1000 }\nbalance = \"roundrobin\"\nstick = { on = \"from-user\", expire = \"10m\" }";
+    let mut node = Node::new(&CONFIG.replacen("pin = { size = 1000 }", stick, 1));
+    let froms = [
+        "tel:+2348012345678",
+        "tel:+2348012345678;phone-context=ng",
+        "sip:+2348012345678@sip.example.ng",
+        "tel:+2348012345678",
+    ];
+    let homes = froms.iter().enumerate().map(|(n, from)| {
+        let via = format!("Via: SIP/2.0/UDP 198.51.100.7:31234;branch=z9hG4bKt{n};rport");
+        let lines = [via, format!("From: <{from}>;tag=f{n}"), format!("Call-ID: tel-{n}")];
+        phone(&mut node, &request("INVITE", URI, &lines.each_ref().map(String::as_str))).to()
+    });
+    assert_eq!(homes.collect::<std::collections::HashSet<_>>().len(), 1);
 }
 
 /// Who has an address of a network of IPv6 has all of them.

@@ -391,6 +391,50 @@ fn a_response_that_could_not_be_sent_is_dropped_and_a_request_tries_another_serv
     assert_eq!(outcome, Outcome::Dropped(Reason::SendFailed));
 }
 
+/// A client that answers a server may write what it likes into the server's Via: nothing but our own connection, and where a
+/// server is written to be, is reached by that. Other services of that host would take it for theirs.
+#[test]
+fn a_client_s_answer_reaches_no_other_port_of_a_server_s_host() {
+    let by_ours = "tcp://10.0.10.11:5061";
+    for (address, via, way) in [
+        (by_ours, "TCP 10.0.10.11:6379", Some("10.0.10.11:5061")),
+        (by_ours, "TCP 10.0.10.12:6379", None),
+        (by_ours, "UDP 10.0.10.11:161", None),
+        ("udp://10.0.10.11:5060", "UDP 10.0.10.11:161", None),
+        ("udp://10.0.10.11:5060", "TCP 10.0.10.11:6379", None),
+        ("udp://10.0.10.11:5060", "UDP 10.0.10.12:5060", Some("10.0.10.12:5060")),
+    ] {
+        let config = CONFIG.replacen("udp://10.0.10.11:5060", address, 1);
+        let mut node = Node::new(&config.replacen("[\"udp:", "[\"tcp://203.0.113.10:5060\", \"udp:", 1));
+        let scheme = if address == by_ours { "TCP" } else { "UDP" };
+        let written = format!("{scheme} 10.0.10.11:5060;branch=z9hG4bKs1");
+        let invite = at_phone(&mut node, &format!("Via: SIP/2.0/{written}"));
+        let answer = String::from_utf8(response(&without_ours(&invite), "200 OK", &[])).unwrap();
+        let next = headers(&answer, "Via").nth(1).unwrap().to_owned();
+        let answer = answer.replacen(&next, &format!("SIP/2.0/{via};branch=z9hG4bKs1"), 1);
+        let outcome = node.receive(addr(PHONE), addr(OUTSIDE), answer.as_bytes());
+        match way {
+            Some(to) => assert_eq!(outcome.to(), addr(to), "{via}"),
+            None => assert_eq!(outcome, Outcome::Dropped(Reason::NoWayBack), "{via}"),
+        }
+    }
+}
+
+/// What a client may send is limited; a server repeats our Via and Record-Route, and nobody could tell it that it says too much.
+#[test]
+fn a_server_s_messages_may_be_longer_than_a_client_s() {
+    let limits = "backend = \"pbx\"\n[frontend.limits]\nmax_message = 1024\n";
+    let mut node = Node::new(&CONFIG.replacen("backend = \"pbx\"\n", limits, 1));
+    let long = format!("X-Long: {}", "x".repeat(1000));
+    let sent = at_server(&mut node, &[]);
+    from_server(&mut node, &response(&sent, "200 OK", &[&long]), "responses_to_clients");
+    let invite =
+        request("INVITE", &format!("sip:bob@{PHONE}"), &["Via: SIP/2.0/UDP 10.0.10.11;branch=z9hG4bKs1", &long]);
+    let invite = from_server(&mut node, &invite, "requests_to_clients").text();
+    from_phone(&mut node, &response(&invite, "200 OK", &[&long]), "too_long");
+    assert_eq!(node.receive(addr(PHONE), addr(OUTSIDE), &request("INVITE", URI, &[&long])).status(), Some(513));
+}
+
 /// Its connection is gone with a restart, and a phone picks up (RFC 3261 §18.2.2): the server is told by the connection that
 /// its requests go by, which asks for its certificate. Of others nobody could.
 #[test]

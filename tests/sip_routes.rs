@@ -473,3 +473,15 @@ fn who_called_from_a_server_s_host_hears_its_dialog() {
     let other = node.receive(server, addr(INSIDE), &request("BYE", "sip:g@10.0.10.12:5081", &lines));
     assert_eq!(other.status(), Some(403));
 }
+
+/// Where clients are spoken to over UDP alone and servers over TCP, nobody is asked by TCP from the inside address.
+#[test]
+fn what_only_servers_are_spoken_to_by_is_tried_by_datagrams() {
+    let config = "[[frontend]]\nname = \"sip\"\nbind = \"udp://203.0.113.10:5060\"\ninside = \"10.0.1.10\"\nbackend = \"pbx\"\n\
+        [[backend]]\nname = \"pbx\"\n[[backend.server]]\nname = \"k\"\naddress = \"udp://10.0.10.11:5060\"\n\
+        [[backend.server]]\nname = \"t\"\naddress = \"tcp://10.0.10.12:5060\"\n";
+    let mut node = Node::new(config);
+    let invite = request("INVITE", "sip:u@192.0.2.50;transport=tcp", &["Via: SIP/2.0/UDP 10.0.10.11;branch=z9hG4bKs1"]);
+    let sent = from_server(&mut node, &invite, "requests_to_clients");
+    assert_eq!((sent.from(), sent.to()), (addr(OUTSIDE), addr("192.0.2.50:5060")));
+}

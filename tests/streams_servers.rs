@@ -720,3 +720,29 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
     assert!(heard.starts_with("BYE "), "{heard}");
     drop(listener);
 }
+
+/// It called us: the port that it came from is no more than a connection's, whether it asks for `rport` or not.
+#[test]
+fn a_dialog_reaches_a_trunk_that_called_and_whose_connection_is_gone() {
+    let (listener, address) = listen("127.226.3.1");
+    let (trunk, carrier) = listen("127.226.9.1");
+    let node = Node::new(226, 1, &[address]);
+    let first = connect_from(carrier.ip(), node.tcp);
+    let text = invite(1, "TCP");
+    let via = header(&text, "Via").to_owned();
+    let branch = via.split(";branch=").nth(1).unwrap().split(';').next().unwrap();
+    let text = text.replacen(&via, &format!("SIP/2.0/TCP {carrier};branch={branch};rport"), 1);
+    let contact = header(&text, "Contact").to_owned();
+    let text = text.replacen(&contact, &format!("<sip:x@{carrier};transport=tcp>"), 1);
+    (&first).write_all(text.as_bytes()).unwrap();
+    let (server, _) = accept(&listener);
+    let invited = Messages::of(&server).next().expect("the INVITE");
+    (&server).write_all(&response(&invited, "200 OK", &[])).unwrap();
+    assert!(Messages::of(&first).next().expect("the 200").starts_with("SIP/2.0 200 OK"));
+    drop(first);
+    node.notices_the_end();
+    (&server).write_all(from_server(&invited, "BYE", 2).as_bytes()).unwrap();
+    let (second, _) = accept(&trunk);
+    let heard = Messages::of(&second).next().expect("the BYE");
+    assert!(heard.starts_with("BYE "), "{heard}");
+}

@@ -159,6 +159,15 @@ pub fn prepare_stream(socket: &impl AsFd, local: SocketAddr, dscp: Option<u8>) -
     socket.set_tcp_user_timeout(Some(LONGEST_UNHEARD))
 }
 
+/// Who reads slowly from a connection of a relay is waited for, as long as that may be silent: the kernel would end it when a
+/// window has been shut for [`LONGEST_UNHEARD`], though each of its probes is answered (tcp(7)).
+///
+/// # Errors
+/// Where the option is refused.
+pub fn wait_for_reader(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_user_timeout(None)
+}
+
 /// Whoever is behind a server's connection of SIP sends nothing while nobody calls: the kernel asks whether he is there.
 ///
 /// # Errors

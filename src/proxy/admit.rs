@@ -54,7 +54,8 @@ impl Case<'_> {
     /// The checks that a readable request may still fail.
     pub(super) fn admit_request(&self) -> Result<(), Reason> {
         let (bytes, message) = (self.received.bytes, self.received.message);
-        if bytes.len() > self.frontend.config.limits.max_message {
+        // A limit for clients: a server repeats what we wrote, and its answers can be refused to nobody.
+        if !self.from_server && bytes.len() > self.frontend.config.limits.max_message {
             return Err(Reason::TooLarge);
         }
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {

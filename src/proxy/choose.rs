@@ -314,8 +314,8 @@ impl<'a> Case<'a> {
     fn stick_key(&self, stick: &Stick) -> Option<u64> {
         let (bytes, message) = (self.received.bytes, self.received.message);
         let user = |party: Option<Span>| -> Option<&[u8]> {
-            let uri = Uri::parse(bytes, Address::parse(bytes, party?)?.uri)?;
-            Some(uri.user?.of(bytes))
+            let uri = Address::parse(bytes, party?)?.uri;
+            tel_number(uri.of(bytes)).or_else(|| Some(Uri::parse(bytes, uri)?.user?.of(bytes)))
         };
         let text = match &stick.on {
             StickOn::Source { v6_prefix } => {
@@ -330,6 +330,13 @@ impl<'a> Case<'a> {
         };
         (!text.is_empty()).then(|| self.snapshot.keys.call(text))
     }
+}
+
+/// The number of a `tel` URI, which has no host (RFC 3966 §3): it is the user of a SIP URI for it (RFC 3261 §19.1.6).
+fn tel_number(uri: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = uri.split_at_checked(4)?;
+    let number = rest.split(|byte| *byte == b';').next()?;
+    scheme.eq_ignore_ascii_case(b"tel:").then_some(number)
 }
 
 /// The key of what somebody typed: an address, a user, a header's value, whatever this backend's calls stick by.

@@ -166,9 +166,14 @@ impl<'a> Case<'a> {
         Ok(Target { frontend, hop: Hop::Connection(id), side, flow: token.flow, nat: token.nat })
     }
 
-    /// The first frontend with a bind of the transport and the family.
+    /// The first frontend that speaks to clients by the transport and the family. By an `inside` address servers alone are
+    /// spoken to.
     fn first_frontend(&self, transport: Transport, remote: SocketAddr) -> Option<usize> {
-        let fits = |bind: &&Bind| bind.transport == transport && bind.address.is_ipv4() == remote.is_ipv4();
+        let fits = |bind: &&Bind| {
+            let of = &self.snapshot.frontends[usize::from(bind.frontend)].config.binds;
+            let is_written = || of.iter().any(|of| (of.transport, of.address) == (bind.transport, bind.address));
+            bind.transport == transport && bind.address.is_ipv4() == remote.is_ipv4() && is_written()
+        };
         let bind = self.snapshot.binds.iter().find(fits)?;
         Some(bind.frontend as usize)
     }

@@ -82,9 +82,12 @@ pub fn end(at: usize, snapshot: &Snapshot, memory: &mut Memory) {
     memory.flows.close(at);
 }
 
-/// Ends the flows that are idle, denied, or not this snapshot's any more, and says which those were. Once a second: what
-/// else a flow in use keeps alive is touched here, not for each datagram.
+/// Ends the flows that are idle, denied, or not this snapshot's any more, and says which those were; and where a frontend is
+/// full, those that would give way to a new one: that may come to another worker, which knows none of them. Once a second:
+/// what else a flow in use keeps alive is touched here, not for each datagram.
 pub fn sweep(now: Time, snapshot: &Snapshot, memory: &mut Memory, mut closed: impl FnMut(usize)) {
+    // Whether it is full before the first of its flows is ended. Most are of one frontend.
+    let mut summed = None;
     for at in memory.flows.positions() {
         let Some(entry) = memory.flows.get(at).copied() else { continue };
         let frontend = snapshot.frontend(entry.frontend).filter(|at| {
@@ -94,13 +97,19 @@ pub fn sweep(now: Time, snapshot: &Snapshot, memory: &mut Memory, mut closed: im
         let frontend = frontend.map(|at| &snapshot.frontends[at]);
         let relay = frontend.and_then(|frontend| Some((frontend, frontend.config.relay()?)));
         let idle = relay.is_some_and(|(_, relay)| now.since(entry.used) >= relay.idle);
-        if let Some((frontend, _)) = relay
-            && idle
-        {
-            frontend.live.of(memory.worker).flows_expired.add(1);
-        }
         let denied = relay.is_some_and(|(frontend, _)| frontend.deny.contains(entry.flow.remote.ip()));
-        if idle || denied || relay.is_none() {
+        if let Some((frontend, _)) = relay
+            && summed.is_none_or(|(of, _)| of != entry.frontend)
+        {
+            summed = Some((entry.frontend, is_full(frontend)));
+        }
+        let gives_way = !idle && entry.gives_way(now) && summed == Some((entry.frontend, true));
+        if let Some((frontend, _)) = relay {
+            let counters = frontend.live.of(memory.worker);
+            counters.flows_expired.add(u64::from(idle));
+            counters.flows_evicted.add(u64::from(gives_way));
+        }
+        if idle || denied || gives_way || relay.is_none() {
             end(at, snapshot, memory);
             closed(at);
         } else if let Some((table, key, stick)) = stick_of(&entry, snapshot)
@@ -173,17 +182,22 @@ fn open(
 
 /// Room for one more flow of a frontend, of all workers together. Two workers that look at once may both take the last.
 fn make_room(frontend: &Frontend, now: Time, snapshot: &Snapshot, memory: &mut Memory) -> Result<(), Reason> {
-    let most = frontend.config.relay().map_or(0, |relay| relay.max_flows as u64);
-    let opened = frontend.live.sum(|counters| &counters.flows_opened);
-    let closed = frontend.live.sum(|counters| &counters.flows_closed);
     let (size, open) = memory.flows.size();
-    if opened.saturating_sub(closed) < most && open < size {
+    if !is_full(frontend) && open < size {
         return Ok(());
     }
     let at = memory.flows.give_way(frontend.config.id, now).ok_or(Reason::FlowsFull)?;
     frontend.live.of(memory.worker).flows_evicted.add(1);
     end(at, snapshot, memory);
     Ok(())
+}
+
+/// Whether as many flows of a frontend are open as may be, of all workers together.
+fn is_full(frontend: &Frontend) -> bool {
+    let most = frontend.config.relay().map_or(0, |relay| relay.max_flows as u64);
+    let opened = frontend.live.sum(|counters| &counters.flows_opened);
+    let closed = frontend.live.sum(|counters| &counters.flows_closed);
+    opened.saturating_sub(closed) >= most
 }
 
 /// A server has one flow more.

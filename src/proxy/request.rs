@@ -69,7 +69,7 @@ impl<'a> Identity<'a> {
             from_tag: from_tag.unwrap_or_default(),
             uri: message.request_uri()?.of(bytes),
         });
-        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, source);
+        let nat = !from_server && stamp::is_behind_nat(bytes, message, via, source, received.flow.connection.is_some());
         let force_rport = match frontend.config.force_rport {
             ForceRport::Auto => nat,
             ForceRport::Always => !from_server,
@@ -164,7 +164,8 @@ impl Case<'_> {
             checked => checked?,
         }
         let routed = take_own(self.received, identity.call, server.is_some(), self.snapshot, self.edits)?;
-        if is_options && routed.next.is_none() && self.is_for_us(&routed) {
+        // What a token leads elsewhere is for whom that is, though it may name us: a server that has our address in its Contact.
+        if is_options && routed.token.is_none() && routed.next.is_none() && self.is_for_us(&routed) {
             if server.is_none() {
                 self.admit_rate()?;
             }

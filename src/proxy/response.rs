@@ -23,9 +23,6 @@ impl Case<'_> {
     pub(super) fn response(mut self, status: u16) -> Result<Verdict, Reason> {
         let (bytes, message, snapshot) = (self.received.bytes, self.received.message, self.snapshot);
         let Some(via) = &message.via else { return Err(Reason::Unanswerable) };
-        if bytes.len() > self.frontend.config.limits.max_message {
-            return Err(Reason::TooLong);
-        }
         let token = via.branch_id(bytes).ok_or(Reason::ForeignResponse)?;
         let call = message.call_id.map(|id| snapshot.keys.call(id.of(bytes)));
         // Without a Call-ID nobody can tell whose it is.
@@ -51,6 +48,9 @@ impl Case<'_> {
             Direction::ToServer if !self.is_from(&snapshot.servers[server]) => return Err(Reason::StrangerResponse),
             Direction::ToServer => self.came_from_server(server),
             Direction::ToClient if self.is_denied() => return Err(Reason::Denied),
+            Direction::ToClient if bytes.len() > self.frontend.config.limits.max_message => {
+                return Err(Reason::TooLong);
+            }
             Direction::ToClient => self.came_from_client(),
         }
         let came_by = snapshot.binds[self.received.bind].frontend as usize;
@@ -76,7 +76,7 @@ impl Case<'_> {
             }
             Direction::ToClient => {
                 // What a client sends goes to configured servers only.
-                if !self.leads_to_server(&to, &snapshot.servers[server]) {
+                if !self.leads_to_server(&to, &snapshot.servers[server], way.is_some()) {
                     return Err(Reason::NoWayBack);
                 }
                 Passage::ResponseToServer { server }
@@ -121,10 +121,13 @@ impl Case<'_> {
         self.frontend.deny.contains(self.received.flow.remote.ip()) && self.received.server(self.snapshot).is_none()
     }
 
-    /// Whether this is the way to a configured server: to this one, mostly.
-    fn leads_to_server(&self, to: &Hop, server: &Server) -> bool {
+    /// Whether this is the way to a configured server: to this one, mostly. What is not `sealed` may have been written by the
+    /// client, into the server's Via: it is believed where a server is written to be, not at every port of its host.
+    fn leads_to_server(&self, to: &Hop, server: &Server, sealed: bool) -> bool {
         let is_server = |remote: &SocketAddr, streams| self.snapshot.server_at(remote, streams).is_some();
+        let is_written = |remote: &SocketAddr, streams| self.snapshot.server_written_at(remote, streams).is_some();
         match to {
+            Hop::Datagram(to) if !sealed => is_written(&to.remote, false),
             Hop::Datagram(to) => is_server(&to.remote, false) || server.address == to.remote,
             Hop::Connection(id) => self.memory.shared.connections.get(*id).is_some_and(|connection| {
                 connection.server.is_some()
@@ -132,7 +135,7 @@ impl Case<'_> {
                     || server.address == connection.remote
             }),
             Hop::Server(_) => true,
-            Hop::Peer(to) => is_server(&to.remote, true),
+            Hop::Peer(to) => is_written(&to.remote, true),
         }
     }
 
@@ -184,7 +187,8 @@ impl Case<'_> {
             let Server { transport, address, .. } = &self.snapshot.servers[*at];
             let leads_there = match transport {
                 Transport::Udp => false,
-                Transport::Tcp => *address == remote,
+                // From whichever port it asked.
+                Transport::Tcp => address.ip() == remote.ip(),
                 // Which of its hosts asked does not matter: it is told by its certificate's name.
                 Transport::Tls => over(Transport::Tls),
             };

@@ -56,15 +56,14 @@ pub fn take_own(
     if let Some(token) = uri.as_ref().map_or(Ok(None), |uri| reader.own_token(uri))?
         && message.has(Name::Route)
     {
-        return reader.undo_strict(received, token, edits);
+        return reader.undo_strict(received, Pass { token: Some(token), ..Pass::default() }, edits);
     }
     let mut routed = Routed { token: None, next: None, request_uri };
     if message.has(Name::Route) {
-        routed.next = reader.take_prefix(received, &mut routed.token, edits)?;
-        if let Some(next) = routed.next.filter(|next| is_strict(bytes, *next)) {
+        (routed.token, routed.next) = reader.take_prefix(received, edits)?;
+        if routed.next.is_some_and(|next| is_strict(bytes, next)) {
             edits.clear();
-            routed.next = Some(next);
-            return reader.rewrite(received, routed.token, None, edits);
+            return reader.rewrite(received, Pass::default(), None, edits);
         }
     }
     if let Some(uri) = uri.filter(|uri| uri.params < uri.end) {
@@ -81,6 +80,32 @@ fn is_plain(bytes: &[u8], uri: Span) -> bool {
 /// Whether a route names a strict router: a URI without `lr` (RFC 2543).
 fn is_strict(bytes: &[u8], uri: Span) -> bool {
     Uri::parse(bytes, uri).is_some_and(|uri| uri.param(bytes, b"lr").is_none())
+}
+
+/// What was taken off of one pass through us.
+#[derive(Default)]
+struct Pass {
+    token: Option<Sealed>,
+    /// The URI that the token stood in first, and whether it stood in a second one.
+    first: Option<Span>,
+    is_pair: bool,
+}
+
+impl Pass {
+    /// Whether one more value of ours belongs to it; it is of it then. A pair carries one token, each for its side. Where a
+    /// server sent a client's request on through us, to that client or to another one, and did not record itself, the other
+    /// pass is still to come, and its values are for the next time (RFC 3261 §16.4, RFC 5658). A server names each pass anew.
+    fn takes(&mut self, found: Option<Sealed>, uri: Span, reader: &Reader<'_>) -> bool {
+        let Some(found) = found else { return true };
+        let is_first = self.token.is_none();
+        let text = |uri: Span| uri.of(reader.bytes);
+        let is_other_side = || !self.is_pair && self.first.is_none_or(|first| text(first) != text(uri));
+        let belongs = is_first || reader.path || self.token == Some(found) && is_other_side();
+        self.is_pair |= belongs && !is_first;
+        self.token = self.token.or(Some(found));
+        self.first = self.first.or(Some(uri));
+        belongs
+    }
 }
 
 struct Reader<'a> {
@@ -122,20 +147,9 @@ impl Reader<'_> {
         Ok((whose, uri))
     }
 
-    /// Whether a value of ours belongs to the pass whose token was found before it: a pair carries one token. Where a
-    /// server sent a client's request on to another client through us and did not record itself, the other pass is still
-    /// to come, and its values are for the next time (RFC 3261 §16.4, RFC 5658). A server names each pass anew.
-    fn same_pass(&self, first: Option<Sealed>, found: Option<Sealed>) -> bool {
-        self.path || first.is_none() || found.is_none() || first == found
-    }
-
-    /// Cuts our values at the front of Route; returns the URI of the first that is not ours.
-    fn take_prefix(
-        &self,
-        received: Received<'_>,
-        token: &mut Option<Sealed>,
-        edits: &mut Edits,
-    ) -> Result<Option<Span>, Reason> {
+    /// Cuts our values at the front of Route; returns their token, and the URI of the first that is not ours.
+    fn take_prefix(&self, received: Received<'_>, edits: &mut Edits) -> Result<(Option<Sealed>, Option<Span>), Reason> {
+        let mut pass = Pass::default();
         // The line that is being emptied, and where its first value begins.
         let mut emptied: Option<(Span, u16)> = None;
         for value in received.message.values(self.bytes, Name::Route) {
@@ -144,30 +158,29 @@ impl Reader<'_> {
                 emptied = None;
             }
             match self.whose_value(&value)? {
-                (Whose::Ours(found), _) if self.same_pass(*token, found) => {
-                    *token = token.or(found);
+                (Whose::Ours(found), uri) if pass.takes(found, uri, self) => {
                     emptied.get_or_insert((value.line, value.span.start));
                 }
                 (_, uri) => {
                     if let Some((_, start)) = emptied {
                         edits.replace(Span { start, end: value.span.start });
                     }
-                    return Ok(Some(uri));
+                    return Ok((pass.token, Some(uri)));
                 }
             }
         }
         if let Some((line, _)) = emptied {
             edits.replace(line);
         }
-        Ok(None)
+        Ok((pass.token, None))
     }
 
     /// RFC 3261 §16.4: the last Route value is the real Request-URI.
     #[cold]
-    fn undo_strict(&self, received: Received<'_>, token: Sealed, edits: &mut Edits) -> Result<Routed, Reason> {
+    fn undo_strict(&self, received: Received<'_>, pass: Pass, edits: &mut Edits) -> Result<Routed, Reason> {
         let last = received.message.values(self.bytes, Name::Route).last().ok_or(Reason::Malformed)?;
         let request_uri = Address::parse(self.bytes, last.span).map(|address| address.uri).unwrap_or(last.span);
-        self.rewrite(received, Some(token), Some(request_uri), edits)
+        self.rewrite(received, pass, Some(request_uri), edits)
     }
 
     /// Writes Route and Request-URI anew where a strict router is before us (`real_uri` is the last value) or behind us
@@ -176,18 +189,17 @@ impl Reader<'_> {
     fn rewrite(
         &self,
         received: Received<'_>,
-        token: Option<Sealed>,
+        mut pass: Pass,
         real_uri: Option<Span>,
         edits: &mut Edits,
     ) -> Result<Routed, Reason> {
         let mut kept = [Span::default(); MAX_VALUES];
-        let (mut count, mut token, mut in_front) = (0, token, true);
+        let (mut count, mut in_front) = (0, true);
         for value in received.message.values(self.bytes, Name::Route) {
             if in_front
-                && let (Whose::Ours(found), _) = self.whose_value(&value)?
-                && self.same_pass(token, found)
+                && let (Whose::Ours(found), uri) = self.whose_value(&value)?
+                && pass.takes(found, uri, self)
             {
-                token = token.or(found);
                 continue;
             }
             in_front = false;
@@ -227,7 +239,7 @@ impl Reader<'_> {
                 }
             }
         }
-        Ok(Routed { token, next, request_uri })
+        Ok(Routed { token: pass.token, next, request_uri })
     }
 
     /// RFC 3261 §16.4: a `maddr` that is ours goes, with the port and transport that it stood for.

@@ -38,9 +38,11 @@ impl<'a> Source<'a> {
 }
 
 /// Whether the sender is behind NAT (docs/rules.md 1): its sent-by is not its source address, or only the port differs though
-/// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from.
-pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source<'_>) -> bool {
-    if !source.is_sent_by(bytes, via) || via.rport.is_some() && via.sent_by_port() != source.address.port() {
+/// it asked for `rport`, or it is the first hop and its Contact is a private address that it did not send from. A stream comes
+/// from a port of its own, whoever sends by it (RFC 3261 §18.1.1), so the port says something of datagrams alone.
+pub fn is_behind_nat(bytes: &[u8], message: &Message, via: &Via, source: &Source<'_>, by_stream: bool) -> bool {
+    let other_port = || !by_stream && via.rport.is_some() && via.sent_by_port() != source.address.port();
+    if !source.is_sent_by(bytes, via) || other_port() {
         return true;
     }
     let first_hop = message.next_via.is_none() && !message.has(Name::RecordRoute);

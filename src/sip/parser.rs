@@ -12,7 +12,7 @@ use super::name::Name;
 use super::via::Via;
 
 /// Headers that two parsers could take from different lines where there are two.
-const ONCE: u32 = Name::CallId.bit() | Name::CSeq.bit() | Name::ContentLength.bit();
+const ONCE: u32 = Name::CallId.bit() | Name::CSeq.bit() | Name::ContentLength.bit() | Name::From.bit() | Name::To.bit();
 
 /// A datagram whose first line is neither a request's nor a status line: it cannot be answered and is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +196,8 @@ impl Message {
         let same = [
             (all_same(values(Name::CallId).map(|value| value.of(bytes))), Fault::DifferentCallIds),
             (all_same(cseqs), Fault::DifferentCSeqs),
+            (all_same(values(Name::From).map(|value| value.of(bytes))), Fault::DifferentFroms),
+            (all_same(values(Name::To).map(|value| value.of(bytes))), Fault::DifferentTos),
             (
                 all_same(values(Name::ContentLength).map(|value| number(value.of(bytes)))),
                 Fault::DifferentContentLengths,
@@ -396,7 +398,8 @@ impl Message {
 fn tag(bytes: &[u8], value: Span) -> Option<&[u8]> {
     usual_tag(bytes, value).unwrap_or_else(|| {
         let address = Address::parse(bytes, value)?;
-        Some(address.param(bytes, b"tag")?.value?.of(bytes))
+        // At least one character (RFC 3261 §25.1).
+        Some(address.param(bytes, b"tag")?.value?.of(bytes)).filter(|tag| !tag.is_empty())
     })
 }
 

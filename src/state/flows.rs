@@ -50,6 +50,13 @@ pub struct Entry {
     next: u32,
 }
 
+impl Entry {
+    /// Whether a new one may have its place: see [`SILENT`].
+    pub fn gives_way(&self, now: Time) -> bool {
+        !self.answered && now.since(self.used) >= SILENT
+    }
+}
+
 impl FlowTable {
     /// A table for so many flows.
     pub fn new(size: usize) -> Self {
@@ -153,15 +160,14 @@ impl FlowTable {
         0..self.entries.len()
     }
 
-    /// A flow of this frontend that gives way to a new one: see [`SILENT`]. Looks at a few and goes on from there the
+    /// A flow of this frontend that gives way to a new one. Looks at a few and goes on from there the
     /// next time.
     pub fn give_way(&mut self, frontend: NameHash, now: Time) -> Option<usize> {
         let count = self.entries.len();
         for _ in 0..LOOKED_AT.min(count) {
             self.hand = (self.hand + 1) % count;
             let entry = &self.entries[self.hand];
-            let silent = !entry.answered && now.since(entry.used) >= SILENT;
-            if entry.is_open && entry.frontend == frontend && silent {
+            if entry.is_open && entry.frontend == frontend && entry.gives_way(now) {
                 return Some(self.hand);
             }
         }

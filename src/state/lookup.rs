@@ -177,6 +177,11 @@ impl Sources {
         all
     }
 
+    /// The server that is written to send from this address and port.
+    pub fn find_exact(&self, remote: &SocketAddr) -> Option<u16> {
+        self.exact.get(remote)
+    }
+
     /// The server that sends from this address.
     #[inline]
     pub fn find(&self, remote: &SocketAddr) -> Option<u16> {

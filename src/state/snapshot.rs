@@ -350,6 +350,12 @@ impl Snapshot {
         sources.find(remote).map(usize::from)
     }
 
+    /// The position of the server that is written with this very address and port: it is reached there, or sends from there.
+    pub fn server_written_at(&self, remote: &SocketAddr, streams: bool) -> Option<usize> {
+        let sources = if streams { &self.stream_sources } else { &self.sources };
+        self.server_reached_at(remote).or_else(|| sources.find_exact(remote).map(usize::from))
+    }
+
     /// Whether a server does its part of a backend as it is now: it takes new calls, and a backup only where its region has no
     /// other servers, or where they would come to it.
     pub fn serving<'a>(&'a self, backend: &'a Backend) -> impl Fn(&config::Server) -> bool + 'a {

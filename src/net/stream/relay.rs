@@ -23,8 +23,8 @@ use super::end_of_dropped;
 use super::serve::{Ends, Opening, READS_IN_A_ROW, open, shake_hands};
 use super::table::READ;
 use crate::config::RELAYED_FILES;
-use crate::net::host;
 use crate::net::udp::{Engine, clock};
+use crate::net::{host, socket};
 use crate::proxy;
 use crate::sip::proxy_protocol::{self, Proxied};
 use crate::sip::token::NameHash;
@@ -49,7 +49,9 @@ const SERVER: usize = 1;
 
 /// Takes a client's connection in, or closes it.
 pub(super) fn welcome(stream: TcpStream, lane: usize, engine: &Rc<RefCell<Engine>>, ends: Ends) {
-    if let Some(relayed) = Relayed::new(lane, engine, ends) {
+    if let Some(relayed) = Relayed::new(lane, engine, ends)
+        && socket::wait_for_reader(&stream).is_ok()
+    {
         tokio::task::spawn_local(relayed.serve(stream));
     }
 }
@@ -384,6 +386,7 @@ impl Chosen {
         let Opening { dscp, within, tls } = &self.opening;
         let opened = async {
             let mut stream = open(self.local, self.address, *dscp).await?;
+            socket::wait_for_reader(&stream)?;
             if let Some(header) = &self.header {
                 // In one piece, for Kamailio looks once.
                 stream.write_all(header).await?;

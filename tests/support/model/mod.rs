@@ -173,6 +173,8 @@ impl Reading {
         for (name, fault) in [
             ("call-id", Fault::DifferentCallIds),
             ("cseq", Fault::DifferentCSeqs),
+            ("from", Fault::DifferentFroms),
+            ("to", Fault::DifferentTos),
             ("content-length", Fault::DifferentContentLengths),
         ] {
             let meaning = |line: &Line| match name {
@@ -324,7 +326,7 @@ fn cseq(value: &str) -> Option<(u32, String)> {
 /// The tag in the value of From or To; none where nobody can read it.
 fn tag(value: &str) -> Option<String> {
     let (_, params) = address(value)?;
-    params_of(&params).into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"))?.1
+    params_of(&params).into_iter().find(|(name, _)| name.eq_ignore_ascii_case("tag"))?.1.filter(|tag| !tag.is_empty())
 }
 
 impl ViaReading {
