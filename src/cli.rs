@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -254,7 +255,10 @@ pub fn main() -> ExitCode {
         Command::Import { file } => import::run(&file),
         Command::Route { config, asked } => route::route(&config.file, &asked),
         Command::Demo(args) => finish(crate::demo::run(args)),
-        Command::Load(command) => finish(load::command::run(&command)),
+        Command::Load(command) => match command.check() {
+            Ok(()) => finish(load::command::run(&command)),
+            Err(wrong) => Arguments::command().error(ErrorKind::ArgumentConflict, wrong).exit(),
+        },
         Command::HashPassword => hash_password(),
         Command::Completions { shell } => finish(pages::complete(Arguments::command(), shell)),
         Command::Man { folder } => finish(pages::write_manual(Arguments::command(), &folder)),

@@ -273,6 +273,15 @@ fn what_is_missing_is_said() {
     );
     let drained = run(&["drain", "lagos-1", "-c", &file]);
     assert!(stderr(&drained).contains("\"lagos-1\" is no server's name: write BACKEND/SERVER"), "{}", stderr(&drained));
+    let unknown = run(&["role", "INSTANCE", "VI_1", "MISTER", "--socket", &file]);
+    assert!(stderr(&unknown).contains("\"MISTER\" is no state: MASTER"), "{}", stderr(&unknown));
+    let anybody = run(&["load", "call", "--to", "127.0.0.1:5060", "--transport", "tls"]);
+    assert!(stderr(&anybody).contains("write --ca FILE"), "{}", stderr(&anybody));
+    assert_eq!(
+        [drained, unknown, anybody].map(|wrong| wrong.status.code()),
+        [Some(2); 3],
+        "a wrong word is no refusal"
+    );
     let lonely = run(&["role", "INSTANCE", "--socket", &file]);
     assert!(lonely.status.code() == Some(2) && stderr(&lonely).contains("<NAME>"), "{}", stderr(&lonely));
     let nothing = run(&["role", "--socket", &file]);

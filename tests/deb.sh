@@ -197,16 +197,19 @@ calls_were_good
 tail -3 "$work/calls" >&2
 
 step "upgrade with a configuration that the new version refuses: the old process goes on, dpkg says so"
-in_root cp -p /etc/trunkline/trunkline.toml /etc/trunkline/good
-in_root sh -c 'echo "no = such key" >>/etc/trunkline/trunkline.toml'
-! in_root apt-get install -qq -y --reinstall /root/new.deb >"$work/said" 2>&1 || fail "it was installed all the same"
-grep -q "this version refuses the configuration" "$work/said" || fail "$(<"$work/said")"
-[ "$(pid_of_service)" = "$after" ] || fail "the process that ran does not any more"
-call 1
-in_root mv /etc/trunkline/good /etc/trunkline/trunkline.toml
-quietly in_root dpkg --configure trunkline
-within 10 in_root trunkline status
-call 1
+for fault in 'echo "no = such key" >>trunkline.toml' 'chown root:root cluster.key && chmod 600 cluster.key'; do
+  after=$(pid_of_service)
+  in_root cp -a /etc/trunkline /etc/good
+  in_root sh -c "cd /etc/trunkline && $fault"
+  ! in_root apt-get install -qq -y --reinstall /root/new.deb >"$work/said" 2>&1 || fail "it was installed all the same: $fault"
+  grep -q "this version refuses the configuration" "$work/said" || fail "$(<"$work/said")"
+  [ "$(pid_of_service)" = "$after" ] || fail "the process that ran does not any more: $fault"
+  call 1
+  in_root sh -c 'cp -a /etc/good/. /etc/trunkline && rm -r /etc/good'
+  quietly in_root dpkg --configure trunkline
+  within 10 in_root trunkline status
+  call 1
+done
 
 step "HAProxy's socket path leads to ours"
 quietly in_root apt-get install -qq -y /root/compat.deb

@@ -312,7 +312,7 @@ fn the_command_line_speaks_to_the_one_that_runs() {
     let (code, _, said) = run(&["ready", "-c", file, "pbx/three"]);
     assert!(code == Some(1) && said.contains("No such server. `trunkline status` lists"), "{said}");
     let (code, _, said) = run(&["maint", "-c", file, "pbx/one state ready;quit"]);
-    assert!(code == Some(1) && said.contains("is no server's name"), "{said}");
+    assert!(code == Some(2) && said.contains("is no server's name"), "{said}");
     let (code, _, said) = run(&["status", "-c", "/nowhere/trunkline.toml"]);
     assert!(code == Some(1) && said.contains("/nowhere/trunkline.toml: No such file"), "{said}");
     let socket = pair.socket();

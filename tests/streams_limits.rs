@@ -4,12 +4,13 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustls::ClientConnection;
+use socket2::{Domain, Socket, Type};
 use support::core::config;
 use support::pki::Pki;
 use support::process::{wait_for, wait_longer};
@@ -266,6 +267,44 @@ fn handshakes_have_a_bound_in_number_and_in_time() {
     (&plain).write_all(invite(1, "TCP").as_bytes()).unwrap();
     wait_for("what is no handshake to be counted", || node.ended(End::BadHandshake) == 1);
     node.wait_for_open(0);
+}
+
+/// Whoever asks much, closes his side and reads the answers slowly has all of them: the two seconds for his own goodbye begin
+/// behind the last.
+#[test]
+fn answers_that_wait_are_written_before_the_goodbye() {
+    const ASKED: usize = 12_000;
+    let node = Node::new(229, 1, "tcp", ["", ""]);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.connect(&node.at.into()).unwrap();
+    let mut client: TcpStream = socket.into();
+    let at = node.at;
+    let one = move |call| {
+        invite(call, "TCP").replace("INVITE", "OPTIONS").replace("sip:100@sim.example SIP", &format!("sip:{at} SIP"))
+    };
+    let mut asking = client.try_clone().unwrap();
+    let asks = std::thread::spawn(move || {
+        (0..ASKED).for_each(|call| asking.write_all(one(call).as_bytes()).unwrap());
+        asking.shutdown(Shutdown::Write).unwrap();
+    });
+    let (mut heard, mut room) = (Vec::new(), vec![0; 200 << 10]);
+    let mut last = clock();
+    loop {
+        let read = client.read(&mut room).expect("more, or the end");
+        heard.extend_from_slice(&room[..read]);
+        if read == 0 {
+            break;
+        }
+        // 400 KB a second.
+        let pause = Duration::from_millis(read as u64 / 400);
+        wait_for("the next piece", || clock().since(last) >= pause);
+        last = clock();
+    }
+    asks.join().unwrap();
+    let answers = heard.windows(12).filter(|part| part == b"SIP/2.0 200 ").count();
+    assert_eq!(answers, ASKED);
+    wait_for("its end to be counted", || node.ended(End::Closed) == 1);
 }
 
 /// Who shakes a thousand hands and says nothing more has no more of them than are left for everybody else.

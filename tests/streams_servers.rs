@@ -19,8 +19,10 @@ use support::workers::{bound, free_port, prepare};
 use trunkline::net::host;
 use trunkline::net::udp::clock;
 use trunkline::net::worker::{Setup, Workers};
+use trunkline::sip::Method;
 use trunkline::sip::token::NameHash;
 use trunkline::state::connections::End;
+use trunkline::state::counters::{Counter, FrontendCounters};
 use trunkline::state::server::{Health, ServerState};
 use trunkline::state::snapshot::Ingredients;
 use trunkline::state::{Reason, Snapshot};
@@ -64,6 +66,11 @@ impl Node {
     fn notices_the_end(&self) {
         let closed = || self.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(End::Closed));
         wait_for("it to be noticed", || closed() == 1);
+    }
+
+    /// What frontend "a" counts.
+    fn sum(&self, counter: fn(&FrontendCounters) -> &Counter) -> u64 {
+        self.setup.snapshot.load().frontends[0].live.sum(counter)
     }
 
     fn dropped(&self, reason: Reason) -> u64 {
@@ -719,6 +726,45 @@ fn a_dialog_reaches_a_trunk_whose_connection_is_gone() {
     let heard = Messages::of(&second).next().expect("the BYE");
     assert!(heard.starts_with("BYE "), "{heard}");
     drop(listener);
+}
+
+/// What an address was silent about says nothing of the server that was there: what waits goes where that is now.
+#[test]
+fn a_server_that_was_moved_is_not_blamed_for_its_old_address() {
+    let (_full, nobody) = full_backlog("127.227.3.1");
+    let (listener, address) = listen("127.227.3.2");
+    let node = Node::new(227, 1, &[nobody]);
+    let (asked, _asked) = channel();
+    serve_tcp(listener, asked, 0);
+    let client = bound("127.227.9.1:0");
+    ask(&client, &node, 1);
+    wait_for("a connection to be opened", || node.sum(|live| &live.received) == 1);
+    node.renew(&node.text.replace(&nobody.to_string(), &address.to_string()), &HashMap::new());
+    assert!(hear(&client).starts_with("SIP/2.0 200 OK"));
+    assert_eq!(node.setup.snapshot.load().servers[0].live.totals().errors, 0);
+}
+
+/// Nothing counts as sent before it can be: what waited for a connection that was never opened counts where it went, and once.
+#[test]
+fn what_waits_for_a_connection_is_counted_where_it_leaves() {
+    const CALLS: usize = 40;
+    let refuses = SocketAddr::new("127.228.3.1".parse().unwrap(), free_port("127.228.3.1"));
+    let (listener, address) = listen("127.228.3.2");
+    let node = Node::new(228, 2, &[refuses, address]);
+    let (asked, _asked) = channel();
+    serve_tcp(listener, asked, 1);
+    let clients: Vec<_> = (0..CALLS).map(|_| bound("127.228.9.1:0")).collect();
+    clients.iter().enumerate().for_each(|(call, client)| ask(client, &node, call));
+    clients.iter().for_each(|client| assert!(hear(client).starts_with("SIP/2.0 200 OK")));
+    let calls = CALLS as u64;
+    wait_for("everything to be counted", || node.sum(|live| &live.responses_to_clients) == calls);
+    let requests =
+        [node.sum(|live| &live.requests_to_servers), node.sum(|live| &live.balanced), node.sum(|live| &live.calls)];
+    assert_eq!((node.sum(|live| &live.received), requests), (2 * calls, [calls; 3]));
+    let snapshot = node.setup.snapshot.load();
+    let of_servers = [0, 1].map(|at| snapshot.servers[at].live.counters.sum(|of| of.requests.of(Method::Invite)));
+    assert_eq!(of_servers, [0, calls]);
+    assert!(snapshot.servers[0].live.totals().errors > 0, "it was tried");
 }
 
 /// It called us: the port that it came from is no more than a connection's, whether it asks for `rport` or not.

@@ -32,8 +32,16 @@ pub struct Server {
     #[command(flatten)]
     door: Door,
     /// The server.
-    #[arg(value_name = "BACKEND/SERVER")]
+    #[arg(value_name = "BACKEND/SERVER", value_parser = server_name)]
     name: String,
+}
+
+/// What is written here ends up in a line of commands.
+fn server_name(name: &str) -> Result<String, String> {
+    match name.contains([' ', ';', '\\', '\n']) || !name.contains('/') {
+        true => Err(format!("\"{name}\" is no server's name: write BACKEND/SERVER")),
+        false => Ok(name.to_owned()),
+    }
 }
 
 impl Door {
@@ -186,10 +194,6 @@ fn try_drain(server: &Server, wait: bool) -> Result<(), String> {
 /// An answer to a change is empty or warns; anything else says why it was not made.
 fn set_state(server: &Server, state: &str) -> Result<(), String> {
     let name = &server.name;
-    // What is written here ends up in a line of commands.
-    if name.contains([' ', ';', '\\', '\n']) || !name.contains('/') {
-        return Err(format!("\"{name}\" is no server's name: write BACKEND/SERVER"));
-    }
     let answer = server.door.ask(&format!("sip {state} {name}"))?;
     match answer.trim() {
         "" => Ok(()),

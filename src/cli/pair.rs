@@ -47,8 +47,25 @@ pub struct RoleArguments {
     #[arg(requires = "state")]
     name: Option<String>,
     /// MASTER, BACKUP, FAULT, STOP, or DELETED where it is no instance of this node any more.
-    state: Option<String>,
+    #[arg(value_parser = told)]
+    state: Option<Told>,
     priority: Option<String>,
+}
+
+/// What keepalived tells of an instance.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    State(roles::State),
+    /// With `notify_deleted`: a reload of keepalived took the instance away.
+    Deleted,
+}
+
+fn told(word: &str) -> Result<Told, String> {
+    match roles::State::of(word) {
+        Some(state) => Ok(Told::State(state)),
+        None if word == "DELETED" => Ok(Told::Deleted),
+        None => Err(format!("\"{word}\" is no state: MASTER, BACKUP, FAULT, STOP or DELETED")),
+    }
 }
 
 /// Silent where all is well: keepalived runs it each second.
@@ -103,10 +120,8 @@ pub fn role(arguments: &RoleArguments) -> ExitCode {
         let _ = door::put(&lines.collect::<String>());
         return ExitCode::SUCCESS;
     };
-    door::finish(match roles::State::of(state) {
-        Some(state) => roles::write(&folder, instance, state),
-        // With `notify_deleted`: a reload of keepalived took the instance away.
-        None if state == "DELETED" => roles::forget(&folder, instance),
-        None => Err(format!("\"{state}\" is no state: MASTER, BACKUP, FAULT, STOP or DELETED")),
+    door::finish(match state {
+        Told::State(state) => roles::write(&folder, instance, *state),
+        Told::Deleted => roles::forget(&folder, instance),
     })
 }

@@ -33,6 +33,19 @@ pub enum LoadCommand {
     Flood(FloodArgs),
 }
 
+impl LoadCommand {
+    /// What is wrong with options that do not fit each other; the parser has judged each by itself.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Call(args) => args.check(),
+            Self::Answer(_) | Self::Flood(_) => Ok(()),
+        }
+    }
+}
+
 /// RFC 3261's timers, quicker where a test shall be.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct TimerArgs {
@@ -147,11 +160,7 @@ impl TrustArgs {
 }
 
 impl CallArgs {
-    /// What is wrong with options that do not fit each other; the parser has judged each by itself.
-    ///
-    /// # Errors
-    /// What to write instead.
-    pub fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         let TrustArgs { ca, insecure, sni } = &self.trust;
         match self.transport {
             Transport::Tls if ca.is_none() && !insecure => {

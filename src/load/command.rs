@@ -44,7 +44,6 @@ pub fn run(command: &LoadCommand) -> Result<bool, String> {
 }
 
 fn call(args: &CallArgs, signals: &Signals) -> Result<Report, String> {
-    args.check()?;
     let generator = Generator::start(args.options())?;
     let mut told = 0;
     while !generator.is_finished() {

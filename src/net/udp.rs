@@ -278,7 +278,7 @@ impl Engine {
     }
 
     /// Sends what is in the outboxes, and decides anew about what could not be sent.
-    pub(super) fn settle(&mut self, now: Time, snapshot: &Snapshot) {
+    pub(super) fn settle(&mut self, now: Time, snapshot: &Arc<Snapshot>) {
         self.flush(snapshot);
         if !self.failed.is_empty() {
             self.decide_failed_anew(now, snapshot);
@@ -294,7 +294,7 @@ impl Engine {
 
     /// What the kernel refused goes elsewhere, is answered, or dropped by name. What it refuses again is dropped.
     #[cold]
-    fn decide_failed_anew(&mut self, now: Time, snapshot: &Snapshot) {
+    fn decide_failed_anew(&mut self, now: Time, snapshot: &Arc<Snapshot>) {
         let mut failed = std::mem::take(&mut self.failed);
         for leaving in failed.drain(..) {
             let Some(Verdict::Forward { passage, .. }) = leaving.verdict else {
@@ -333,7 +333,7 @@ impl Engine {
     fn decide_anew(
         &mut self,
         leaving: &Leaving,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         decide: impl FnOnce(Received<'_>, &mut Memory, &mut Edits) -> Verdict,
     ) {
         let Leaving { origin, saved, .. } = leaving;
@@ -356,7 +356,7 @@ impl Engine {
     }
 
     /// One datagram of the batch: to an outbox, or counted and forgotten.
-    fn datagram(&mut self, at: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Snapshot) {
+    fn datagram(&mut self, at: usize, n: usize, arrival: Arrival, now: Time, snapshot: &Arc<Snapshot>) {
         let bind = &snapshot.binds[at];
         let local = SocketAddr::new(arrival.local.unwrap_or(bind.address.ip()), bind.address.port());
         let flow = Flow::of_datagrams(local, arrival.remote);
@@ -405,7 +405,7 @@ impl Engine {
     }
 
     /// Puts what a verdict about the message on the table says into an outbox; counts a drop.
-    pub(super) fn carry_out(&mut self, verdict: Verdict, origin: Origin, snapshot: &Snapshot) {
+    pub(super) fn carry_out(&mut self, verdict: Verdict, origin: Origin, snapshot: &Arc<Snapshot>) {
         let left = prepare(&verdict, origin.slot, origin.len, &mut self.tools);
         if self.tools.memory.shared.taps.is_on() {
             self.tools.tap(&verdict, &origin, left.as_ref(), snapshot);
@@ -426,7 +426,7 @@ impl Engine {
     }
 
     /// Into the outbox of the socket that it leaves by, or into the output of a connection.
-    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Snapshot) {
+    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Arc<Snapshot>) {
         let Hop::Datagram(to) = to else { return self.put_to(to, datagram, leaving, snapshot) };
         let lane = usize::from(snapshot.binds[to.bind].lane);
         self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
@@ -502,7 +502,7 @@ impl Leaving {
         }
     }
 
-    fn count_drop(&self, reason: Reason, snapshot: &Snapshot, memory: &Memory) {
+    pub fn count_drop(&self, reason: Reason, snapshot: &Snapshot, memory: &Memory) {
         if self.verdict.is_some() {
             proxy::count_drop(reason, self.origin.bind, snapshot, memory);
         }

@@ -29,6 +29,7 @@ use crate::sip::{ConnectionId, Flow};
 use crate::state::Time;
 use crate::state::connections::End;
 use buffer::{Buffer, Held};
+use outgoing::Waiting;
 use unanswered::{Request, Unanswered};
 
 /// What may wait to be written to a client: what a carrier is owed in the second that a lost segment costs. Where so much
@@ -59,12 +60,10 @@ const LONGEST_CLOSE: Duration = Duration::from_secs(2);
 const MOST_PEERS: usize = 1000;
 
 /// A message for a connection of another worker.
-#[derive(Debug)]
 pub struct Parcel {
     pub to: ConnectionId,
     pub bytes: Vec<u8>,
-    /// The lane of the bind that it came to, or that what it answers came to.
-    pub lane: usize,
+    waiting: Waiting,
     /// What answers it where that connection never opens.
     request: Option<Box<Request>>,
 }
@@ -124,12 +123,14 @@ pub struct Connection {
     output: RefCell<Buffer>,
     waker: RefCell<Option<Waker>>,
     unanswered: RefCell<Unanswered>,
+    /// What is in its output while it is not open.
+    waiting: RefCell<Vec<Waiting>>,
     /// When something was read, and since when a message is not whole, or the first one did not begin.
     heard: Cell<Time>,
     begun: Cell<Option<Time>>,
     /// Since when output stands still.
     still: Cell<Option<Time>>,
-    /// Since when it is being closed.
+    /// Since when our side is closed, or about to be: everything is written.
     closing: Cell<Option<Time>>,
 }
 
@@ -154,6 +155,7 @@ impl Connection {
             output: RefCell::new(Buffer::new(queued)),
             waker: RefCell::default(),
             unanswered: RefCell::default(),
+            waiting: RefCell::default(),
             heard: Cell::new(now),
             begun: Cell::new((!ours).then_some(now)),
             still: Cell::new(None),
@@ -205,9 +207,8 @@ impl Connection {
     }
 
     /// Writes what waits, then closes.
-    fn close(&self, end: End, now: Time) {
+    fn close(&self, end: End) {
         if !self.is_closing() {
-            self.closing.set(Some(now));
             self.state.set(State::Closing(end));
             self.wake();
         }
@@ -235,8 +236,12 @@ impl Connection {
         !self.is_of_server() && self.output.borrow().len() > MOST_QUEUED_READ
     }
 
-    /// Why it has lived long enough, where it may be silent for so long.
+    /// Why it has lived long enough, where it may be silent for so long. What we do not read is no silence of the other end's.
     fn overdue(&self, now: Time, idle: Duration) -> Option<End> {
+        if self.is_clogged() {
+            self.heard.set(now);
+            self.begun.set(self.begun.get().map(|_| now));
+        }
         let longer = |since: Option<Time>, most| since.is_some_and(|since| now.since(since) > most);
         match () {
             () if longer(self.still.get(), LONGEST_STILL) => Some(End::SlowReader),

@@ -6,14 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
+
 use super::serve::{self, Opening};
-use super::table::request_key;
-use super::unanswered::{Came, Request};
+use super::table::{leads_to, request_key};
+use super::unanswered::{Came, Request, owed_for};
 use super::{Connection, MOST_PEERS, Opened, Parcel, State};
 use crate::config::streams::Timeout;
 use crate::net::tls::server_name;
 use crate::net::udp::{Engine, Leaving, Origin, clock, slot};
-use crate::proxy::{self, Hop, Passage, Peer, Received, Verdict};
+use crate::proxy::{self, Hop, Memory, Passage, Peer, Received, Verdict};
 use crate::sip::token::NameHash;
 use crate::sip::{ConnectionId, Flow, Method, Transport};
 use crate::state::connections::End;
@@ -47,88 +49,149 @@ struct Wanted {
 enum Fate {
     /// It was never written. Whether its server is to blame.
     Unwritten { server: usize, blamed: bool },
+    /// It was never written, and its server is elsewhere by now: what an address was silent about says nothing of it.
+    Moved,
     /// This server may have read it.
     Unknown(Option<NameHash>),
 }
 
+/// A message that waits for a connection to be opened, or for another worker: it is counted when it leaves.
+pub(super) struct Waiting {
+    leaving: Leaving,
+    len: usize,
+    /// That by which its verdict was found.
+    snapshot: Arc<Snapshot>,
+    /// It is decided about anew where its connection is never opened.
+    is_kept: bool,
+}
+
+impl Waiting {
+    fn left(&self, memory: &mut Memory) {
+        self.leaving.count(self.len, &self.snapshot, memory);
+    }
+
+    /// It never leaves. What is kept counts as what becomes of it then.
+    fn is_lost(&self, memory: &Memory) {
+        if !self.is_kept {
+            self.leaving.count_drop(Reason::SendFailed, &self.snapshot, memory);
+        }
+    }
+}
+
+/// What became of a message that was to leave.
+enum Put {
+    Leaves,
+    /// It waits for this connection to be opened; whether it is kept for when it is not.
+    Waits(Rc<Connection>, bool),
+    Refused,
+}
+
+impl Put {
+    fn leaves_if(put: bool) -> Self {
+        if put { Self::Leaves } else { Self::Refused }
+    }
+}
+
 impl Engine {
     /// Puts a message into the output of the connection that it leaves by; it is in the slot of its origin.
-    pub(in crate::net) fn put_to(&mut self, to: Hop, bytes: Range<usize>, leaving: Leaving, snapshot: &Snapshot) {
-        let (own, len) = (self.tools.memory.worker, bytes.len());
-        let sent = match to {
-            Hop::Datagram(_) => false,
+    pub(in crate::net) fn put_to(&mut self, to: Hop, bytes: Range<usize>, leaving: Leaving, snapshot: &Arc<Snapshot>) {
+        let len = bytes.len();
+        let put = match to {
+            Hop::Datagram(_) => Put::Refused,
             Hop::Connection(id) => match self.tools.memory.ids.owner(id) {
-                Some(worker) if worker == own => {
-                    let connection = self.streams.open.get(&id).map(Rc::clone);
-                    connection.is_some_and(|connection| match connection.state.get() {
-                        State::Opening => self.put_to_opening(&connection, bytes, &leaving, snapshot),
-                        _ => connection.put(&self.tools.arena[bytes]),
-                    })
-                }
-                Some(worker) => {
-                    let lane = usize::from(snapshot.binds[leaving.origin.bind].lane);
-                    let request = self.request_of(&leaving, lane);
-                    let parcel = Parcel { to: id, bytes: self.tools.arena[bytes].to_vec(), lane, request };
-                    self.streams.workers.get(worker).is_some_and(|workers| workers.try_send(parcel).is_ok())
-                }
-                None => false,
+                Some(worker) if worker == self.tools.memory.worker => match self.streams.open.get(&id).map(Rc::clone) {
+                    Some(connection) if connection.state.get() == State::Opening => {
+                        self.put_to_opening(connection, bytes, &leaving, snapshot)
+                    }
+                    Some(connection) => Put::leaves_if(connection.put(&self.tools.arena[bytes])),
+                    None => Put::Refused,
+                },
+                Some(worker) => return self.send_parcel(worker, id, bytes, leaving, snapshot),
+                None => Put::Refused,
             },
             Hop::Server(server) => self.put_to_server(server, bytes, &leaving, snapshot),
-            Hop::Peer(peer) => {
-                let connection = self.connect_to_peer(&peer, snapshot);
-                connection.is_some_and(|connection| self.put_to_opening(&connection, bytes, &leaving, snapshot))
-            }
+            Hop::Peer(peer) => match self.connect_to_peer(&peer, snapshot) {
+                Some(connection) => self.put_to_opening(connection, bytes, &leaving, snapshot),
+                None => Put::Refused,
+            },
         };
-        match sent {
-            true => leaving.count(len, snapshot, &mut self.tools.memory),
-            false => self.failed.push(leaving),
+        match put {
+            Put::Leaves => leaving.count(len, snapshot, &mut self.tools.memory),
+            Put::Refused => self.failed.push(leaving),
+            Put::Waits(connection, is_kept) => {
+                let snapshot = Arc::clone(snapshot);
+                connection.waiting.borrow_mut().push(Waiting { leaving, len, snapshot, is_kept });
+            }
         }
     }
 
-    fn put_to_server(&mut self, server: usize, bytes: Range<usize>, leaving: &Leaving, snapshot: &Snapshot) -> bool {
-        let Some(connection) = self.connection_to(server, leaving.origin.bind, snapshot) else { return false };
+    /// A message for a connection of another worker, which counts it.
+    fn send_parcel(
+        &mut self,
+        worker: usize,
+        to: ConnectionId,
+        bytes: Range<usize>,
+        leaving: Leaving,
+        snapshot: &Arc<Snapshot>,
+    ) {
+        let request = self.request_of(&leaving, usize::from(snapshot.binds[leaving.origin.bind].lane));
+        let (len, is_kept) = (bytes.len(), request.is_some());
+        let waiting = Waiting { leaving, len, snapshot: Arc::clone(snapshot), is_kept };
+        let parcel = Parcel { to, bytes: self.tools.arena[bytes].to_vec(), waiting, request };
+        let refused = match self.streams.workers.get(worker).map(|workers| workers.try_send(parcel)) {
+            Some(Ok(())) => return,
+            Some(Err(TrySendError::Full(parcel) | TrySendError::Closed(parcel))) => parcel,
+            None => return,
+        };
+        self.failed.push(refused.waiting.leaving);
+    }
+
+    fn put_to_server(&mut self, server: usize, bytes: Range<usize>, leaving: &Leaving, snapshot: &Snapshot) -> Put {
+        let Some(connection) = self.connection_to(server, leaving.origin.bind, snapshot) else { return Put::Refused };
         if connection.state.get() == State::Opening {
-            return self.put_to_opening(&connection, bytes, leaving, snapshot);
+            return self.put_to_opening(connection, bytes, leaving, snapshot);
         }
         let put = connection.put(&self.tools.arena[bytes]);
         if put {
             // It may be read before the connection breaks: only its head is needed, to answer it.
             self.remember(&connection, leaving, self.tools.message.body.into(), snapshot);
         }
-        put
+        Put::leaves_if(put)
     }
 
     /// To a connection that may never be open: what waits is kept whole, to go elsewhere or to be answered. What cannot be kept
     /// is not put.
     fn put_to_opening(
         &mut self,
-        connection: &Connection,
+        connection: Rc<Connection>,
         bytes: Range<usize>,
         leaving: &Leaving,
         snapshot: &Snapshot,
-    ) -> bool {
-        let put =
-            connection.unanswered.borrow().has_room(leaving.origin.len) && connection.put(&self.tools.arena[bytes]);
-        if put {
-            self.remember(connection, leaving, leaving.origin.len, snapshot);
+    ) -> Put {
+        let has_room = connection.unanswered.borrow().has_room(leaving.origin.len);
+        if !has_room || !connection.put(&self.tools.arena[bytes]) {
+            return Put::Refused;
         }
-        put
+        let is_kept = self.remember(&connection, leaving, leaving.origin.len, snapshot);
+        Put::Waits(connection, is_kept)
     }
 
-    /// Remembers so much of a request as is needed when its connection ends before its answer came.
-    fn remember(&self, connection: &Connection, leaving: &Leaving, keep: usize, snapshot: &Snapshot) {
+    /// Remembers so much of a request as is needed when its connection ends before its answer came; says whether it was not
+    /// remembered already.
+    fn remember(&self, connection: &Connection, leaving: &Leaving, keep: usize, snapshot: &Snapshot) -> bool {
         let Origin { slot: n, bind, .. } = leaving.origin;
-        let Some(Verdict::Forward { passage, .. }) = &leaving.verdict else { return };
-        let transaction = match *passage {
+        let Some(Verdict::Forward { passage, .. }) = &leaving.verdict else { return false };
+        let (transaction, method) = match *passage {
             Passage::RequestToServer { transaction, method, .. } if method != Method::Ack => {
-                request_key(transaction, method)
+                (request_key(transaction, method), method)
             }
-            Passage::RequestToClient { .. } => connection.unanswered.borrow().number(),
-            _ => return,
+            Passage::RequestToClient { .. } => (connection.unanswered.borrow().number(), Method::Invite),
+            _ => return false,
         };
         let original = self.tools.original(n, leaving.saved, keep);
-        let came = came(&leaving.origin, usize::from(snapshot.binds[bind].lane));
-        connection.unanswered.borrow_mut().put(transaction, original, came);
+        let until = self.streams.looked + owed_for(method);
+        let came = came(&leaving.origin, usize::from(snapshot.binds[bind].lane), until);
+        connection.unanswered.borrow_mut().put(transaction, original, came)
     }
 
     /// A server's request, for a worker whose connection to the client may yet prove impossible.
@@ -138,31 +201,32 @@ impl Engine {
             return None;
         };
         let bytes = self.tools.original(n, leaving.saved, len).concat();
-        Some(Box::new(Request { transaction: 0, bytes, came: came(&leaving.origin, lane) }))
+        let until = self.streams.looked + owed_for(Method::Invite);
+        Some(Box::new(Request { transaction: 0, bytes, came: came(&leaving.origin, lane, until) }))
     }
 
     /// What another worker has for a connection of ours. What one that ended meanwhile does not take is answered or dropped.
     pub fn deliver(&mut self, parcel: Parcel) {
-        let Parcel { to, bytes, lane, request } = parcel;
+        let Parcel { to, bytes, waiting, request } = parcel;
         self.received += 1;
         let connection = self.streams.open.get(&to).map(Rc::clone);
         if let Some(connection) = connection.filter(|connection| connection.put(&bytes)) {
-            if let Some(Request { bytes, came, .. }) = request.map(|request| *request)
-                && connection.state.get() == State::Opening
-            {
+            if connection.state.get() != State::Opening {
+                return waiting.left(&mut self.tools.memory);
+            }
+            if let Some(Request { bytes, came, .. }) = request.map(|request| *request) {
                 let mut unanswered = connection.unanswered.borrow_mut();
                 let number = unanswered.number();
                 unanswered.put(number, [&bytes, &[]], came);
             }
+            connection.waiting.borrow_mut().push(waiting);
             return;
         }
-        let snapshot = Arc::clone(self.snapshot.load());
+        waiting.is_lost(&self.tools.memory);
         if let Some(request) = request {
-            let now = clock();
+            let (now, snapshot) = (clock(), Arc::clone(self.snapshot.load()));
             self.settle_unanswered(&request, Fate::Unknown(None), now, &snapshot);
             self.finish(now, &snapshot);
-        } else if let Some(bind) = snapshot.bind_of_lane(lane) {
-            proxy::count_drop(Reason::SendFailed, bind, &snapshot, &self.tools.memory);
         }
     }
 
@@ -203,9 +267,11 @@ impl Engine {
         let most = frontend.connections.most_of_source;
         // Where answers go is what a stranger wrote into his Via: he should not take them all.
         let registry = &self.tools.memory.shared.connections;
-        if self.streams.peers >= MOST_PEERS || !registry.admit(frontend.id, remote, most) {
+        let full = self.streams.peers >= MOST_PEERS || !registry.has_room();
+        if full || !registry.admit(frontend.id, remote, most) {
             return None;
         }
+        registry.take_room(1);
         self.streams.peers += 1;
         let local = at.host.unwrap_or(at.address);
         Some(self.connect(&Wanted { id, transport: at.transport, local, remote, bind, server: None }, snapshot))
@@ -251,6 +317,17 @@ impl Engine {
         Opening { dscp, within, tls }
     }
 
+    /// A connection is open: what was put to it leaves.
+    pub fn opened(&mut self, connection: &Connection) {
+        for waiting in connection.waiting.take() {
+            waiting.left(&mut self.tools.memory);
+        }
+        if connection.server().is_none() {
+            // Who is no server owes us nothing.
+            connection.unanswered.borrow_mut().clear();
+        }
+    }
+
     /// Forgets a connection that has ended, and sees to what was asked over it.
     pub fn ended(&mut self, connection: &Rc<Connection>, end: End) {
         if self.streams.open.remove(&connection.id).is_none() {
@@ -260,7 +337,7 @@ impl Engine {
         let shared = Arc::clone(&self.tools.memory.shared);
         shared.connections.close(connection.id);
         let of_client = connection.opened == Opened::ByClient;
-        if of_client {
+        if of_client || connection.opened == Opened::ToPeer {
             shared.connections.give_room_back(1);
         }
         let now = clock();
@@ -273,10 +350,15 @@ impl Engine {
             shared.connections.release(connection.frontend, connection.flow.remote);
         }
         self.streams.peers -= usize::from(connection.opened == Opened::ToPeer);
-        let fate = match connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot)) {
-            Some(server) if !connection.was_open.get() => Fate::Unwritten { server, blamed: !is_ours(end) },
-            _ => Fate::Unknown(connection.server()),
+        let server = connection.server().and_then(|id| self.leave_server(id, connection, end, now, &snapshot));
+        let fate = match server.filter(|_| !connection.was_open.get()) {
+            Some((server, true)) => Fate::Unwritten { server, blamed: !is_ours(end) },
+            Some((_, false)) => Fate::Moved,
+            None => Fate::Unknown(connection.server()),
         };
+        for waiting in connection.waiting.take() {
+            waiting.is_lost(&self.tools.memory);
+        }
         // Of a node that stops, servers may yet answer by a connection to the next.
         if self.streams.stopping && connection.was_open.get() {
             return;
@@ -294,7 +376,7 @@ impl Engine {
         self.finish(now, &snapshot);
     }
 
-    /// It is no way to this server any more; says where that is in the snapshot.
+    /// It is no way to this server any more; says where that is in the snapshot, and whether it is still at this address.
     fn leave_server(
         &mut self,
         id: NameHash,
@@ -302,31 +384,32 @@ impl Engine {
         end: End,
         now: Time,
         snapshot: &Snapshot,
-    ) -> Option<usize> {
+    ) -> Option<(usize, bool)> {
         if self.streams.to_servers.get(&id).is_some_and(|other| other.id == connection.id) {
             self.streams.to_servers.remove(&id);
         }
-        let server = snapshot.server(id);
-        let kept_out = !connection.was_open.get() && !is_ours(end);
+        let server = snapshot.server(id)?;
+        let live = &snapshot.servers[server].live;
+        let is_there = leads_to(connection, &snapshot.servers[server]);
+        let kept_out = is_there && !connection.was_open.get() && !is_ours(end);
         if kept_out {
             self.streams.refused.insert(id, now + BACK_OFF);
         }
         // A reset counts for a breaker; who closes in order may have forgotten what nobody waits for.
-        let broke_off = end == End::Broken && !connection.unanswered.borrow().is_empty();
-        let live = server.filter(|_| kept_out || broke_off).map(|server| &snapshot.servers[server].live);
-        if let Some(live) = live {
+        let broke_off = is_there && end == End::Broken && !connection.unanswered.borrow().is_empty();
+        if kept_out || broke_off {
             live.counters.of(self.tools.memory.worker).unreachable.add(1);
         }
-        if let Some(live) = live.filter(|_| kept_out) {
+        if kept_out {
             self.tools.memory.sign(live, Sign::Unreachable);
         }
-        server
+        Some((server, is_there))
     }
 
     /// A request that was put to a connection which is gone: where that was never open it goes elsewhere; what may have
     /// been written is not sent again, and is answered.
-    fn settle_unanswered(&mut self, request: &Request, fate: Fate, now: Time, snapshot: &Snapshot) {
-        let Request { bytes, came: Came { flow, lane, peer, tries }, transaction } = request;
+    fn settle_unanswered(&mut self, request: &Request, fate: Fate, now: Time, snapshot: &Arc<Snapshot>) {
+        let Request { bytes, came: Came { flow, lane, peer, tries, .. }, transaction } = request;
         let Some(bind) = snapshot.bind_of_lane(*lane) else { return };
         let n = self.free_slot(now, snapshot);
         let (len, data) = (bytes.len(), slot(n).start..slot(n).start + bytes.len());
@@ -347,6 +430,10 @@ impl Engine {
                 let by = Some(snapshot.servers[server].id);
                 proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
+            Fate::Moved if *tries < MOST_TRIES => {
+                proxy::decide(received, now, snapshot, &mut tools.memory, &mut tools.edits)
+            }
+            Fate::Moved => proxy::unanswered(received, None, now, snapshot, &mut tools.memory, &mut tools.edits),
             Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),
         };
         let origin = Origin { bind, slot: n, flow: *flow, len, peer: *peer, tries: tries.saturating_add(1) };
@@ -361,6 +448,6 @@ fn is_ours(end: End) -> bool {
 }
 
 /// How what leaves came.
-fn came(origin: &Origin, lane: usize) -> Came {
-    Came { flow: origin.flow, lane, peer: origin.peer, tries: origin.tries }
+fn came(origin: &Origin, lane: usize, until: Time) -> Came {
+    Came { flow: origin.flow, lane, peer: origin.peer, until, tries: origin.tries }
 }

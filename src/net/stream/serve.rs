@@ -206,10 +206,7 @@ impl Served {
         }
         self.connection.state.set(State::Open);
         self.connection.was_open.set(true);
-        if self.connection.server().is_none() {
-            // What was put until now is written; who is no server owes us nothing.
-            self.connection.unanswered.borrow_mut().clear();
-        }
+        self.engine.borrow_mut().opened(&self.connection);
         self.end = End::Stopped;
         serve(stream, self).await;
     }
@@ -241,6 +238,7 @@ where
             State::Over(end) => return Poll::Ready(end),
             State::Closing(end) => {
                 let Ok(()) = ready!(connection.write(stream, cx)) else { return Poll::Ready(End::Broken) };
+                connection.closing.set(connection.closing.get().or_else(|| Some(clock())));
                 return part(stream, input, end, cx).map(|()| end);
             }
             State::Broken => {}
@@ -258,7 +256,7 @@ where
             Poll::Ready(Some(_)) if connection.state.get() == State::Broken => return Poll::Ready(End::Broken),
             Poll::Ready(Some(End::Broken)) => return Poll::Ready(End::Broken),
             // What the other end asked before it closed its side is answered as far as the answer is here.
-            Poll::Ready(Some(end)) => engine.borrow().close_connection(connection, end, clock()),
+            Poll::Ready(Some(end)) => engine.borrow().close_connection(connection, end),
         }
     }
     cx.waker().wake_by_ref();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::buffer::{Buffer, Held};
+use super::unanswered::LONGEST_RINGING;
 use super::under_way::{Place, UnderWay};
 use super::{Connection, Opened, Parcel, State};
 use crate::config::streams::Timeout;
@@ -41,9 +42,6 @@ const MOST_SKIPPED: usize = 1 << 20;
 /// How long a dead server's connection may say nothing before who waits for its answers is told.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// How long a server may owe an answer: longer than anybody lets a call ring.
-const LONGEST_RINGING: Duration = Duration::from_secs(10 * 60);
-
 /// The connections of one worker.
 pub struct Streams {
     pub open: Map<ConnectionId, Rc<Connection>>,
@@ -64,6 +62,8 @@ pub struct Streams {
     pub(super) under_way: UnderWay,
     /// How many we opened to others than servers.
     pub(super) peers: usize,
+    /// When connections were looked at last: a second ago at most.
+    pub(super) looked: Time,
     /// The worker is about to end: what is not settled is another's.
     pub stopping: bool,
     /// For tasks that it starts.
@@ -86,6 +86,7 @@ impl Streams {
             tls,
             under_way: UnderWay::default(),
             peers: 0,
+            looked: clock(),
             engine: Weak::new(),
         }
     }
@@ -271,7 +272,7 @@ impl Engine {
     }
 
     /// One message, which was read already.
-    fn message(&mut self, bytes: &[u8], bind: usize, connection: &Connection, now: Time, snapshot: &Snapshot) {
+    fn message(&mut self, bytes: &[u8], bind: usize, connection: &Connection, now: Time, snapshot: &Arc<Snapshot>) {
         let n = self.free_slot(now, snapshot);
         let data = slot(n).start..slot(n).start + bytes.len();
         self.tools.arena[data.clone()].copy_from_slice(bytes);
@@ -296,7 +297,7 @@ impl Engine {
     }
 
     /// A slot of the arena for one more message.
-    pub(super) fn free_slot(&mut self, now: Time, snapshot: &Snapshot) -> usize {
+    pub(super) fn free_slot(&mut self, now: Time, snapshot: &Arc<Snapshot>) -> usize {
         if self.streams.used == BATCH {
             // What is about to be sent lies in them; the message on the table does not.
             let message = self.tools.message.clone();
@@ -308,14 +309,14 @@ impl Engine {
     }
 
     /// Sends what is in the outboxes, and decides anew about what could not be sent.
-    pub(super) fn finish(&mut self, now: Time, snapshot: &Snapshot) {
+    pub(super) fn finish(&mut self, now: Time, snapshot: &Arc<Snapshot>) {
         self.settle(now, snapshot);
         self.streams.used = 0;
     }
 
     /// Writes what waits, then closes. Whoever has something for it from now on looks for another way.
-    pub fn close_connection(&self, connection: &Connection, end: End, now: Time) {
-        connection.close(end, now);
+    pub fn close_connection(&self, connection: &Connection, end: End) {
+        connection.close(end);
         self.tools.memory.shared.connections.close(connection.id);
     }
 
@@ -328,8 +329,10 @@ impl Engine {
     /// Once a second: ends what has lived long enough.
     pub fn end_overdue(&mut self) {
         let now = clock();
+        self.streams.looked = now;
         let snapshot = Arc::clone(self.snapshot.load());
         for connection in self.streams.open.values() {
+            connection.unanswered.borrow_mut().forget_overdue(now);
             let unbound = bind_of(connection, &snapshot).is_none().then_some(End::Unbound);
             let overdue = connection.overdue(now, may_be_silent(connection, &snapshot)).or(unbound);
             match (connection.state.get(), overdue) {
@@ -339,7 +342,7 @@ impl Engine {
                 (State::Broken, _) if connection.closes_too_long(now) => connection.give_up(End::Broken),
                 // What stands in its way is not written either when it closes.
                 (_, Some(End::SlowReader)) => connection.give_up(End::SlowReader),
-                (_, Some(end)) => self.close_connection(connection, end, now),
+                (_, Some(end)) => self.close_connection(connection, end),
                 (_, None) => {}
             }
         }
@@ -356,7 +359,7 @@ fn bind_of(connection: &Connection, snapshot: &Snapshot) -> Option<usize> {
 }
 
 /// Whether it leads to where this server is now: a reload or its name may have moved it.
-fn leads_to(connection: &Connection, server: &Server) -> bool {
+pub(super) fn leads_to(connection: &Connection, server: &Server) -> bool {
     (connection.flow.transport, connection.flow.remote) == (server.transport, server.address)
 }
 
@@ -420,10 +423,10 @@ impl Connection {
             }
         };
         output.take(written);
-        let still =
-            (!output.is_empty()).then(|| if written > 0 { clock() } else { self.still.get().unwrap_or_else(clock) });
+        // TLS may hold what the kernel does not take.
+        let waits = !output.is_empty() || result.is_pending();
+        let still = waits.then(|| if written > 0 { clock() } else { self.still.get().unwrap_or_else(clock) });
         self.still.set(still);
-        ready!(result)?;
-        Poll::Ready(Ok(()))
+        result
     }
 }

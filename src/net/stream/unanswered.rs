@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 
-use crate::sip::Flow;
+use std::time::Duration;
+
 use crate::sip::token::NameHash;
+use crate::sip::{Flow, Method};
+use crate::state::Time;
 use crate::state::lookup::{Map, hasher};
 
 /// The most bytes of requests that are kept for one connection: some five hundred.
@@ -15,6 +18,17 @@ const SPARE: usize = 64;
 
 /// The largest buffer that is used again.
 const MOST_REUSED: usize = 4096;
+
+/// How long anybody waits for the answer to what is no INVITE: 64*T1, Timer F (RFC 3261 §17.1.2.2).
+const LONGEST_WAIT: Duration = Duration::from_secs(32);
+
+/// How long somebody may let a call ring: longer than anybody does.
+pub const LONGEST_RINGING: Duration = Duration::from_secs(10 * 60);
+
+/// How long a server may owe an answer.
+pub fn owed_for(method: Method) -> Duration {
+    if method == Method::Invite { LONGEST_RINGING } else { LONGEST_WAIT }
+}
 
 /// A request as it came in.
 #[derive(Debug)]
@@ -30,6 +44,9 @@ pub struct Came {
     pub flow: Flow,
     pub lane: usize,
     pub peer: Option<NameHash>,
+    /// Until when it is owed an answer. A copy of what was answered already never is: who has answered a call over TCP takes
+    /// its INVITE again in silence (RFC 6026 §7.1).
+    pub until: Time,
     /// How often it was decided about anew.
     pub tries: u8,
 }
@@ -55,10 +72,10 @@ impl Default for Unanswered {
 }
 
 impl Unanswered {
-    /// Remembers a request. A retransmission is remembered already.
-    pub fn put(&mut self, transaction: u64, parts: [&[u8]; 2], came: Came) {
+    /// Remembers a request. False for a retransmission, which is remembered already.
+    pub fn put(&mut self, transaction: u64, parts: [&[u8]; 2], came: Came) -> bool {
         if self.requests.contains_key(&transaction) {
-            return;
+            return false;
         }
         let len = parts.map(<[u8]>::len).iter().sum::<usize>();
         while !self.has_room(len) && !self.is_empty() {
@@ -70,6 +87,7 @@ impl Unanswered {
         self.order.push_back((self.next, transaction));
         self.requests.insert(transaction, (self.next, Request { transaction, bytes, came }));
         self.next += 1;
+        true
     }
 
     /// Whether so many bytes more are remembered without forgetting others.
@@ -81,6 +99,17 @@ impl Unanswered {
     pub fn answered(&mut self, transaction: u64) {
         let Some((_, request)) = self.requests.remove(&transaction) else { return };
         self.recycle(request);
+        self.forget_answered();
+    }
+
+    /// Nobody waits any more for what should have been answered by now.
+    pub fn forget_overdue(&mut self, now: Time) {
+        let Self { requests, bytes, .. } = self;
+        requests.retain(|_, (_, request)| {
+            let is_owed = now < request.came.until;
+            *bytes -= if is_owed { 0 } else { request.bytes.len() };
+            is_owed
+        });
         self.forget_answered();
     }
 
@@ -140,7 +169,7 @@ mod tests {
 
     fn came() -> Came {
         let flow = Flow::of_datagrams(([10, 0, 0, 1], 5060).into(), ([10, 0, 0, 2], 5060).into());
-        Came { flow, lane: 0, peer: None, tries: 0 }
+        Came { flow, lane: 0, peer: None, until: Time(u64::MAX), tries: 0 }
     }
 
     proptest! {
@@ -161,7 +190,7 @@ mod tests {
                     _ => {}
                 }
                 match put {
-                    true => unanswered.put(transaction, [&vec![7; len], &[]], came()),
+                    true => prop_assert_eq!(unanswered.put(transaction, [&vec![7; len], &[]], came()), at.is_none()),
                     false => unanswered.answered(transaction),
                 }
             }
@@ -169,6 +198,20 @@ mod tests {
             let left: Vec<_> = unanswered.take().map(|request| (request.transaction, request.bytes.len())).collect();
             prop_assert_eq!(left, model);
         }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_owed_to_nobody() {
+        let (mut unanswered, now) = (Unanswered::default(), Time(1_000_000_000));
+        for (transaction, method) in [(1, Method::Options), (2, Method::Invite), (3, Method::Bye)] {
+            unanswered.put(transaction, [b"1234567", b""], Came { until: now + owed_for(method), ..came() });
+        }
+        unanswered.forget_overdue(now + Duration::from_secs(31));
+        assert_eq!((unanswered.requests.len(), unanswered.bytes), (3, 21));
+        unanswered.forget_overdue(now + Duration::from_secs(32));
+        assert_eq!((unanswered.requests.len(), unanswered.bytes), (1, 7));
+        unanswered.forget_overdue(now + Duration::from_secs(600));
+        assert!(unanswered.is_empty() && unanswered.bytes == 0);
     }
 
     /// A call that rings among requests that are answered at once.
