@@ -115,6 +115,26 @@ fn every_scenario_survives_bad_weather_through_the_balancer_and_behind_nat() {
     }
 }
 
+/// What never arrives is missed, whoever could have gone on without it.
+#[test]
+fn what_a_balancer_swallows_is_seen() {
+    for trying in [false, true] {
+        let manner = Manner { trying, ring_after: Duration::from_millis(100), ..Manner::default() };
+        let mix = || Mix::only(Scenario::Cancel);
+        let mut sim = Sim::new(Setup { mix: mix(), manner, ..Setup::default() });
+        sim.swallows = "CANCEL";
+        sim.run(30, Duration::from_millis(10));
+        let report = sim.report();
+        assert_eq!((report.total().lost, report.total().answered), (30, 0), "{report}");
+
+        let mut sim = Sim::new(Setup { mix: mix(), manner, ..Setup::default() });
+        sim.swallows = "ACK";
+        sim.run(30, Duration::from_millis(10));
+        sim.pass(Duration::from_secs(60));
+        assert_eq!(sim.view("a").counters.without_ack.get(), 30, "nobody acknowledged a refusal");
+    }
+}
+
 #[test]
 fn the_servers_shares_are_seen_by_name() {
     let (node, servers) = (Some(Node::new(REGIONS)), regions());

@@ -331,7 +331,7 @@ impl AnswerReport {
         (incoming, call_backs)
     }
 
-    /// Calls that went on or ended though nobody had acknowledged their 200, all servers together.
+    /// Calls that went on or ended though nobody had acknowledged their final answer, all servers together.
     pub fn without_ack(&self) -> u64 {
         self.servers.iter().map(|server| server.counters.without_ack.get()).sum()
     }
@@ -342,7 +342,7 @@ impl AnswerReport {
         let (incoming, call_backs) = self.totals();
         let kept = incoming.lost + incoming.stranded_total() + call_backs.failed() == 0;
         // A few are lost or overtaken; of so many somebody loses them.
-        let acknowledged = self.without_ack() * MOST_WITHOUT_ACK <= incoming.answered;
+        let acknowledged = self.without_ack() * MOST_WITHOUT_ACK <= incoming.answered + incoming.refused_total();
         self.balances() && self.misdirected() == 0 && kept && acknowledged
     }
 

@@ -267,6 +267,8 @@ impl Call {
     /// A final answer of ours was never acknowledged.
     fn unacknowledged(&mut self, turn: &mut Turn<'_>) -> Option<End> {
         let status = self.answer.take()?.status;
+        // The other end of a hop acknowledges a refusal (RFC 3261 §17.1.1.3): the caller, or who stands between.
+        turn.traffic.without_ack += u64::from(status >= 300);
         let end = if status < 300 { End::Stranded(Strand::NoAck) } else { End::Refused(status) };
         self.end(end, turn)
     }

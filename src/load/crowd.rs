@@ -252,8 +252,8 @@ impl Crowd {
                 (Method::Register, [b"Expires: 600\r\n".to_vec(), wish.line()].concat(), false)
             }
             Scenario::Cancel => {
-                // Rings until the CANCEL must have come.
-                wish.answer_after = Some(self.desk.timers.give_up());
+                // Rings for longer than we wait for what becomes of the CANCEL, which may be sent as late as an answer comes.
+                wish.answer_after = Some(self.desk.timers.give_up() * 2);
                 (Method::Invite, wish.line(), true)
             }
             Scenario::Call | Scenario::ServerBye | Scenario::Reinvite | Scenario::ServerReinvite => {

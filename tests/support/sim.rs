@@ -37,7 +37,8 @@ pub struct Sim {
     flown: u64,
     /// Reasons why the balancer dropped something.
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Where servers sent requests: the first line's method and the address.
+    /// What begins so never arrives.
+    pub swallows: &'static str,
     begin: Time,
 }
 
@@ -94,7 +95,7 @@ impl Sim {
         let servers = servers.iter().enumerate().map(server).collect();
         let (flying, dropped) = (BinaryHeap::new(), BTreeMap::new());
         let weather = Lossy::new(weather, seed);
-        Self { now: begin, crowd, clients, servers, node, flying, weather, flown: 0, dropped, begin }
+        Self { now: begin, crowd, clients, servers, node, flying, weather, flown: 0, dropped, swallows: "", begin }
     }
 
     /// A server as others see it.
@@ -147,6 +148,9 @@ impl Sim {
     }
 
     fn arrive(&mut self, (from, to, bytes): Packet) {
+        if !self.swallows.is_empty() && bytes.starts_with(self.swallows.as_bytes()) {
+            return;
+        }
         if let Some(client) = self.clients.iter().position(|client| *client == to) {
             self.crowd.receive(client, &bytes, from, self.now);
         } else if let Some((server, _)) = self.servers.iter_mut().find(|(_, view)| view.address == to) {
