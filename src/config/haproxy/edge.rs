@@ -1,5 +1,7 @@
 //! What of haproxy.cfg is translated.
 
+use super::asks::Asks;
+
 /// Ports on which SIP is spoken by habit: what listens there becomes a proxy, everything else a relay.
 const SIP_PORTS: std::ops::RangeInclusive<u16> = 5060..=5069;
 
@@ -67,14 +69,12 @@ pub struct Says {
     pub each: Vec<String>,
 }
 
-/// What checks ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asks {
-    pub http: Option<(String, String)>,
-    pub host: Option<String>,
-    pub status: Option<String>,
-    pub text: Option<String>,
-    pub options: bool,
+impl Says {
+    /// For a section that has these `defaults`.
+    pub fn inherited(&self) -> Self {
+        let says = self.clone();
+        Self { asks: says.asks.inherited(), ..says }
+    }
 }
 
 #[derive(Clone, Debug)]

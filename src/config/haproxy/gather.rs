@@ -26,7 +26,7 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
                 ),
             },
         };
-        let from = from.map(|(_, says)| says.clone()).unwrap_or_default();
+        let from = from.map(|(_, says)| says.inherited()).unwrap_or_default();
         let head = told(&section.head, fate);
         match section.kind() {
             "global" => {
@@ -133,7 +133,7 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
         "option" => return option(line, says),
         "stats" => return stats(line, proxy, edge),
         "stick-table" => return stick_table(line, says),
-        "http-check" | "tcp-check" => return expectation(line, says),
+        "http-check" | "tcp-check" => return says.asks.rule(line),
         "acl" | "use_backend" | "tcp-request" => return rule(line, proxy),
         "default-server" => {
             says.each.extend(line.words[1..].iter().cloned());
@@ -204,15 +204,15 @@ fn timeout(line: &Line, says: &mut Says) -> Fate {
 
 fn option(line: &Line, says: &mut Says) -> Fate {
     match line.word(1) {
-        "tcp-check" => Fate::Translated,
-        "httpchk" => {
-            let (method, path) = match line.words.len() {
-                0..=2 => ("OPTIONS", "/"),
-                3 => ("OPTIONS", line.word(2)),
-                _ => (line.word(2), line.word(3)),
-            };
-            says.asks.http = Some((method.to_owned(), path.to_owned()));
+        "tcp-check" => {
+            says.asks.connects();
             Fate::Translated
+        }
+        "httpchk" => says.asks.httpchk(line),
+        kind @ ("external-check" | "ldap-check" | "mysql-check" | "pgsql-check" | "redis-check" | "smtpchk"
+        | "spop-check" | "ssl-hello-chk") => {
+            says.asks.connects();
+            Fate::ByHand(format!("`{kind}` has no equal here: its checks only connect"))
         }
         "tcpka" | "clitcpka" | "srvtcpka" => {
             Fate::NotNeeded("a connection where nothing moves ends by `timeout`, one that is not answered after 30 s")
@@ -237,42 +237,6 @@ fn option(line: &Line, says: &mut Says) -> Fate {
         }
         other => Fate::ByHand(format!("`option {other}` has no equal here")),
     }
-}
-
-/// `http-check`, `tcp-check`
-fn expectation(line: &Line, says: &mut Says) -> Fate {
-    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["http-check", "expect", "status", status] => says.asks.status = Some((*status).to_owned()),
-        ["http-check", "expect", "string", text] => says.asks.text = Some((*text).to_owned()),
-        ["http-check", "send", rest @ ..] => {
-            let at = |word: &str| rest.iter().position(|other| *other == word);
-            if let Some(at) =
-                at("hdr").filter(|at| rest.get(at + 1).is_some_and(|name| name.eq_ignore_ascii_case("host")))
-            {
-                says.asks.host = rest.get(at + 2).map(|host| (*host).to_owned());
-            }
-            let after = |word: &str, or: &str| {
-                at(word).and_then(|at| rest.get(at + 1)).map_or(or.to_owned(), |w| (*w).to_owned())
-            };
-            let (method, path) = says.asks.http.clone().unwrap_or(("GET".to_owned(), "/".to_owned()));
-            says.asks.http = Some((after("meth", &method), after("uri", &path)));
-        }
-        ["http-check" | "tcp-check", "connect"] => {}
-        ["http-check" | "tcp-check", "connect", rest @ ..] => {
-            return Fate::ByHand(format!("checks go where calls go: `{}` has no equal here", rest.join(" ")));
-        }
-        ["tcp-check", "send" | "expect" | "send-binary", ..] if line.text.contains("OPTIONS") => {
-            says.asks.options = true
-        }
-        ["tcp-check", "expect", ..] if line.text.contains("SIP/2.0") => says.asks.options = true,
-        _ => {
-            return Fate::ByHand(
-                "checks ask with OPTIONS, with HTTP, or connect: `check` in docs/configuration.md".to_owned(),
-            );
-        }
-    }
-    Fate::Translated
 }
 
 fn stick_table(line: &Line, says: &mut Says) -> Fate {
@@ -456,7 +420,7 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
     let trusts = |server: &Server| (server.ca.clone(), server.anybody);
     let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
     let unlike = proxy.servers.first().is_some_and(|first| found.is_unlike(first));
-    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
+    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.is_http;
     let all = [
         (other, "[backend.tls] says whom all its servers must be: give it a backend of its own"),
         (
@@ -472,12 +436,12 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
 }
 
 /// What of a line is left to somebody, all of it.
-fn translated_but(left: impl Iterator<Item = String>) -> Fate {
+pub fn translated_but(left: impl Iterator<Item = String>) -> Fate {
     let left: Vec<_> = left.collect();
     if left.is_empty() { Fate::Translated } else { Fate::ByHand(left.join("; ")) }
 }
 
-fn without_equal(unknown: &[String]) -> Option<String> {
+pub fn without_equal(unknown: &[String]) -> Option<String> {
     (!unknown.is_empty()).then(|| format!("but for `{}`, which has no equal here", unknown.join(" ")))
 }
 

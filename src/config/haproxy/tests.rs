@@ -197,6 +197,30 @@ fn nothing_of_a_line_is_passed_over() {
 }
 
 #[test]
+fn checks_ask_what_the_last_option_says() {
+    let defaults = "defaults\n option httpchk GET /health\n http-check expect status 200\n";
+    for (lines, expected) in [
+        ("", "type = \"http\", method = \"GET\", path = \"/health\", expect = [\"200\"]"),
+        ("option tcp-check", "type = \"tcp\""),
+        ("option httpchk GET /own", "type = \"http\", method = \"GET\", path = \"/own\", interval"),
+        // As HAProxy 2.6 does: lines of its own are in the place of all that `defaults` say, in whatever order they stand.
+        ("http-check send hdr host a", "type = \"http\", method = \"OPTIONS\", path = \"/\", host = \"a\", interval"),
+        ("http-check expect status 204\n option httpchk HEAD /own", "path = \"/own\", expect = [\"204\"]"),
+        (
+            "tcp-check expect string SIP/2.0\n option tcp-check\n option httpchk\n option tcp-check",
+            "type = \"options\"",
+        ),
+        ("tcp-check expect string SIP/2.0\n option tcp-check\n option httpchk GET /last", "path = \"/last\""),
+    ] {
+        let (text, left) = both(&format!("{defaults}listen l\n bind :80\n {lines}\n server a 10.0.0.1:80 check\n"));
+        assert!(text.contains(expected) && left.is_empty(), "{lines}: {left:?}\n{text}");
+    }
+    let (text, left) =
+        both(&format!("{defaults}listen l\n bind :80\n option mysql-check\n server a 10.0.0.1:80 check\n"));
+    assert!(text.contains("type = \"tcp\"") && left[0].contains("mysql-check"), "{left:?}\n{text}");
+}
+
+#[test]
 fn a_source_has_as_many_connections_as_there() {
     let most = |limit: &str| both(&format!("listen l\n bind :80\n {limit}\n server a 10.0.0.1:80\n")).0;
     assert!(most("maxconn 5000").contains("max_connections_per_source = 5000"));

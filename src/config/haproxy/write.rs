@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::edge::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
+use super::asks::Request;
+use super::edge::{Bind, Edge, Proxy, Says, Server, Stats};
 use crate::config::streams::DEFAULT_MAX_CONNECTIONS;
 
 /// What HAProxy asks of a server where nothing is said.
@@ -172,26 +173,13 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
     let Some(server) = servers.iter().find(|server| server.checked) else {
         return "check = { type = \"none\" }\n".to_owned();
     };
-    let Asks { http, host, status, text, options } = &says.asks;
+    let asks = &says.asks;
     let reached = |server: &Server| server.tls || !server.check_ssl;
-    let mut parts =
-        match http.as_ref().filter(|_| servers.iter().all(reached)) {
-            Some((method, path)) => {
-                let mut parts = vec![
-                    "type = \"http\"".to_owned(),
-                    format!("method = {}", quoted(method)),
-                    format!("path = {}", quoted(path)),
-                ];
-                parts.extend(host.as_ref().map(|host| format!("host = {}", quoted(host))));
-                parts.extend(status.as_ref().map(|status| {
-                    format!("expect = [{}]", status.split(',').map(quoted).collect::<Vec<_>>().join(", "))
-                }));
-                parts.extend(text.as_ref().map(|text| format!("body = {}", quoted(text))));
-                parts
-            }
-            None if *options || is_sip => vec!["type = \"options\"".to_owned()],
-            None => vec!["type = \"tcp\"".to_owned()],
-        };
+    let mut parts = match asks.is_http && servers.iter().all(reached) {
+        true => request(&asks.http.said),
+        false if asks.options.said || is_sip => vec!["type = \"options\"".to_owned()],
+        false => vec!["type = \"tcp\"".to_owned()],
+    };
     let interval = server.interval.clone().unwrap_or_else(|| USUAL.0.to_owned());
     parts.push(format!("interval = {}", quoted(&interval)));
     // HAProxy waits as long as it is to the next one.
@@ -199,6 +187,24 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
     parts.extend(server.fast_interval.as_ref().map(|fast| format!("fast_interval = {}", quoted(fast))));
     parts.push(format!("rise = {}, fall = {}", server.rise.unwrap_or(USUAL.1), server.fall.unwrap_or(USUAL.2)));
     format!("check = {{ {} }}\n", parts.join(", "))
+}
+
+fn request(asked: &Request) -> Vec<String> {
+    let or = |written: &Option<String>, usual: &str| quoted(written.as_deref().unwrap_or(usual));
+    let mut parts = vec![
+        "type = \"http\"".to_owned(),
+        format!("method = {}", or(&asked.method, "OPTIONS")),
+        format!("path = {}", or(&asked.path, "/")),
+    ];
+    parts.extend(asked.host.as_ref().map(|host| format!("host = {}", quoted(host))));
+    parts.extend(
+        asked
+            .status
+            .as_ref()
+            .map(|status| format!("expect = [{}]", status.split(',').map(quoted).collect::<Vec<_>>().join(", "))),
+    );
+    parts.extend(asked.text.as_ref().map(|text| format!("body = {}", quoted(text))));
+    parts
 }
 
 /// What live connections say of servers: HAProxy looks at ten in a row where nothing is said.
