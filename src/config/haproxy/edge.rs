@@ -58,7 +58,9 @@ pub struct Says {
     pub balance: Option<&'static str>,
     pub default_backend: Option<String>,
     pub stick: Option<(Option<u64>, Option<String>)>,
+    /// By `stick on src`, and by `balance source`, which another balance ends.
     pub sticks: bool,
+    pub sticks_by_balance: bool,
     pub deny: Vec<String>,
     /// Milliseconds that the table counts connections over; and more of one source than this are rejected.
     pub counted_over: Option<u64>,

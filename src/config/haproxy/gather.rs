@@ -153,14 +153,20 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
             Ok(most) => says.maxconn = Some(most),
             Err(_) => return by_hand("write `max_connections` in [frontend.limits]"),
         },
-        "balance" => match line.word(1) {
-            "roundrobin" | "static-rr" => says.balance = Some("roundrobin"),
-            "leastconn" => says.balance = Some("leastconn"),
-            "first" => says.balance = Some("first"),
-            "random" => says.balance = Some("random2"),
-            "source" => (says.balance, says.sticks) = (Some("hash"), true),
-            other => return Fate::ByHand(format!("`balance {other}`: choose one of docs/balance.md")),
-        },
+        "balance" => {
+            says.sticks_by_balance = line.word(1) == "source";
+            says.balance = match line.word(1) {
+                "roundrobin" | "static-rr" => Some("roundrobin"),
+                "leastconn" => Some("leastconn"),
+                "first" => Some("first"),
+                "random" => Some("random2"),
+                "source" => Some("hash"),
+                _ => None,
+            };
+            if says.balance.is_none() {
+                return Fate::ByHand(format!("`balance {}`: choose one of docs/balance.md", line.word(1)));
+            }
+        }
         "stick" if line.word(1) == "on" && line.word(2) == "src" && !line.has("table") => says.sticks = true,
         "stick" => {
             return by_hand("`stick = { on = ... }` knows sources, users and headers of SIP: docs/configuration.md");

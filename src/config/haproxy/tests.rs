@@ -221,6 +221,21 @@ fn checks_ask_what_the_last_option_says() {
 }
 
 #[test]
+fn another_balance_does_not_stick() {
+    let defaults = "defaults\n balance source\n";
+    for (lines, sticks) in [
+        ("", true),
+        ("balance leastconn", false),
+        ("balance uri", false),
+        ("balance leastconn\n stick-table type ip size 1k\n stick on src", true),
+    ] {
+        let (text, _) = both(&format!("{defaults}listen l\n bind :5060\n {lines}\n server a 10.0.0.1:5060\n"));
+        assert_eq!(text.contains("stick = { on = \"source\""), sticks, "{lines}: {text}");
+        assert_eq!(text.contains("balance = \"hash\""), lines.is_empty(), "{lines}: {text}");
+    }
+}
+
+#[test]
 fn a_source_has_as_many_connections_as_there() {
     let most = |limit: &str| both(&format!("listen l\n bind :80\n {limit}\n server a 10.0.0.1:80\n")).0;
     assert!(most("maxconn 5000").contains("max_connections_per_source = 5000"));

@@ -150,7 +150,8 @@ fn backend(proxy: &Proxy, edge: &Edge) -> String {
 }
 
 fn stick(says: &Says, is_sip: bool) -> String {
-    if !says.sticks || says.stick.is_none() && !is_sip {
+    // A relay's `hash` is by source.
+    if !(says.sticks && (says.stick.is_some() || is_sip) || says.sticks_by_balance && is_sip) {
         return String::new();
     }
     let (size, expire) = says.stick.clone().unwrap_or_default();
