@@ -11,6 +11,8 @@ pub struct Edge {
     pub workers: Option<u32>,
     pub stats: Option<Stats>,
     pub proxies: Vec<Proxy>,
+    /// Those that are there for the stats page alone.
+    pub pages: Vec<Proxy>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,10 @@ impl Edge {
         self.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_there)
     }
 
+    pub fn has_servers(&self, backend: &str) -> bool {
+        self.proxies.iter().any(|proxy| proxy.name == backend && !proxy.servers.is_empty())
+    }
+
     /// Whether calls come to this backend.
     pub fn is_sip(&self, backend: &str) -> bool {
         self.frontends_of(backend).any(Proxy::is_sip)
@@ -38,11 +44,13 @@ impl Edge {
 #[derive(Clone, Debug, Default)]
 pub struct Proxy {
     pub name: String,
+    /// The number of its first line.
+    pub line: usize,
     pub says: Says,
     pub binds: Vec<Bind>,
     pub routes: Vec<(String, String)>,
     pub servers: Vec<Server>,
-    /// It is there for the page alone.
+    /// It shows the page.
     pub is_stats: bool,
 }
 
@@ -81,6 +89,8 @@ impl Says {
 
 #[derive(Clone, Debug)]
 pub struct Bind {
+    /// The number of its line.
+    pub line: usize,
     pub address: String,
     pub port: u16,
     pub certificates: Option<String>,

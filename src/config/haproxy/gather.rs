@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::edge::{Bind, Edge, Proxy, Says, Server};
 use super::lines::{Line, Section, duration, millis};
-use super::{Fate, Told, told};
+use super::{Fate, Told, told, whole};
 
 /// Ports of one `bind` with a range.
 const MOST_PORTS: u16 = 100;
@@ -45,15 +45,9 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             "frontend" | "backend" | "listen" => {
                 lines.push(head);
                 let name = section.head.word(1).to_owned();
-                let mut proxy = Proxy { name, says: from, ..Proxy::default() };
+                let mut proxy = Proxy { name, line: section.head.number, says: from, ..Proxy::default() };
                 lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
-                if proxy.is_stats {
-                    let bind = proxy.binds.first().map(|bind| format!("{}:{}", bind.address, bind.port));
-                    edge.stats.get_or_insert_default().bind = bind;
-                }
-                if !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some() {
-                    edge.proxies.push(proxy);
-                }
+                keep(proxy, &mut edge);
             }
             kind => {
                 let fate = || match kind {
@@ -72,25 +66,21 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             }
         }
     }
-    leave_headers(sections, &edge, &mut lines);
+    whole::leave(sections, &edge, &mut lines);
     (edge, lines)
 }
 
-/// A proxy writes no PROXY header: whoever expects one there must hear of it. That a backend is SIP's only the whole file says.
-fn leave_headers(sections: &[Section], edge: &Edge, told: &mut [Told]) {
-    // What `defaults` say of servers may be said of these.
-    let may_count = |section: &&Section| match section.kind() {
-        "backend" | "listen" => edge.is_sip(section.head.word(1)),
-        "defaults" => edge.proxies.iter().any(Proxy::is_sip),
-        _ => false,
-    };
-    let of_sip = sections.iter().filter(may_count);
-    let written = |line: &&Line| line.has("send-proxy") || line.has("send-proxy-v2");
-    for line in of_sip.flat_map(|section| &section.lines).filter(written) {
-        let Some(told) = told.iter_mut().find(|told| told.number == line.number) else { continue };
-        let header = "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"";
-        let before = if let Fate::ByHand(before) = &told.fate { Some(before.clone()) } else { None };
-        told.fate = translated_but(before.into_iter().chain([header.to_owned()]));
+/// The page is at the first address that is one for it; passwords that came over TLS are to go over no network.
+fn keep(proxy: Proxy, edge: &mut Edge) {
+    if let (true, Some(bind)) = (proxy.is_stats, proxy.binds.first()) {
+        let address = if bind.certificates.is_some() { "127.0.0.1" } else { &bind.address };
+        edge.stats.get_or_insert_default().bind.get_or_insert_with(|| format!("{address}:{}", bind.port));
+    }
+    let carries = !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some();
+    if carries {
+        edge.proxies.push(proxy);
+    } else if !proxy.binds.is_empty() {
+        edge.pages.push(proxy);
     }
 }
 
@@ -358,6 +348,7 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
 
 fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
     let mut found = Bind {
+        line: line.number,
         address: String::new(),
         port: 0,
         certificates: line.after("crt").map(str::to_owned),

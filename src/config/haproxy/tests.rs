@@ -236,6 +236,39 @@ fn another_balance_does_not_stick() {
 }
 
 #[test]
+fn what_a_stats_page_has_not_here_is_left_to_somebody() {
+    let page = |lines: &str| both(&format!("listen stats\n {lines}\n stats enable\n stats uri /stats\n"));
+    let (text, left) = page("bind :8404");
+    assert!(text.contains("stats = \"0.0.0.0:8404\"") && left.is_empty(), "{left:?}\n{text}");
+    // Passwords that went over TLS there go over no network here.
+    let (text, left) = page("bind :8404 ssl crt /certs");
+    assert!(
+        text.contains("stats = \"127.0.0.1:8404\"") && left[0].starts_with("2: ") && left[0].contains("TLS"),
+        "{left:?}\n{text}"
+    );
+    for (lines, at) in [
+        ("bind :8404\n bind :8405", "3: "),
+        ("bind :8404,:8405", "2: "),
+        ("bind :8404\n tcp-request connection reject if { src 192.0.2.0/24 }", "3: "),
+        ("bind :8404\n maxconn 10", "3: "),
+    ] {
+        let (text, left) = page(lines);
+        assert!(
+            text.contains("stats = \"0.0.0.0:8404\"") && left.len() == 1 && left[0].starts_with(at),
+            "{left:?}\n{text}"
+        );
+    }
+    let two = "listen one\n bind :8404\n stats enable\nlisten two\n bind :8405\n stats enable\n stats admin if TRUE\n";
+    let (text, left) = both(two);
+    assert!(text.contains("0.0.0.0:8404") && left.len() == 1 && left[0].starts_with("4: "), "{left:?}\n{text}");
+    let led = "frontend f\n bind :80\n use_backend page if { src 10.0.0.0/8 }\n use_backend none if { src 10.0.0.0/8 }\n \
+               default_backend b\nbackend page\n stats enable\nbackend b\n server a 10.0.0.1:80\n";
+    let (text, left) = both(led);
+    assert!(!text.contains("[[frontend.route]]") && left.len() == 2, "{left:?}\n{text}");
+    assert!(left[0].starts_with("3: ") && left[1].starts_with("4: "), "{left:?}");
+}
+
+#[test]
 fn a_source_has_as_many_connections_as_there() {
     let most = |limit: &str| both(&format!("listen l\n bind :80\n {limit}\n server a 10.0.0.1:80\n")).0;
     assert!(most("maxconn 5000").contains("max_connections_per_source = 5000"));

@@ -90,7 +90,7 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
         let _ = writeln!(limits, "deny = [{}]", nets.join(", "));
     }
     let _ = write!(text, "\n[frontend.limits]\n{limits}");
-    for (net, backend) in routes.iter().filter(|(_, backend)| edge.proxies.iter().any(|other| other.name == *backend)) {
+    for (net, backend) in routes.iter().filter(|(_, backend)| edge.has_servers(backend)) {
         let _ = write!(text, "\n[[frontend.route]]\nclients = [{}]\nbackend = {}\n", quoted(net), quoted(backend));
     }
     text
