@@ -213,6 +213,10 @@ fn option(line: &Line, says: &mut Says) -> Fate {
         "tcpka" | "clitcpka" | "srvtcpka" => {
             Fate::NotNeeded("a connection where nothing moves ends by `timeout`, one that is not answered after 30 s")
         }
+        "allbackups" => {
+            says.all_backups = true;
+            Fate::Translated
+        }
         "redispatch" | "splice-auto" | "splice-request" | "splice-response" | "tcp-smart-accept"
         | "tcp-smart-connect" => Fate::NotNeeded("so it is without a word"),
         "tcplog"
@@ -261,11 +265,18 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
     }
 }
 
-/// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected.
-fn counted(line: &Line) -> Option<(&str, u64)> {
+/// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected. Nothing where another table
+/// counts.
+fn counted<'a>(line: &'a Line, proxy: &Proxy) -> Option<(&'a str, u64)> {
     let [what, than, many] = alone(line)? else { return None };
-    let what = what.split('(').next().unwrap_or_default();
-    let what = ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|of| what.strip_prefix(of))?;
+    let (what, of) = what.strip_suffix(')').and_then(|what| what.split_once('(')).unwrap_or((what, ""));
+    let (by, what) =
+        ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|by| Some((*by, what.strip_prefix(by)?)))?;
+    // The first of `sc_` is a number.
+    let table = if by == "sc_" { of.split_once(',').map_or("", |(_, table)| table) } else { of };
+    if !["", proxy.name.as_str()].contains(&table) || by != "src_" && proxy.says.tracks_elsewhere {
+        return None;
+    }
     let many: u64 = many.parse().ok()?;
     let most = match than.as_str() {
         "gt" => many,
@@ -319,7 +330,7 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
             proxy.says.deny.extend(nets);
             Fate::Translated
         }
-        (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line) {
+        (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line, proxy) {
             Some(("conn_rate", most)) if proxy.says.counted_over.is_some() => {
                 proxy.says.most_in_time = Some(most);
                 Fate::Translated
@@ -333,6 +344,12 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
                     .to_owned(),
             ),
         },
+        (["tcp-request", "connection", word, "src", "table", table, ..], _)
+            if word.starts_with("track-sc") && *table != proxy.name =>
+        {
+            proxy.says.tracks_elsewhere = true;
+            Fate::ByHand("another table counts: write what it limits into [frontend.limits]".to_owned())
+        }
         (["tcp-request", "connection", word, "src", ..], _) if word.starts_with("track-sc") => {
             Fate::NotNeeded("sources are counted without a word")
         }
@@ -347,17 +364,15 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
 }
 
 fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
+    // Without `verify` it asks nobody for a certificate, whatever authorities it knows.
+    let asked = line.after("verify").filter(|asked| *asked != "none");
     let mut found = Bind {
         line: line.number,
         address: String::new(),
         port: 0,
         certificates: line.after("crt").map(str::to_owned),
-        client_ca: line.after("ca-file").map(str::to_owned),
-        required: line.after("verify") == Some("required"),
-        min_version: match line.after("ssl-min-ver") {
-            Some("TLSv1.3") => Some("1.3"),
-            _ => None,
-        },
+        client_ca: line.after("ca-file").zip(asked).map(|(ca, asked)| (ca.to_owned(), asked.to_owned())),
+        min_version: line.after("ssl-min-ver").filter(|version| *version == "TLSv1.3").map(|_| "1.3"),
         accept_proxy: line.has("accept-proxy"),
     };
     let (mut unknown, mut words) = (Vec::new(), line.words.iter().skip(2));
@@ -367,13 +382,14 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
             "crt" if found.certificates.as_ref() != words.clone().next() => {
                 unknown.push(format!("crt {}", words.next().map_or("", String::as_str)));
             }
+            "verify" if asked.is_some() && found.client_ca.is_none() => {
+                unknown.push(format!("verify {}", words.next().map_or("", String::as_str)));
+            }
             "crt" | "ca-file" | "verify" | "ssl-min-ver" | "name" | "id" => drop(words.next()),
             other => unknown.push(other.to_owned()),
         }
     }
-    let of_tls = |bind: &Bind| {
-        (bind.certificates.clone(), bind.client_ca.clone(), bind.required, bind.min_version, bind.accept_proxy)
-    };
+    let of_tls = |bind: &Bind| (bind.certificates.clone(), bind.client_ca.clone(), bind.min_version, bind.accept_proxy);
     if proxy.binds.first().is_some_and(|first| of_tls(first) != of_tls(&found)) {
         return Fate::ByHand("it is not like the first: write a frontend of its own for it".to_owned());
     }
@@ -401,13 +417,28 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
             proxy.binds.push(Bind { port, ..found.clone() });
         }
     }
-    let whom = "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody";
-    let reasons = found.accept_proxy.then(|| whom.to_owned());
-    translated_but(reasons.into_iter().chain(without_equal(&unknown)))
+    let old = line.after("ssl-min-ver").is_some_and(|version| !["TLSv1.2", "TLSv1.3"].contains(&version));
+    let all = [
+        (
+            found.accept_proxy,
+            "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody",
+        ),
+        (
+            line.has("ca-file") && asked.is_none(),
+            "`ca-file` without `verify` asks no client for a certificate: write `client_auth` where it should",
+        ),
+        (old, "nothing older than TLS 1.2 is spoken, whatever `ssl-min-ver` says"),
+    ];
+    translated_but(those(all).chain(without_equal(&unknown)))
 }
 
 fn server(line: &Line, proxy: &mut Proxy) -> Fate {
-    let mut found = Server { name: line.word(1).to_owned(), address: line.word(2).to_owned(), ..Server::default() };
+    let mut found = Server {
+        line: line.number,
+        name: line.word(1).to_owned(),
+        address: line.word(2).to_owned(),
+        ..Server::default()
+    };
     if !found.address.contains(':') {
         return Fate::ByHand("an address with its port is wanted".to_owned());
     }
@@ -428,8 +459,12 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
         (found.disabled, "`disabled` became `weight = 0`: no new calls; `trunkline maint` takes it out wholly"),
     ];
     proxy.servers.push(found);
-    let reasons = all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason.to_owned());
-    translated_but(reasons.chain(without_equal(&unknown)))
+    translated_but(those(all).chain(without_equal(&unknown)))
+}
+
+/// The reasons that are so.
+pub fn those<const N: usize>(all: [(bool, &str); N]) -> impl Iterator<Item = String> {
+    all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason.to_owned())
 }
 
 /// What of a line is left to somebody, all of it.
@@ -462,7 +497,12 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
             "fall" => server.fall = next().parse().ok(),
             "ca-file" => server.ca = Some(next().to_owned()),
             "verify" => server.anybody = next() == "none",
-            "sni" => server.tls_name = next().strip_prefix("str(").and_then(|n| n.strip_suffix(')')).map(str::to_owned),
+            "sni" => match next() {
+                text if text.starts_with("str(") && text.ends_with(')') => {
+                    server.tls_name = Some(text[4..text.len() - 1].to_owned());
+                }
+                of_call => unknown.push(format!("sni {of_call}")),
+            },
             "error-limit" => server.error_limit = next().parse().ok(),
             "observe" => {
                 let layer = next();

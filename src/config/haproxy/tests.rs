@@ -269,6 +269,78 @@ fn what_a_stats_page_has_not_here_is_left_to_somebody() {
 }
 
 #[test]
+fn no_word_is_passed_over() {
+    for (line, written, left) in [
+        (r"option httpchk GET /x HTTP/1.1\r\nHost:\ api", "path = \"/x\", host = \"api\"", &[][..]),
+        (r"option httpchk GET /x HTTP/1.1\r\nHost:\ api\r\nX-Key:\ k", "host = \"api\"", &["X-Key: k"]),
+        (
+            "http-check send meth GET uri /x ver HTTP/1.1 hdr User-Agent a hdr Host b hdr Authorization c body d",
+            "path = \"/x\", host = \"b\"",
+            &["hdr User-Agent", "hdr Authorization", "body"],
+        ),
+        ("http-check expect status 200\n http-check expect status 204", "expect = [\"200\"]", &["one `expect`"]),
+        ("server b 10.0.0.2:80 check ssl sni req.hdr(host)", "", &["sni req.hdr(host)"]),
+        ("server b 10.0.0.2:80 check inter 10s fall 10", "interval = \"2s\"", &["first server's count"]),
+        ("server b 10.0.0.2:80 check inter 2000 fastinter 2s rise 2 fall 3", "interval = \"2s\"", &[]),
+        ("server b 10.0.0.2:80 check observe layer4 error-limit 5", "", &["first server's count"]),
+        ("server b 10.0.0.2:80 check backup\n server c 10.0.0.3:80 check backup", "", &["allbackups"]),
+        ("option allbackups\n server b 10.0.0.2:80 check backup\n server c 10.0.0.3:80 check backup", "", &[]),
+    ] {
+        let option = if line.contains("http-check") { "option httpchk" } else { "option tcp-check" };
+        let (text, told) = both(&format!("listen l\n bind :80\n {option}\n server a 10.0.0.1:80 check\n {line}\n"));
+        assert!(text.contains(written), "{line}: {text}");
+        assert_eq!(told.len(), usize::from(!left.is_empty()), "{line}: {told:?}");
+        assert!(left.iter().all(|part| told[0].contains(part)), "{line}: {told:?}");
+        assert!(!told.iter().any(|told| told.contains("hdr Host")), "{line}: {told:?}");
+    }
+}
+
+#[test]
+fn clients_are_asked_for_certificates_where_they_are_there() {
+    let none = ["client_auth", "client_ca"];
+    for (words, written, left) in [
+        ("ca-file /ca verify required", "client_auth = \"required\"\nclient_ca = \"/ca\"", None),
+        ("ca-file /ca verify optional", "client_auth = \"optional\"\nclient_ca = \"/ca\"", None),
+        // HAProxy asks nobody then: phones have certificates of their makers.
+        ("ca-file /ca", "", Some("ca-file")),
+        ("ca-file /ca verify none", "", Some("ca-file")),
+        ("verify required", "", Some("verify required")),
+        ("verify none", "", None),
+        ("ssl-min-ver TLSv1.3", "min_version = \"1.3\"", None),
+        ("ssl-min-ver TLSv1.2", "", None),
+        ("ssl-min-ver TLSv1.1", "", Some("older than TLS 1.2")),
+    ] {
+        let (text, told) = both(&format!("listen l\n bind :5061 ssl crt /certs {words}\n server a 10.0.0.1:80\n"));
+        assert!(text.contains(written), "{words}: {text}");
+        assert!(!written.is_empty() || none.iter().all(|key| !text.contains(key)), "{words}: {text}");
+        assert_eq!(told.len(), usize::from(left.is_some()), "{words}: {told:?}");
+        assert!(left.is_none_or(|part| told[0].contains(part)), "{words}: {told:?}");
+    }
+}
+
+#[test]
+fn a_rate_is_counted_by_its_own_table() {
+    for (rule, translated) in [
+        ("tcp-request connection reject if { src_conn_rate(l) gt 20 }", true),
+        ("tcp-request connection reject if { sc_conn_rate(0) gt 20 }", true),
+        ("tcp-request connection reject if { src_conn_rate(other) gt 20 }", false),
+        ("tcp-request connection reject if { sc0_conn_rate(other) gt 20 }", false),
+        ("tcp-request connection reject if { sc_conn_rate(0,other) gt 20 }", false),
+        ("tcp-request connection reject if { src_conn_cur(other) gt 20 }", false),
+        ("tcp-request connection track-sc0 src\n tcp-request connection reject if { sc0_conn_rate gt 20 }", true),
+        (
+            "tcp-request connection track-sc0 src table other\n tcp-request connection reject if { sc0_conn_rate gt 20 }",
+            false,
+        ),
+    ] {
+        let table = "stick-table type ip size 1k expire 10s store conn_rate(10s),conn_cur";
+        let (text, left) = both(&format!("listen l\n bind 10.0.0.1:80\n {table}\n {rule}\n server s 10.0.0.2:80\n"));
+        assert_eq!(text.contains("per_source_rate"), translated && rule.contains("rate"), "{rule}: {text}");
+        assert_eq!(left.is_empty(), translated, "{rule}: {left:?}");
+    }
+}
+
+#[test]
 fn a_source_has_as_many_connections_as_there() {
     let most = |limit: &str| both(&format!("listen l\n bind :80\n {limit}\n server a 10.0.0.1:80\n")).0;
     assert!(most("maxconn 5000").contains("max_connections_per_source = 5000"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::edge::{Edge, Proxy};
-use super::gather::translated_but;
+use super::gather::{those, translated_but};
 use super::lines::{Line, Section};
 use super::{Fate, Told};
 
@@ -25,11 +25,19 @@ pub fn leave(sections: &[Section], edge: &Edge, told: &mut [Told]) {
         };
         for line in &section.lines {
             if is_sip {
-                of_sip(line).for_each(|left| put(line.number, left));
+                of_sip(line).for_each(|left| put(line.number, &left));
             }
             if matches!(line.word(0), "use_backend" | "default_backend") && !edge.has_servers(line.word(1)) {
                 put(line.number, "no backend of that name has servers here; the stats page has an address of its own");
             }
+        }
+    }
+    for proxy in edge.proxies.iter().filter(|proxy| !proxy.says.all_backups) {
+        for backup in proxy.servers.iter().filter(|server| server.backup).skip(1) {
+            put(
+                backup.line,
+                "without `option allbackups` the first living backup serves alone there; here all of them do",
+            );
         }
     }
     for (page, at) in edge.pages.iter().zip(0..) {
@@ -39,11 +47,15 @@ pub fn leave(sections: &[Section], edge: &Edge, told: &mut [Told]) {
 }
 
 /// What servers of SIP have not, or not so.
-fn of_sip(line: &Line) -> impl Iterator<Item = &'static str> {
+fn of_sip(line: &Line) -> impl Iterator<Item = String> {
     // Whoever expects a header there must hear of it.
     let header = line.has("send-proxy") || line.has("send-proxy-v2");
-    let left = "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"";
-    header.then_some(left).into_iter()
+    those([
+        (
+            header,
+            "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"",
+        ),
+    ])
 }
 
 /// What the stats page has not of a section that is there for it alone: the lines, and what is left of each. There is one page.

@@ -3,11 +3,8 @@
 use std::fmt::Write;
 
 use super::asks::Request;
-use super::edge::{Bind, Edge, Proxy, Says, Server, Stats};
+use super::edge::{Bind, Edge, Proxy, Says, Server, Stats, USUAL, USUAL_ERRORS};
 use crate::config::streams::DEFAULT_MAX_CONNECTIONS;
-
-/// What HAProxy asks of a server where nothing is said.
-const USUAL: (&str, u32, u32) = ("2s", 2, 3);
 
 /// The whole file.
 pub fn write(edge: &Edge) -> String {
@@ -113,8 +110,7 @@ fn tls(bind: &Bind) -> String {
     if let Some(version) = bind.min_version {
         let _ = writeln!(text, "min_version = \"{version}\"");
     }
-    if let Some(ca) = &bind.client_ca {
-        let asked = if bind.required { "required" } else { "optional" };
+    if let Some((ca, asked)) = &bind.client_ca {
         let _ = writeln!(text, "client_auth = \"{asked}\"\nclient_ca = {}", quoted(ca));
     }
     text
@@ -208,10 +204,10 @@ fn request(asked: &Request) -> Vec<String> {
     parts
 }
 
-/// What live connections say of servers: HAProxy looks at ten in a row where nothing is said.
+/// What live connections say of servers.
 fn breaker(servers: &[Server]) -> String {
     let Some(server) = servers.iter().find(|server| server.observed) else { return String::new() };
-    let failures = server.error_limit.unwrap_or(10).clamp(1, 1_000);
+    let failures = server.error_limit.unwrap_or(USUAL_ERRORS).clamp(1, 1_000);
     let checks = if server.observed_by_answers && server.checked { ", checks = true" } else { "" };
     format!("breaker = {{ failures = {failures}{checks} }}\n")
 }
