@@ -63,8 +63,8 @@ fn a_file_becomes_one_that_is_accepted_and_every_line_is_told() {
         .iter()
         .filter_map(|told| if let Fate::ByHand(what) = &told.fate { Some((told.number, what.as_str())) } else { None })
         .collect();
-    assert_eq!(by_hand.len(), 1, "{by_hand:?}");
-    assert!(by_hand[0].1.contains("cookie s2"), "{by_hand:?}");
+    assert_eq!(by_hand.len(), 2, "{by_hand:?}");
+    assert!(by_hand[0].1.contains("max_calls") && by_hand[1].1.contains("cookie s2"), "{by_hand:?}");
 }
 
 #[test]
@@ -338,6 +338,21 @@ fn a_rate_is_counted_by_its_own_table() {
         assert_eq!(text.contains("per_source_rate"), translated && rule.contains("rate"), "{rule}: {text}");
         assert_eq!(left.is_empty(), translated, "{rule}: {left:?}");
     }
+}
+
+#[test]
+fn a_limit_of_connections_is_none_of_calls() {
+    let defaults = "defaults\n default-server maxconn 100\n";
+    let listen =
+        |port: u16, words: &str| both(&format!("{defaults}listen l\n bind :{port}\n server a 10.0.0.1:80 {words}\n"));
+    let (text, left) = listen(5060, "maxconn 500");
+    assert!(text.contains("max_calls = 500") && left.len() == 2, "{left:?}\n{text}");
+    assert!(left.iter().all(|told| told.contains("max_calls") && told.contains("503")), "{left:?}");
+    assert_eq!(listen(80, "maxconn 500").1, [""; 0]);
+    assert!(
+        both("listen l\n bind :5060\n maxconn 9\n server a 10.0.0.1:80\n").1.is_empty(),
+        "the frontend's are connections here too"
+    );
 }
 
 #[test]

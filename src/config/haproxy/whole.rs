@@ -48,12 +48,17 @@ pub fn leave(sections: &[Section], edge: &Edge, told: &mut [Told]) {
 
 /// What servers of SIP have not, or not so.
 fn of_sip(line: &Line) -> impl Iterator<Item = String> {
+    let is_of_servers = matches!(line.word(0), "server" | "default-server");
     // Whoever expects a header there must hear of it.
     let header = line.has("send-proxy") || line.has("send-proxy-v2");
     those([
         (
             header,
             "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"",
+        ),
+        (
+            is_of_servers && line.has("maxconn"),
+            "`maxconn` became `max_calls`: connections with a queue there, calls here, and one more gets 503",
         ),
     ])
 }
