@@ -310,6 +310,31 @@ fn promtool_finds_nothing_wrong_with_rules_and_expressions() {
 }
 
 #[test]
+fn alerts_that_are_of_a_pair_are_counted_too() {
+    let (_, regions) = dashboards().into_iter().find(|(file, _)| file == "trunkline-regions.json").unwrap();
+    let panel = regions["panels"].as_array().unwrap().iter().find(|panel| panel["title"] == "Alerts").unwrap();
+    let [asked] = all(panel, "expr").try_into().unwrap();
+    let master = |node: &str| {
+        let labels = format!("job=\"trunkline\", pair=\"lagos\", instance=\"{node}\", vrrp=\"VI_1\", role=\"master\"");
+        json!({ "series": format!("trunkline_role{{{labels}}}"), "values": "1x40" })
+    };
+    let down = |job: &str, node: &str| json!({ "series": format!("up{{job=\"{job}\", instance=\"{node}\"}}"), "values": "0x40" });
+    // Two masters, which no instance is said to be; one of the nodes is silent, and so are one that was not chosen and another job's.
+    let series = [master("l1"), master("l2"), down("trunkline", "l1"), down("trunkline", "other"), down("web", "l1")];
+    let expression = asked.replace("$instance", "(l1|l2)");
+    let wanted = json!({ "expr": expression, "eval_time": "5m", "exp_samples": [{ "labels": "{}", "value": 2 }] });
+    let test = json!({
+        "rule_files": [root().join(RULES)], "evaluation_interval": "15s",
+        "tests": [{ "interval": "15s", "input_series": series, "promql_expr_test": [wanted] }],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("test.yml");
+    fs::write(&file, test.to_string()).unwrap();
+    let (code, said) = promtool(&["test", "rules", file.to_str().unwrap()], "");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn each_alert_is_tested_explained_and_leads_somewhere() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let (tests, page) = (read(RULES_TEST), read("docs/monitoring.md"));

@@ -5,7 +5,7 @@ use crate::admin::picture::{Count, Picture, Region, Server};
 use crate::admin::roles::State;
 use crate::state::Reason;
 use crate::state::connections::End;
-use crate::state::response_times::Timed;
+use crate::state::response_times::{ResponseTimes, Timed};
 use crate::state::server::Circuit;
 
 pub(super) fn render(text: &mut Exposition, picture: &Picture) {
@@ -162,8 +162,9 @@ fn servers(text: &mut Exposition, picture: &Picture) {
     }
 }
 
-/// The bounds that are told: fine ones are summed up, for a scrape of a thousand servers must stay small.
-const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// The bounds that are told: fine ones are summed up, for a scrape of a thousand servers must stay small. The longest are those in
+/// which people pick up.
+const BOUNDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 fn response_times(text: &mut Exposition, picture: &Picture) {
     let name = "trunkline_response_time_seconds";
@@ -175,18 +176,10 @@ fn response_times(text: &mut Exposition, picture: &Picture) {
     for server in picture.servers() {
         for (kind, times) in Timed::ALL.iter().zip(&server.histograms) {
             let labels = of_with(server, "kind", kind.word());
-            let (mut seen, mut buckets) = (0, times.buckets().peekable());
             let bucket = format!("{name}_bucket");
-            for bound in BOUNDS {
-                while let Some((end, n)) = buckets.peek() {
-                    if end.as_secs_f64() > bound {
-                        break;
-                    }
-                    seen += n;
-                    buckets.next();
-                }
+            for (bound, n) in up_to(times) {
                 let [proxy, server, region, kind] = labels;
-                text.sample(&bucket, &[proxy, server, region, kind, ("le", &bound.to_string())], seen as f64);
+                text.sample(&bucket, &[proxy, server, region, kind, ("le", &bound.to_string())], n as f64);
             }
             let [proxy, server, region, kind] = labels;
             text.sample(&bucket, &[proxy, server, region, kind, ("le", "+Inf")], times.count() as f64);
@@ -194,6 +187,17 @@ fn response_times(text: &mut Exposition, picture: &Picture) {
             text.sample(&format!("{name}_count"), &labels, times.count() as f64);
         }
     }
+}
+
+/// How many took no longer than each of the bounds.
+fn up_to(times: &ResponseTimes) -> impl Iterator<Item = (f64, u64)> {
+    let (mut seen, mut buckets) = (0, times.buckets().peekable());
+    BOUNDS.into_iter().map(move |bound| {
+        while let Some((_, n)) = buckets.next_if(|(end, _)| end.as_secs_f64() <= bound) {
+            seen += n;
+        }
+        (bound, seen)
+    })
 }
 
 fn breakers(text: &mut Exposition, picture: &Picture) {
@@ -282,5 +286,19 @@ fn checks(text: &mut Exposition, picture: &Picture) {
             let labels = [("from", picture.node.name.as_str()), ("to", region.name.as_str()), ("proxy", &backend.name)];
             text.sample(name, &labels, quickest * 1000.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::response_times::Histogram;
+
+    #[test]
+    fn who_picks_up_late_is_not_among_the_rest() {
+        let histogram = Histogram::default();
+        [3, 8, 25, 55, 100].into_iter().for_each(|seconds| histogram.add(seconds * 1_000_000));
+        let told: Vec<_> = up_to(&ResponseTimes::sum([&histogram].into_iter())).collect();
+        assert_eq!(told[told.len() - 4..], [(5.0, 1), (10.0, 2), (30.0, 3), (60.0, 4)]);
     }
 }

@@ -1,7 +1,15 @@
 //! What of haproxy.cfg is translated.
 
+use super::asks::Asks;
+
 /// Ports on which SIP is spoken by habit: what listens there becomes a proxy, everything else a relay.
 const SIP_PORTS: std::ops::RangeInclusive<u16> = 5060..=5069;
+
+/// What HAProxy does where nothing is said of checks: their interval, `rise` and `fall`.
+pub const USUAL: (&str, u32, u32) = ("2s", 2, 3);
+
+/// And how many live errors in a row it waits for.
+pub const USUAL_ERRORS: u32 = 10;
 
 /// Everything that is translated.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +17,8 @@ pub struct Edge {
     pub workers: Option<u32>,
     pub stats: Option<Stats>,
     pub proxies: Vec<Proxy>,
+    /// Those that are there for the stats page alone.
+    pub pages: Vec<Proxy>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -26,6 +36,10 @@ impl Edge {
         self.proxies.iter().filter(|other| !other.binds.is_empty()).filter(leads_there)
     }
 
+    pub fn has_servers(&self, backend: &str) -> bool {
+        self.proxies.iter().any(|proxy| proxy.name == backend && !proxy.servers.is_empty())
+    }
+
     /// Whether calls come to this backend.
     pub fn is_sip(&self, backend: &str) -> bool {
         self.frontends_of(backend).any(Proxy::is_sip)
@@ -36,11 +50,13 @@ impl Edge {
 #[derive(Clone, Debug, Default)]
 pub struct Proxy {
     pub name: String,
+    /// The number of its first line.
+    pub line: usize,
     pub says: Says,
     pub binds: Vec<Bind>,
     pub routes: Vec<(String, String)>,
     pub servers: Vec<Server>,
-    /// It is there for the page alone.
+    /// It shows the page.
     pub is_stats: bool,
 }
 
@@ -56,40 +72,47 @@ pub struct Says {
     pub balance: Option<&'static str>,
     pub default_backend: Option<String>,
     pub stick: Option<(Option<u64>, Option<String>)>,
+    /// By `stick on src`, and by `balance source`, which another balance ends.
     pub sticks: bool,
+    pub sticks_by_balance: bool,
     pub deny: Vec<String>,
     /// Milliseconds that the table counts connections over; and more of one source than this are rejected.
     pub counted_over: Option<u64>,
+    pub tracks_elsewhere: bool,
     pub most_in_time: Option<u64>,
     pub most_at_once: Option<u64>,
     pub asks: Asks,
+    /// Backups serve together, and not the first living one alone.
+    pub all_backups: bool,
     /// Words of `default-server`.
     pub each: Vec<String>,
 }
 
-/// What checks ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asks {
-    pub http: Option<(String, String)>,
-    pub host: Option<String>,
-    pub status: Option<String>,
-    pub text: Option<String>,
-    pub options: bool,
+impl Says {
+    /// For a section that has these `defaults`.
+    pub fn inherited(&self) -> Self {
+        let says = self.clone();
+        Self { asks: says.asks.inherited(), ..says }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct Bind {
+    /// The number of its line.
+    pub line: usize,
     pub address: String,
     pub port: u16,
     pub certificates: Option<String>,
-    pub client_ca: Option<String>,
-    pub required: bool,
+    /// Whom clients' certificates must be from, and whether they must show one: "required" or "optional".
+    pub client_ca: Option<(String, String)>,
     pub min_version: Option<&'static str>,
     pub accept_proxy: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Server {
+    /// The number of its line.
+    pub line: usize,
     pub name: String,
     pub address: String,
     pub tls: bool,
@@ -118,17 +141,18 @@ pub struct Server {
 impl Server {
     /// Whether it says otherwise than another of its backend what servers say together here.
     pub fn is_unlike(&self, other: &Self) -> bool {
-        let differ = |one: &Option<String>, other: &Option<String>| {
-            one.as_ref().zip(other.as_ref()).is_some_and(|(one, other)| one != other)
+        // What it does not say is what HAProxy does then.
+        let checks = |server: &Self| {
+            let interval = server.interval.clone().unwrap_or_else(|| USUAL.0.to_owned());
+            let fast = server.fast_interval.clone().unwrap_or_else(|| interval.clone());
+            (interval, fast, server.rise.unwrap_or(USUAL.1), server.fall.unwrap_or(USUAL.2))
         };
-        let numbers = |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one != other);
+        let breaker = |server: &Self| (server.observed_by_answers, server.error_limit.unwrap_or(USUAL_ERRORS));
         self.checked != other.checked
             || self.send_proxy != other.send_proxy
             || self.observed != other.observed
-            || differ(&self.interval, &other.interval)
-            || differ(&self.fast_interval, &other.fast_interval)
-            || numbers(self.rise, other.rise)
-            || numbers(self.fall, other.fall)
+            || self.checked && checks(self) != checks(other)
+            || self.observed && breaker(self) != breaker(other)
     }
 }
 

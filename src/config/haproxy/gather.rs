@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::edge::{Bind, Edge, Proxy, Says, Server};
 use super::lines::{Line, Section, duration, millis};
-use super::{Fate, Told, told};
+use super::{Fate, Told, told, whole};
 
 /// Ports of one `bind` with a range.
 const MOST_PORTS: u16 = 100;
@@ -26,7 +26,7 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
                 ),
             },
         };
-        let from = from.map(|(_, says)| says.clone()).unwrap_or_default();
+        let from = from.map(|(_, says)| says.inherited()).unwrap_or_default();
         let head = told(&section.head, fate);
         match section.kind() {
             "global" => {
@@ -45,15 +45,9 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             "frontend" | "backend" | "listen" => {
                 lines.push(head);
                 let name = section.head.word(1).to_owned();
-                let mut proxy = Proxy { name, says: from, ..Proxy::default() };
+                let mut proxy = Proxy { name, line: section.head.number, says: from, ..Proxy::default() };
                 lines.extend(section.lines.iter().map(|line| told(line, say(line, &mut proxy, &mut edge))));
-                if proxy.is_stats {
-                    let bind = proxy.binds.first().map(|bind| format!("{}:{}", bind.address, bind.port));
-                    edge.stats.get_or_insert_default().bind = bind;
-                }
-                if !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some() {
-                    edge.proxies.push(proxy);
-                }
+                keep(proxy, &mut edge);
             }
             kind => {
                 let fate = || match kind {
@@ -72,25 +66,21 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
             }
         }
     }
-    leave_headers(sections, &edge, &mut lines);
+    whole::leave(sections, &edge, &mut lines);
     (edge, lines)
 }
 
-/// A proxy writes no PROXY header: whoever expects one there must hear of it. That a backend is SIP's only the whole file says.
-fn leave_headers(sections: &[Section], edge: &Edge, told: &mut [Told]) {
-    // What `defaults` say of servers may be said of these.
-    let may_count = |section: &&Section| match section.kind() {
-        "backend" | "listen" => edge.is_sip(section.head.word(1)),
-        "defaults" => edge.proxies.iter().any(Proxy::is_sip),
-        _ => false,
-    };
-    let of_sip = sections.iter().filter(may_count);
-    let written = |line: &&Line| line.has("send-proxy") || line.has("send-proxy-v2");
-    for line in of_sip.flat_map(|section| &section.lines).filter(written) {
-        let Some(told) = told.iter_mut().find(|told| told.number == line.number) else { continue };
-        let header = "no PROXY header: a proxy tells the client by `source_header`; turn it off at the server, or use mode \"relay\"";
-        let before = if let Fate::ByHand(before) = &told.fate { Some(before.clone()) } else { None };
-        told.fate = translated_but(before.into_iter().chain([header.to_owned()]));
+/// The page is at the first address that is one for it; passwords that came over TLS are to go over no network.
+fn keep(proxy: Proxy, edge: &mut Edge) {
+    if let (true, Some(bind)) = (proxy.is_stats, proxy.binds.first()) {
+        let address = if bind.certificates.is_some() { "127.0.0.1" } else { &bind.address };
+        edge.stats.get_or_insert_default().bind.get_or_insert_with(|| format!("{address}:{}", bind.port));
+    }
+    let carries = !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some();
+    if carries {
+        edge.proxies.push(proxy);
+    } else if !proxy.binds.is_empty() {
+        edge.pages.push(proxy);
     }
 }
 
@@ -133,7 +123,7 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
         "option" => return option(line, says),
         "stats" => return stats(line, proxy, edge),
         "stick-table" => return stick_table(line, says),
-        "http-check" | "tcp-check" => return expectation(line, says),
+        "http-check" | "tcp-check" => return says.asks.rule(line),
         "acl" | "use_backend" | "tcp-request" => return rule(line, proxy),
         "default-server" => {
             says.each.extend(line.words[1..].iter().cloned());
@@ -153,14 +143,20 @@ fn say(line: &Line, proxy: &mut Proxy, edge: &mut Edge) -> Fate {
             Ok(most) => says.maxconn = Some(most),
             Err(_) => return by_hand("write `max_connections` in [frontend.limits]"),
         },
-        "balance" => match line.word(1) {
-            "roundrobin" | "static-rr" => says.balance = Some("roundrobin"),
-            "leastconn" => says.balance = Some("leastconn"),
-            "first" => says.balance = Some("first"),
-            "random" => says.balance = Some("random2"),
-            "source" => (says.balance, says.sticks) = (Some("hash"), true),
-            other => return Fate::ByHand(format!("`balance {other}`: choose one of docs/balance.md")),
-        },
+        "balance" => {
+            says.sticks_by_balance = line.word(1) == "source";
+            says.balance = match line.word(1) {
+                "roundrobin" | "static-rr" => Some("roundrobin"),
+                "leastconn" => Some("leastconn"),
+                "first" => Some("first"),
+                "random" => Some("random2"),
+                "source" => Some("hash"),
+                _ => None,
+            };
+            if says.balance.is_none() {
+                return Fate::ByHand(format!("`balance {}`: choose one of docs/balance.md", line.word(1)));
+            }
+        }
         "stick" if line.word(1) == "on" && line.word(2) == "src" && !line.has("table") => says.sticks = true,
         "stick" => {
             return by_hand("`stick = { on = ... }` knows sources, users and headers of SIP: docs/configuration.md");
@@ -204,18 +200,22 @@ fn timeout(line: &Line, says: &mut Says) -> Fate {
 
 fn option(line: &Line, says: &mut Says) -> Fate {
     match line.word(1) {
-        "tcp-check" => Fate::Translated,
-        "httpchk" => {
-            let (method, path) = match line.words.len() {
-                0..=2 => ("OPTIONS", "/"),
-                3 => ("OPTIONS", line.word(2)),
-                _ => (line.word(2), line.word(3)),
-            };
-            says.asks.http = Some((method.to_owned(), path.to_owned()));
+        "tcp-check" => {
+            says.asks.connects();
             Fate::Translated
+        }
+        "httpchk" => says.asks.httpchk(line),
+        kind @ ("external-check" | "ldap-check" | "mysql-check" | "pgsql-check" | "redis-check" | "smtpchk"
+        | "spop-check" | "ssl-hello-chk") => {
+            says.asks.connects();
+            Fate::ByHand(format!("`{kind}` has no equal here: its checks only connect"))
         }
         "tcpka" | "clitcpka" | "srvtcpka" => {
             Fate::NotNeeded("a connection where nothing moves ends by `timeout`, one that is not answered after 30 s")
+        }
+        "allbackups" => {
+            says.all_backups = true;
+            Fate::Translated
         }
         "redispatch" | "splice-auto" | "splice-request" | "splice-response" | "tcp-smart-accept"
         | "tcp-smart-connect" => Fate::NotNeeded("so it is without a word"),
@@ -237,42 +237,6 @@ fn option(line: &Line, says: &mut Says) -> Fate {
         }
         other => Fate::ByHand(format!("`option {other}` has no equal here")),
     }
-}
-
-/// `http-check`, `tcp-check`
-fn expectation(line: &Line, says: &mut Says) -> Fate {
-    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["http-check", "expect", "status", status] => says.asks.status = Some((*status).to_owned()),
-        ["http-check", "expect", "string", text] => says.asks.text = Some((*text).to_owned()),
-        ["http-check", "send", rest @ ..] => {
-            let at = |word: &str| rest.iter().position(|other| *other == word);
-            if let Some(at) =
-                at("hdr").filter(|at| rest.get(at + 1).is_some_and(|name| name.eq_ignore_ascii_case("host")))
-            {
-                says.asks.host = rest.get(at + 2).map(|host| (*host).to_owned());
-            }
-            let after = |word: &str, or: &str| {
-                at(word).and_then(|at| rest.get(at + 1)).map_or(or.to_owned(), |w| (*w).to_owned())
-            };
-            let (method, path) = says.asks.http.clone().unwrap_or(("GET".to_owned(), "/".to_owned()));
-            says.asks.http = Some((after("meth", &method), after("uri", &path)));
-        }
-        ["http-check" | "tcp-check", "connect"] => {}
-        ["http-check" | "tcp-check", "connect", rest @ ..] => {
-            return Fate::ByHand(format!("checks go where calls go: `{}` has no equal here", rest.join(" ")));
-        }
-        ["tcp-check", "send" | "expect" | "send-binary", ..] if line.text.contains("OPTIONS") => {
-            says.asks.options = true
-        }
-        ["tcp-check", "expect", ..] if line.text.contains("SIP/2.0") => says.asks.options = true,
-        _ => {
-            return Fate::ByHand(
-                "checks ask with OPTIONS, with HTTP, or connect: `check` in docs/configuration.md".to_owned(),
-            );
-        }
-    }
-    Fate::Translated
 }
 
 fn stick_table(line: &Line, says: &mut Says) -> Fate {
@@ -301,11 +265,18 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
     }
 }
 
-/// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected.
-fn counted(line: &Line) -> Option<(&str, u64)> {
+/// `src_conn_rate gt 20`, and the like of what is tracked: the word, and how many are not rejected. Nothing where another table
+/// counts.
+fn counted<'a>(line: &'a Line, proxy: &Proxy) -> Option<(&'a str, u64)> {
     let [what, than, many] = alone(line)? else { return None };
-    let what = what.split('(').next().unwrap_or_default();
-    let what = ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|of| what.strip_prefix(of))?;
+    let (what, of) = what.strip_suffix(')').and_then(|what| what.split_once('(')).unwrap_or((what, ""));
+    let (by, what) =
+        ["src_", "sc0_", "sc1_", "sc2_", "sc_"].iter().find_map(|by| Some((*by, what.strip_prefix(by)?)))?;
+    // The first of `sc_` is a number.
+    let table = if by == "sc_" { of.split_once(',').map_or("", |(_, table)| table) } else { of };
+    if !["", proxy.name.as_str()].contains(&table) || by != "src_" && proxy.says.tracks_elsewhere {
+        return None;
+    }
     let many: u64 = many.parse().ok()?;
     let most = match than.as_str() {
         "gt" => many,
@@ -359,7 +330,7 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
             proxy.says.deny.extend(nets);
             Fate::Translated
         }
-        (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line) {
+        (["tcp-request", "connection", "reject", "if", ..], None) => match counted(line, proxy) {
             Some(("conn_rate", most)) if proxy.says.counted_over.is_some() => {
                 proxy.says.most_in_time = Some(most);
                 Fate::Translated
@@ -373,6 +344,12 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
                     .to_owned(),
             ),
         },
+        (["tcp-request", "connection", word, "src", "table", table, ..], _)
+            if word.starts_with("track-sc") && *table != proxy.name =>
+        {
+            proxy.says.tracks_elsewhere = true;
+            Fate::ByHand("another table counts: write what it limits into [frontend.limits]".to_owned())
+        }
         (["tcp-request", "connection", word, "src", ..], _) if word.starts_with("track-sc") => {
             Fate::NotNeeded("sources are counted without a word")
         }
@@ -387,16 +364,15 @@ fn rule(line: &Line, proxy: &mut Proxy) -> Fate {
 }
 
 fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
+    // Without `verify` it asks nobody for a certificate, whatever authorities it knows.
+    let asked = line.after("verify").filter(|asked| *asked != "none");
     let mut found = Bind {
+        line: line.number,
         address: String::new(),
         port: 0,
         certificates: line.after("crt").map(str::to_owned),
-        client_ca: line.after("ca-file").map(str::to_owned),
-        required: line.after("verify") == Some("required"),
-        min_version: match line.after("ssl-min-ver") {
-            Some("TLSv1.3") => Some("1.3"),
-            _ => None,
-        },
+        client_ca: line.after("ca-file").zip(asked).map(|(ca, asked)| (ca.to_owned(), asked.to_owned())),
+        min_version: line.after("ssl-min-ver").filter(|version| *version == "TLSv1.3").map(|_| "1.3"),
         accept_proxy: line.has("accept-proxy"),
     };
     let (mut unknown, mut words) = (Vec::new(), line.words.iter().skip(2));
@@ -406,13 +382,14 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
             "crt" if found.certificates.as_ref() != words.clone().next() => {
                 unknown.push(format!("crt {}", words.next().map_or("", String::as_str)));
             }
+            "verify" if asked.is_some() && found.client_ca.is_none() => {
+                unknown.push(format!("verify {}", words.next().map_or("", String::as_str)));
+            }
             "crt" | "ca-file" | "verify" | "ssl-min-ver" | "name" | "id" => drop(words.next()),
             other => unknown.push(other.to_owned()),
         }
     }
-    let of_tls = |bind: &Bind| {
-        (bind.certificates.clone(), bind.client_ca.clone(), bind.required, bind.min_version, bind.accept_proxy)
-    };
+    let of_tls = |bind: &Bind| (bind.certificates.clone(), bind.client_ca.clone(), bind.min_version, bind.accept_proxy);
     if proxy.binds.first().is_some_and(|first| of_tls(first) != of_tls(&found)) {
         return Fate::ByHand("it is not like the first: write a frontend of its own for it".to_owned());
     }
@@ -440,13 +417,28 @@ fn bind(line: &Line, proxy: &mut Proxy) -> Fate {
             proxy.binds.push(Bind { port, ..found.clone() });
         }
     }
-    let whom = "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody";
-    let reasons = found.accept_proxy.then(|| whom.to_owned());
-    translated_but(reasons.into_iter().chain(without_equal(&unknown)))
+    let old = line.after("ssl-min-ver").is_some_and(|version| !["TLSv1.2", "TLSv1.3"].contains(&version));
+    let all = [
+        (
+            found.accept_proxy,
+            "`accept_proxy` must name the networks of who sends the header: 0.0.0.0/0 would believe everybody",
+        ),
+        (
+            line.has("ca-file") && asked.is_none(),
+            "`ca-file` without `verify` asks no client for a certificate: write `client_auth` where it should",
+        ),
+        (old, "nothing older than TLS 1.2 is spoken, whatever `ssl-min-ver` says"),
+    ];
+    translated_but(those(all).chain(without_equal(&unknown)))
 }
 
 fn server(line: &Line, proxy: &mut Proxy) -> Fate {
-    let mut found = Server { name: line.word(1).to_owned(), address: line.word(2).to_owned(), ..Server::default() };
+    let mut found = Server {
+        line: line.number,
+        name: line.word(1).to_owned(),
+        address: line.word(2).to_owned(),
+        ..Server::default()
+    };
     if !found.address.contains(':') {
         return Fate::ByHand("an address with its port is wanted".to_owned());
     }
@@ -456,7 +448,7 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
     let trusts = |server: &Server| (server.ca.clone(), server.anybody);
     let other = proxy.servers.iter().any(|other| other.tls && found.tls && trusts(other) != trusts(&found));
     let unlike = proxy.servers.first().is_some_and(|first| found.is_unlike(first));
-    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.http.is_some();
+    let asks_inside = found.check_ssl && !found.tls && proxy.says.asks.is_http;
     let all = [
         (other, "[backend.tls] says whom all its servers must be: give it a backend of its own"),
         (
@@ -467,17 +459,21 @@ fn server(line: &Line, proxy: &mut Proxy) -> Fate {
         (found.disabled, "`disabled` became `weight = 0`: no new calls; `trunkline maint` takes it out wholly"),
     ];
     proxy.servers.push(found);
-    let reasons = all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason.to_owned());
-    translated_but(reasons.chain(without_equal(&unknown)))
+    translated_but(those(all).chain(without_equal(&unknown)))
+}
+
+/// The reasons that are so.
+pub fn those<const N: usize>(all: [(bool, &str); N]) -> impl Iterator<Item = String> {
+    all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason.to_owned())
 }
 
 /// What of a line is left to somebody, all of it.
-fn translated_but(left: impl Iterator<Item = String>) -> Fate {
+pub fn translated_but(left: impl Iterator<Item = String>) -> Fate {
     let left: Vec<_> = left.collect();
     if left.is_empty() { Fate::Translated } else { Fate::ByHand(left.join("; ")) }
 }
 
-fn without_equal(unknown: &[String]) -> Option<String> {
+pub fn without_equal(unknown: &[String]) -> Option<String> {
     (!unknown.is_empty()).then(|| format!("but for `{}`, which has no equal here", unknown.join(" ")))
 }
 
@@ -501,7 +497,12 @@ fn options(words: &[String], server: &mut Server) -> Vec<String> {
             "fall" => server.fall = next().parse().ok(),
             "ca-file" => server.ca = Some(next().to_owned()),
             "verify" => server.anybody = next() == "none",
-            "sni" => server.tls_name = next().strip_prefix("str(").and_then(|n| n.strip_suffix(')')).map(str::to_owned),
+            "sni" => match next() {
+                text if text.starts_with("str(") && text.ends_with(')') => {
+                    server.tls_name = Some(text[4..text.len() - 1].to_owned());
+                }
+                of_call => unknown.push(format!("sni {of_call}")),
+            },
             "error-limit" => server.error_limit = next().parse().ok(),
             "observe" => {
                 let layer = next();

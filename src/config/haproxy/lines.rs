@@ -81,7 +81,7 @@ fn words(line: &str) -> Vec<String> {
     while let Some(c) = chars.next() {
         match (c, quote) {
             ('#', None) => break,
-            ('\\', None | Some('"')) => word.get_or_insert_default().extend(chars.next()),
+            ('\\', None | Some('"')) => word.get_or_insert_default().extend(chars.next().map(escaped)),
             ('"' | '\'', None) => {
                 quote = Some(c);
                 word.get_or_insert_default();
@@ -93,6 +93,16 @@ fn words(line: &str) -> Vec<String> {
     }
     words.extend(word);
     words
+}
+
+/// What a character behind `\` is.
+fn escaped(c: char) -> char {
+    match c {
+        'r' => '\r',
+        'n' => '\n',
+        't' => '\t',
+        other => other,
+    }
 }
 
 /// A time in milliseconds, which a number alone is.
@@ -131,6 +141,7 @@ mod tests {
             ("  server a 10.0.0.1:443 check # the first", &["server", "a", "10.0.0.1:443", "check"][..]),
             ("http-check expect string \"all is well\"", &["http-check", "expect", "string", "all is well"]),
             ("http-check expect string all\\ is\\ well", &["http-check", "expect", "string", "all is well"]),
+            ("option httpchk GET / HTTP/1.1\\r\\nHost:\\ a", &["option", "httpchk", "GET", "/", "HTTP/1.1\r\nHost: a"]),
             ("stats realm 'a \\ b'\"c\"", &["stats", "realm", "a \\ bc"]),
             ("   # nothing", &[]),
             ("a \"\" b", &["a", "", "b"]),

@@ -1,11 +1,14 @@
 //! haproxy.cfg as a configuration of ours: what `trunkline import` prints. Each line is translated, not needed here, or somebody's
 //! to do by hand; none is passed over in silence.
 //!
-//! `lines` reads the file as HAProxy does, `gather` what each proxy says (`edge` is all of it), and `write` says it in our words.
+//! `lines` reads the file as HAProxy does, `gather` what each proxy says (`asks` of its checks; `edge` is all of it), `whole` sees what
+//! takes more than one line to see, and `write` says it in our words.
 
+mod asks;
 mod edge;
 mod gather;
 mod lines;
+mod whole;
 mod write;
 
 use lines::Line;

@@ -63,8 +63,8 @@ fn a_file_becomes_one_that_is_accepted_and_every_line_is_told() {
         .iter()
         .filter_map(|told| if let Fate::ByHand(what) = &told.fate { Some((told.number, what.as_str())) } else { None })
         .collect();
-    assert_eq!(by_hand.len(), 1, "{by_hand:?}");
-    assert!(by_hand[0].1.contains("cookie s2"), "{by_hand:?}");
+    assert_eq!(by_hand.len(), 2, "{by_hand:?}");
+    assert!(by_hand[0].1.contains("max_calls") && by_hand[1].1.contains("cookie s2"), "{by_hand:?}");
 }
 
 #[test]
@@ -194,6 +194,165 @@ fn nothing_of_a_line_is_passed_over() {
     );
     assert!(text.contains("type = \"none\"") && text.contains("size = 1048576"), "{text}");
     assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn checks_ask_what_the_last_option_says() {
+    let defaults = "defaults\n option httpchk GET /health\n http-check expect status 200\n";
+    for (lines, expected) in [
+        ("", "type = \"http\", method = \"GET\", path = \"/health\", expect = [\"200\"]"),
+        ("option tcp-check", "type = \"tcp\""),
+        ("option httpchk GET /own", "type = \"http\", method = \"GET\", path = \"/own\", interval"),
+        // As HAProxy 2.6 does: lines of its own are in the place of all that `defaults` say, in whatever order they stand.
+        ("http-check send hdr host a", "type = \"http\", method = \"OPTIONS\", path = \"/\", host = \"a\", interval"),
+        ("http-check expect status 204\n option httpchk HEAD /own", "path = \"/own\", expect = [\"204\"]"),
+        (
+            "tcp-check expect string SIP/2.0\n option tcp-check\n option httpchk\n option tcp-check",
+            "type = \"options\"",
+        ),
+        ("tcp-check expect string SIP/2.0\n option tcp-check\n option httpchk GET /last", "path = \"/last\""),
+    ] {
+        let (text, left) = both(&format!("{defaults}listen l\n bind :80\n {lines}\n server a 10.0.0.1:80 check\n"));
+        assert!(text.contains(expected) && left.is_empty(), "{lines}: {left:?}\n{text}");
+    }
+    let (text, left) =
+        both(&format!("{defaults}listen l\n bind :80\n option mysql-check\n server a 10.0.0.1:80 check\n"));
+    assert!(text.contains("type = \"tcp\"") && left[0].contains("mysql-check"), "{left:?}\n{text}");
+}
+
+#[test]
+fn another_balance_does_not_stick() {
+    let defaults = "defaults\n balance source\n";
+    for (lines, sticks) in [
+        ("", true),
+        ("balance leastconn", false),
+        ("balance uri", false),
+        ("balance leastconn\n stick-table type ip size 1k\n stick on src", true),
+    ] {
+        let (text, _) = both(&format!("{defaults}listen l\n bind :5060\n {lines}\n server a 10.0.0.1:5060\n"));
+        assert_eq!(text.contains("stick = { on = \"source\""), sticks, "{lines}: {text}");
+        assert_eq!(text.contains("balance = \"hash\""), lines.is_empty(), "{lines}: {text}");
+    }
+}
+
+#[test]
+fn what_a_stats_page_has_not_here_is_left_to_somebody() {
+    let page = |lines: &str| both(&format!("listen stats\n {lines}\n stats enable\n stats uri /stats\n"));
+    let (text, left) = page("bind :8404");
+    assert!(text.contains("stats = \"0.0.0.0:8404\"") && left.is_empty(), "{left:?}\n{text}");
+    // Passwords that went over TLS there go over no network here.
+    let (text, left) = page("bind :8404 ssl crt /certs");
+    assert!(
+        text.contains("stats = \"127.0.0.1:8404\"") && left[0].starts_with("2: ") && left[0].contains("TLS"),
+        "{left:?}\n{text}"
+    );
+    for (lines, at) in [
+        ("bind :8404\n bind :8405", "3: "),
+        ("bind :8404,:8405", "2: "),
+        ("bind :8404\n tcp-request connection reject if { src 192.0.2.0/24 }", "3: "),
+        ("bind :8404\n maxconn 10", "3: "),
+    ] {
+        let (text, left) = page(lines);
+        assert!(
+            text.contains("stats = \"0.0.0.0:8404\"") && left.len() == 1 && left[0].starts_with(at),
+            "{left:?}\n{text}"
+        );
+    }
+    let two = "listen one\n bind :8404\n stats enable\nlisten two\n bind :8405\n stats enable\n stats admin if TRUE\n";
+    let (text, left) = both(two);
+    assert!(text.contains("0.0.0.0:8404") && left.len() == 1 && left[0].starts_with("4: "), "{left:?}\n{text}");
+    let led = "frontend f\n bind :80\n use_backend page if { src 10.0.0.0/8 }\n use_backend none if { src 10.0.0.0/8 }\n \
+               default_backend b\nbackend page\n stats enable\nbackend b\n server a 10.0.0.1:80\n";
+    let (text, left) = both(led);
+    assert!(!text.contains("[[frontend.route]]") && left.len() == 2, "{left:?}\n{text}");
+    assert!(left[0].starts_with("3: ") && left[1].starts_with("4: "), "{left:?}");
+}
+
+#[test]
+fn no_word_is_passed_over() {
+    for (line, written, left) in [
+        (r"option httpchk GET /x HTTP/1.1\r\nHost:\ api", "path = \"/x\", host = \"api\"", &[][..]),
+        (r"option httpchk GET /x HTTP/1.1\r\nHost:\ api\r\nX-Key:\ k", "host = \"api\"", &["X-Key: k"]),
+        (
+            "http-check send meth GET uri /x ver HTTP/1.1 hdr User-Agent a hdr Host b hdr Authorization c body d",
+            "path = \"/x\", host = \"b\"",
+            &["hdr User-Agent", "hdr Authorization", "body"],
+        ),
+        ("http-check expect status 200\n http-check expect status 204", "expect = [\"200\"]", &["one `expect`"]),
+        ("server b 10.0.0.2:80 check ssl sni req.hdr(host)", "", &["sni req.hdr(host)"]),
+        ("server b 10.0.0.2:80 check inter 10s fall 10", "interval = \"2s\"", &["first server's count"]),
+        ("server b 10.0.0.2:80 check inter 2000 fastinter 2s rise 2 fall 3", "interval = \"2s\"", &[]),
+        ("server b 10.0.0.2:80 check observe layer4 error-limit 5", "", &["first server's count"]),
+        ("server b 10.0.0.2:80 check backup\n server c 10.0.0.3:80 check backup", "", &["allbackups"]),
+        ("option allbackups\n server b 10.0.0.2:80 check backup\n server c 10.0.0.3:80 check backup", "", &[]),
+    ] {
+        let option = if line.contains("http-check") { "option httpchk" } else { "option tcp-check" };
+        let (text, told) = both(&format!("listen l\n bind :80\n {option}\n server a 10.0.0.1:80 check\n {line}\n"));
+        assert!(text.contains(written), "{line}: {text}");
+        assert_eq!(told.len(), usize::from(!left.is_empty()), "{line}: {told:?}");
+        assert!(left.iter().all(|part| told[0].contains(part)), "{line}: {told:?}");
+        assert!(!told.iter().any(|told| told.contains("hdr Host")), "{line}: {told:?}");
+    }
+}
+
+#[test]
+fn clients_are_asked_for_certificates_where_they_are_there() {
+    let none = ["client_auth", "client_ca"];
+    for (words, written, left) in [
+        ("ca-file /ca verify required", "client_auth = \"required\"\nclient_ca = \"/ca\"", None),
+        ("ca-file /ca verify optional", "client_auth = \"optional\"\nclient_ca = \"/ca\"", None),
+        // HAProxy asks nobody then: phones have certificates of their makers.
+        ("ca-file /ca", "", Some("ca-file")),
+        ("ca-file /ca verify none", "", Some("ca-file")),
+        ("verify required", "", Some("verify required")),
+        ("verify none", "", None),
+        ("ssl-min-ver TLSv1.3", "min_version = \"1.3\"", None),
+        ("ssl-min-ver TLSv1.2", "", None),
+        ("ssl-min-ver TLSv1.1", "", Some("older than TLS 1.2")),
+    ] {
+        let (text, told) = both(&format!("listen l\n bind :5061 ssl crt /certs {words}\n server a 10.0.0.1:80\n"));
+        assert!(text.contains(written), "{words}: {text}");
+        assert!(!written.is_empty() || none.iter().all(|key| !text.contains(key)), "{words}: {text}");
+        assert_eq!(told.len(), usize::from(left.is_some()), "{words}: {told:?}");
+        assert!(left.is_none_or(|part| told[0].contains(part)), "{words}: {told:?}");
+    }
+}
+
+#[test]
+fn a_rate_is_counted_by_its_own_table() {
+    for (rule, translated) in [
+        ("tcp-request connection reject if { src_conn_rate(l) gt 20 }", true),
+        ("tcp-request connection reject if { sc_conn_rate(0) gt 20 }", true),
+        ("tcp-request connection reject if { src_conn_rate(other) gt 20 }", false),
+        ("tcp-request connection reject if { sc0_conn_rate(other) gt 20 }", false),
+        ("tcp-request connection reject if { sc_conn_rate(0,other) gt 20 }", false),
+        ("tcp-request connection reject if { src_conn_cur(other) gt 20 }", false),
+        ("tcp-request connection track-sc0 src\n tcp-request connection reject if { sc0_conn_rate gt 20 }", true),
+        (
+            "tcp-request connection track-sc0 src table other\n tcp-request connection reject if { sc0_conn_rate gt 20 }",
+            false,
+        ),
+    ] {
+        let table = "stick-table type ip size 1k expire 10s store conn_rate(10s),conn_cur";
+        let (text, left) = both(&format!("listen l\n bind 10.0.0.1:80\n {table}\n {rule}\n server s 10.0.0.2:80\n"));
+        assert_eq!(text.contains("per_source_rate"), translated && rule.contains("rate"), "{rule}: {text}");
+        assert_eq!(left.is_empty(), translated, "{rule}: {left:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_connections_is_none_of_calls() {
+    let defaults = "defaults\n default-server maxconn 100\n";
+    let listen =
+        |port: u16, words: &str| both(&format!("{defaults}listen l\n bind :{port}\n server a 10.0.0.1:80 {words}\n"));
+    let (text, left) = listen(5060, "maxconn 500");
+    assert!(text.contains("max_calls = 500") && left.len() == 2, "{left:?}\n{text}");
+    assert!(left.iter().all(|told| told.contains("max_calls") && told.contains("503")), "{left:?}");
+    assert_eq!(listen(80, "maxconn 500").1, [""; 0]);
+    assert!(
+        both("listen l\n bind :5060\n maxconn 9\n server a 10.0.0.1:80\n").1.is_empty(),
+        "the frontend's are connections here too"
+    );
 }
 
 #[test]

@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
-use super::edge::{Asks, Bind, Edge, Proxy, Says, Server, Stats};
+use super::asks::Request;
+use super::edge::{Bind, Edge, Proxy, Says, Server, Stats, USUAL, USUAL_ERRORS};
 use crate::config::streams::DEFAULT_MAX_CONNECTIONS;
-
-/// What HAProxy asks of a server where nothing is said.
-const USUAL: (&str, u32, u32) = ("2s", 2, 3);
 
 /// The whole file.
 pub fn write(edge: &Edge) -> String {
@@ -89,7 +87,7 @@ fn frontend(proxy: &Proxy, edge: &Edge) -> String {
         let _ = writeln!(limits, "deny = [{}]", nets.join(", "));
     }
     let _ = write!(text, "\n[frontend.limits]\n{limits}");
-    for (net, backend) in routes.iter().filter(|(_, backend)| edge.proxies.iter().any(|other| other.name == *backend)) {
+    for (net, backend) in routes.iter().filter(|(_, backend)| edge.has_servers(backend)) {
         let _ = write!(text, "\n[[frontend.route]]\nclients = [{}]\nbackend = {}\n", quoted(net), quoted(backend));
     }
     text
@@ -112,8 +110,7 @@ fn tls(bind: &Bind) -> String {
     if let Some(version) = bind.min_version {
         let _ = writeln!(text, "min_version = \"{version}\"");
     }
-    if let Some(ca) = &bind.client_ca {
-        let asked = if bind.required { "required" } else { "optional" };
+    if let Some((ca, asked)) = &bind.client_ca {
         let _ = writeln!(text, "client_auth = \"{asked}\"\nclient_ca = {}", quoted(ca));
     }
     text
@@ -149,7 +146,8 @@ fn backend(proxy: &Proxy, edge: &Edge) -> String {
 }
 
 fn stick(says: &Says, is_sip: bool) -> String {
-    if !says.sticks || says.stick.is_none() && !is_sip {
+    // A relay's `hash` is by source.
+    if !(says.sticks && (says.stick.is_some() || is_sip) || says.sticks_by_balance && is_sip) {
         return String::new();
     }
     let (size, expire) = says.stick.clone().unwrap_or_default();
@@ -172,26 +170,13 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
     let Some(server) = servers.iter().find(|server| server.checked) else {
         return "check = { type = \"none\" }\n".to_owned();
     };
-    let Asks { http, host, status, text, options } = &says.asks;
+    let asks = &says.asks;
     let reached = |server: &Server| server.tls || !server.check_ssl;
-    let mut parts =
-        match http.as_ref().filter(|_| servers.iter().all(reached)) {
-            Some((method, path)) => {
-                let mut parts = vec![
-                    "type = \"http\"".to_owned(),
-                    format!("method = {}", quoted(method)),
-                    format!("path = {}", quoted(path)),
-                ];
-                parts.extend(host.as_ref().map(|host| format!("host = {}", quoted(host))));
-                parts.extend(status.as_ref().map(|status| {
-                    format!("expect = [{}]", status.split(',').map(quoted).collect::<Vec<_>>().join(", "))
-                }));
-                parts.extend(text.as_ref().map(|text| format!("body = {}", quoted(text))));
-                parts
-            }
-            None if *options || is_sip => vec!["type = \"options\"".to_owned()],
-            None => vec!["type = \"tcp\"".to_owned()],
-        };
+    let mut parts = match asks.is_http && servers.iter().all(reached) {
+        true => request(&asks.http.said),
+        false if asks.options.said || is_sip => vec!["type = \"options\"".to_owned()],
+        false => vec!["type = \"tcp\"".to_owned()],
+    };
     let interval = server.interval.clone().unwrap_or_else(|| USUAL.0.to_owned());
     parts.push(format!("interval = {}", quoted(&interval)));
     // HAProxy waits as long as it is to the next one.
@@ -201,10 +186,28 @@ fn check(says: &Says, servers: &[Server], is_sip: bool) -> String {
     format!("check = {{ {} }}\n", parts.join(", "))
 }
 
-/// What live connections say of servers: HAProxy looks at ten in a row where nothing is said.
+fn request(asked: &Request) -> Vec<String> {
+    let or = |written: &Option<String>, usual: &str| quoted(written.as_deref().unwrap_or(usual));
+    let mut parts = vec![
+        "type = \"http\"".to_owned(),
+        format!("method = {}", or(&asked.method, "OPTIONS")),
+        format!("path = {}", or(&asked.path, "/")),
+    ];
+    parts.extend(asked.host.as_ref().map(|host| format!("host = {}", quoted(host))));
+    parts.extend(
+        asked
+            .status
+            .as_ref()
+            .map(|status| format!("expect = [{}]", status.split(',').map(quoted).collect::<Vec<_>>().join(", "))),
+    );
+    parts.extend(asked.text.as_ref().map(|text| format!("body = {}", quoted(text))));
+    parts
+}
+
+/// What live connections say of servers.
 fn breaker(servers: &[Server]) -> String {
     let Some(server) = servers.iter().find(|server| server.observed) else { return String::new() };
-    let failures = server.error_limit.unwrap_or(10).clamp(1, 1_000);
+    let failures = server.error_limit.unwrap_or(USUAL_ERRORS).clamp(1, 1_000);
     let checks = if server.observed_by_answers && server.checked { ", checks = true" } else { "" };
     format!("breaker = {{ failures = {failures}{checks} }}\n")
 }
