@@ -275,7 +275,7 @@ impl Connection {
 
     /// A line for each message of a call, until somebody says anything, goes, or forgot it.
     async fn trace(&mut self, call_id: &str) -> Result<Then, String> {
-        let mut trace = self.answerer.view.trace(call_id)?;
+        let mut trace = self.answerer.view.trace(call_id).await?;
         let (end, mut look, mut hears) = (Instant::now() + LONGEST, interval(LOOK), true);
         let mut line = format!("{}; {FOLLOWS}\n", trace.known);
         loop {

@@ -126,8 +126,12 @@ impl CallLog {
             Fate::ToClient { server } => self.sent(step, Opener::Server, cseq, (server, "it called"), call_id),
             Fate::BackToServer { .. } => {}
             // What is repeated, or anybody sends with this Call-ID, says nothing about a call that has its server, unless
-            // that one could not be reached.
-            _ if self.calls.get(&step.call).is_some_and(|call| !again || call.cseq != cseq) => {}
+            // that one could not be reached, or the caller was asked for a password and comes with it.
+            _ if self.calls.get(&step.call).is_some_and(|call| {
+                let comes_anew =
+                    matches!(call.answer, Answer::Challenge(_)) && cseq > call.cseq && call.from == step.ends.from;
+                !comes_anew && (!again || call.cseq != cseq)
+            }) => {}
             Fate::Answered { status, reason: Some(reason) }
                 if again || is_ours(reason) || self.may_tell_stranger(step.call) =>
             {

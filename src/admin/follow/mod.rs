@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{View, unix_now};
 use crate::config::follow::{Follow, Hep};
@@ -42,6 +43,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Following {
     wish: Mutex<Wish>,
+    /// It has changed, and somebody waits.
+    wished: Notify,
     /// No message comes any more.
     ended: AtomicBool,
     /// Packets for the collector that left, and that could not.
@@ -63,6 +66,11 @@ impl Following {
 
     fn wish(&self) -> MutexGuard<'_, Wish> {
         self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was wished for until now is copied.
+    fn begin(&self, filter: &Filter) {
+        self.wish().traces.iter_mut().filter(|trace| filter.traced.contains(&trace.call)).for_each(trace::Asked::begin);
     }
 
     /// What is wished for now. Who traced and has gone is forgotten.
@@ -109,6 +117,8 @@ pub struct Follower {
     tried: Option<Instant>,
     /// It could not be reached at first, and the log says so.
     unreached: bool,
+    /// Copies that had found no room when it was looked last.
+    lost: u64,
 }
 
 /// A follower at work.
@@ -131,8 +141,19 @@ impl Follower {
         view.following().set(settings);
         let own = view.clone();
         let (settings, filter, read, later, message, log) = Default::default();
-        let mut follower =
-            Self { view: own, settings, filter, read, later, message, log, hep: None, tried: None, unreached: false };
+        let mut follower = Self {
+            view: own,
+            settings,
+            filter,
+            read,
+            later,
+            message,
+            log,
+            hep: None,
+            tried: None,
+            unreached: false,
+            lost: 0,
+        };
         // Before the first call.
         follower.take_wishes();
         Handle { view: view.clone(), task: tokio::spawn(follower.serve()) }
@@ -141,7 +162,9 @@ impl Follower {
     /// Until no message comes any more.
     async fn serve(mut self) {
         while !self.view.following().ended.load(Ordering::Relaxed) {
-            sleep(if self.filter.is_off() { IDLE } else { READ }).await;
+            let next = if self.filter.is_off() { IDLE } else { READ };
+            let own = self.view.clone();
+            let _ = timeout(next, own.following().wished.notified()).await;
             self.take_wishes();
             self.look().await;
         }
@@ -159,6 +182,7 @@ impl Follower {
             self.read.iter_mut().filter(|_| taps.is_on() == self.filter.is_off()).for_each(|read| *read = room());
             self.filter = filter;
         }
+        self.view.following().begin(&self.filter);
         if settings.hep != self.settings.hep {
             (self.hep, self.tried) = (None, None);
         }
@@ -194,7 +218,13 @@ impl Follower {
     /// Reads what was left and writes it down.
     async fn look(&mut self) {
         let now = Now { at: clock(), unix: unix_now() };
-        self.view.shared().taps.take(&mut self.read);
+        let taps = &self.view.shared().taps;
+        taps.take(&mut self.read);
+        let lost = taps.lost();
+        if lost > self.lost {
+            self.view.following().tell_lost(lost - self.lost);
+            self.lost = lost;
+        }
         let (snapshot, later) = (self.view.snapshot(), std::mem::take(&mut self.later));
         let read = std::mem::take(&mut self.read);
         let mut all: Vec<_> = later.each().chain(read.iter().flat_map(Steps::each)).collect();

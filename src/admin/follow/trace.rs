@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Following, name};
 use crate::admin::View;
@@ -30,11 +30,27 @@ pub(super) struct Asked {
     to: mpsc::Sender<String>,
     /// Lines that it could not take.
     missed: u64,
+    /// Who waits until its messages are copied.
+    begun: Option<oneshot::Sender<()>>,
 }
 
 impl Asked {
     pub fn listens(&self) -> bool {
         !self.to.is_closed()
+    }
+
+    /// Its messages are copied from now on.
+    pub fn begin(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            let _ = begun.send(());
+        }
+    }
+
+    fn say(&mut self, line: String) {
+        match self.to.try_send(line) {
+            Ok(()) => self.missed = 0,
+            Err(_) => self.missed += 1,
+        }
     }
 }
 
@@ -47,19 +63,16 @@ pub struct Trace {
 }
 
 impl View {
-    /// Follows a call from now on.
+    /// Follows a call; what passes from the moment on in which this returns is in it.
     ///
     /// # Errors
     /// Where too many are traced already.
-    pub fn trace(&self, call_id: &str) -> Result<Trace, String> {
-        let (snapshot, (to, lines)) = (self.snapshot(), mpsc::channel(LINES));
+    pub async fn trace(&self, call_id: &str) -> Result<Trace, String> {
+        let (snapshot, (to, lines), (begun, begins)) = (self.snapshot(), mpsc::channel(LINES), oneshot::channel());
         let call = snapshot.keys.call(call_id.as_bytes());
-        let mut wish = self.following().wish();
-        wish.traces.retain(Asked::listens);
-        if wish.traces.len() == TRACES {
-            return Err(format!("{TRACES} calls are traced already: end one of them first."));
-        }
-        wish.traces.push(Asked { call, to, missed: 0 });
+        self.following().ask(Asked { call, to, missed: 0, begun: Some(begun) })?;
+        // Who follows ends with the process alone; then nothing passes any more.
+        let _ = begins.await;
         let known = match self.shared().pins.find(call, clock()) {
             None => "no server knows it yet".to_owned(),
             Some(pin) if pin.confirmed => format!("its server is {}", name(pin.server, &snapshot)),
@@ -70,6 +83,17 @@ impl View {
 }
 
 impl Following {
+    fn ask(&self, asked: Asked) -> Result<(), String> {
+        let mut wish = self.wish();
+        wish.traces.retain(Asked::listens);
+        if wish.traces.len() == TRACES {
+            return Err(format!("{TRACES} calls are traced already: end one of them first."));
+        }
+        wish.traces.push(asked);
+        self.wished.notify_one();
+        Ok(())
+    }
+
     /// A line for who traces this call.
     pub(super) fn tell(&self, call: u64, line: &str) {
         let mut wish = self.wish();
@@ -78,10 +102,14 @@ impl Following {
                 0 => String::new(),
                 missed => format!("... {missed} messages missed: they came more quickly than they were read\n"),
             };
-            match trace.to.try_send(missed + line) {
-                Ok(()) => trace.missed = 0,
-                Err(_) => trace.missed += 1,
-            }
+            trace.say(missed + line);
+        }
+    }
+
+    /// Copies found no room: nobody knows of which calls.
+    pub(super) fn tell_lost(&self, lost: u64) {
+        for trace in &mut self.wish().traces {
+            trace.say(format!("... {lost} messages missed, of this call or of others that are followed\n"));
         }
     }
 }
