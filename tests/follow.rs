@@ -359,6 +359,22 @@ fn assert_line(line: &str, why: &str, outcome: &str) {
     assert_eq!((fields["server"], fields["why"], fields["outcome"]), ("pbx/one", why, outcome), "{line}");
 }
 
+/// It comes with its password, and is beyond the rate of its source.
+#[test]
+fn a_phone_whose_second_try_is_dropped_did_not_give_up() {
+    let mut scene = Scene::new(Net(117));
+    let locked = bound(&format!("{}:0", scene.net.ip(133)));
+    scene.invite(&locked, "locked@x", 1);
+    let asked = scene.asked();
+    scene.answer(&asked, "401 Unauthorized");
+    assert!(hear(&locked).starts_with("SIP/2.0 401 "));
+    scene.invite(&locked, "filler@x", 1);
+    scene.asked();
+    scene.invite(&locked, "locked@x", 2);
+    assert_line(&scene.line("locked@x"), "balance", "dropped: rate_limited");
+    scene.balancer.stop();
+}
+
 #[test]
 fn a_line_tells_what_its_client_heard_and_nothing_that_others_sent() {
     let mut scene = Scene::new(Net(91));
@@ -375,16 +391,6 @@ fn a_line_tells_what_its_client_heard_and_nothing_that_others_sent() {
     assert!(hear(&client).starts_with("SIP/2.0 407 "));
     scene.answer(&second, "200 OK");
     assert_line(&scene.line("late@x"), "balance", "200 OK");
-    // One comes with its password, and is beyond the rate of its source: it is not the phone that gave up.
-    let locked = bound(&format!("{}:0", net.ip(133)));
-    scene.invite(&locked, "locked@x", 1);
-    let asked = scene.asked();
-    scene.answer(&asked, "401 Unauthorized");
-    assert!(hear(&locked).starts_with("SIP/2.0 401 "));
-    scene.invite(&locked, "filler@x", 1);
-    scene.asked();
-    scene.invite(&locked, "locked@x", 2);
-    assert_line(&scene.line("locked@x"), "balance", "dropped: rate_limited");
     // It is repeated, beyond the rate of its source.
     let hasty = bound(&format!("{}:0", net.ip(131)));
     scene.invite(&hasty, "hasty@x", 1);

@@ -138,10 +138,12 @@ impl Engine {
         let (len, is_kept) = (bytes.len(), request.is_some());
         let waiting = Waiting { leaving, len, snapshot: Arc::clone(snapshot), is_kept };
         let parcel = Parcel { to, bytes: self.tools.arena[bytes].to_vec(), waiting, request };
-        let refused = match self.streams.workers.get(worker).map(|workers| workers.try_send(parcel)) {
-            Some(Ok(())) => return,
-            Some(Err(TrySendError::Full(parcel) | TrySendError::Closed(parcel))) => parcel,
-            None => return,
+        let refused = match self.streams.workers.get(worker) {
+            Some(letters) => match letters.try_send(parcel) {
+                Ok(()) => return,
+                Err(TrySendError::Full(parcel) | TrySendError::Closed(parcel)) => parcel,
+            },
+            None => parcel,
         };
         self.failed.push(refused.waiting.leaving);
     }
