@@ -403,8 +403,14 @@ fn a_client_s_answer_reaches_no_other_port_of_a_server_s_host() {
         ("udp://10.0.10.11:5060", "UDP 10.0.10.11:161", None),
         ("udp://10.0.10.11:5060", "TCP 10.0.10.11:6379", None),
         ("udp://10.0.10.11:5060", "UDP 10.0.10.12:5060", Some("10.0.10.12:5060")),
+        // Another host of the server's, at its own port.
+        ("udp://10.0.10.11:5060", "UDP 10.0.10.14:5060", Some("10.0.10.14:5060")),
+        ("udp://10.0.10.11:5060", "UDP 10.0.10.14:5061", None),
+        // Over TLS nothing goes home in clear.
+        (by_ours, "TLS 10.0.10.11:5061", None),
     ] {
         let config = CONFIG.replacen("udp://10.0.10.11:5060", address, 1);
+        let config = config.replacen("sources = [\"10.0.10.11\"]", "sources = [\"10.0.10.11\", \"10.0.10.14\"]", 1);
         let mut node = Node::new(&config.replacen("[\"udp:", "[\"tcp://203.0.113.10:5060\", \"udp:", 1));
         let scheme = if address == by_ours { "TCP" } else { "UDP" };
         let written = format!("{scheme} 10.0.10.11:5060;branch=z9hG4bKs1");

@@ -742,6 +742,11 @@ fn a_server_that_was_moved_is_not_blamed_for_its_old_address() {
     node.renew(&node.text.replace(&nobody.to_string(), &address.to_string()), &HashMap::new());
     assert!(hear(&client).starts_with("SIP/2.0 200 OK"));
     assert_eq!(node.setup.snapshot.load().servers[0].live.totals().errors, 0);
+    wait_for("the answer to be counted", || node.sum(|live| &live.responses_to_clients) == 1);
+    let counted =
+        [node.sum(|live| &live.requests_to_servers), node.sum(|live| &live.balanced), node.sum(|live| &live.calls)];
+    let came = node.setup.snapshot.load().frontends[0].live.sum(|live| live.requests_from_clients.of(Method::Invite));
+    assert_eq!((counted, came), ([1; 3], 1), "it came once, and left once");
 }
 
 /// Nothing counts as sent before it can be: what waited for a connection that was never opened counts where it went, and once.

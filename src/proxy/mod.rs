@@ -230,6 +230,8 @@ struct Case<'a> {
     from_server: bool,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
+    /// It was let in and counted before, and never left.
+    is_moved: bool,
     /// It is a trial call of a half-open breaker: the server, and its place there.
     trial: Option<(usize, usize)>,
 }
@@ -255,6 +257,7 @@ impl<'a> Case<'a> {
             edits,
             from_server: false,
             in_dialog: false,
+            is_moved: false,
             trial: None,
         }
     }
@@ -306,6 +309,24 @@ pub fn undelivered(
         memory.sign(&failed.live, Sign::Unreachable);
     }
     Case::new(received, now, snapshot, memory, edits).request(Some(server))
+}
+
+/// Decides anew about a request that waited for a server which is elsewhere by now: it was let in, and goes where its call is.
+/// `balanced`: as it was found to be when it came.
+pub fn moved(
+    received: Received<'_>,
+    balanced: bool,
+    now: Time,
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+    edits: &mut Edits,
+) -> Verdict {
+    let case = Case { is_moved: true, ..Case::new(received, now, snapshot, memory, edits) };
+    let mut verdict = case.request(None);
+    if let Verdict::Forward { passage: Passage::RequestToServer { balanced: again, .. }, .. } = &mut verdict {
+        *again |= balanced;
+    }
+    verdict
 }
 
 /// Decides about a request that was put to a connection which ended before the answer came: a server may have read it, so it

@@ -125,7 +125,12 @@ impl Case<'_> {
     /// client, into the server's Via: it is believed where a server is written to be, not at every port of its host.
     fn leads_to_server(&self, to: &Hop, server: &Server, sealed: bool) -> bool {
         let is_server = |remote: &SocketAddr, streams| self.snapshot.server_at(remote, streams).is_some();
-        let is_written = |remote: &SocketAddr, streams| self.snapshot.server_written_at(remote, streams).is_some();
+        // It may have several hosts, with the one port.
+        let is_own =
+            |remote: &SocketAddr, streams| remote.port() == server.address.port() && server.sends_from(remote, streams);
+        let is_written = |remote: &SocketAddr, streams| {
+            is_own(remote, streams) || self.snapshot.server_written_at(remote, streams).is_some()
+        };
         match to {
             Hop::Datagram(to) if !sealed => is_written(&to.remote, false),
             Hop::Datagram(to) => is_server(&to.remote, false) || server.address == to.remote,
@@ -187,8 +192,8 @@ impl Case<'_> {
             let Server { transport, address, .. } = &self.snapshot.servers[*at];
             let leads_there = match transport {
                 Transport::Udp => false,
-                // From whichever port it asked.
-                Transport::Tcp => address.ip() == remote.ip(),
+                // From whichever port it asked; never in clear what came by TLS.
+                Transport::Tcp => over(Transport::Tcp) && address.ip() == remote.ip(),
                 // Which of its hosts asked does not matter: it is told by its certificate's name.
                 Transport::Tls => over(Transport::Tls),
             };

@@ -377,7 +377,8 @@ impl Balancer {
         let workers = &self.setup.shared.workers;
         let running = (0..self.worker_count).filter(|worker| self.workers.is_running(*worker));
         let oldest = running.map(|worker| workers.of(worker).generation.get()).min().unwrap_or(u64::MAX);
-        self.retired.retain(|snapshot| snapshot.generation >= oldest);
+        // Where messages wait that were decided about by it, a worker would be the one that frees it.
+        self.retired.retain(|snapshot| snapshot.generation >= oldest || Arc::strong_count(snapshot) > 1);
     }
 }
 

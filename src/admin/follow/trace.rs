@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{Following, name};
 use crate::admin::View;
@@ -16,6 +17,8 @@ use crate::state::tap::{Ends, Fate, Step, What};
 const TRACES: usize = 8;
 /// Lines that wait for who reads slowly; what is more is left out.
 const LINES: usize = 1024;
+/// How long it may take until messages are copied.
+const LONGEST_BEGIN: Duration = Duration::from_secs(5);
 /// A trace that somebody forgot ends.
 pub const LONGEST: Duration = Duration::from_secs(600);
 /// How the line ends that says that others follow.
@@ -46,11 +49,15 @@ impl Asked {
         }
     }
 
-    fn say(&mut self, line: String) {
-        match self.to.try_send(line) {
-            Ok(()) => self.missed = 0,
-            Err(_) => self.missed += 1,
-        }
+    /// False where it reads too slowly.
+    fn say(&mut self, line: &str) -> bool {
+        let missed = match self.missed {
+            0 => String::new(),
+            missed => format!("... {missed} messages missed: they came more quickly than they were read\n"),
+        };
+        let said = self.to.try_send(missed + line).is_ok();
+        self.missed = if said { 0 } else { self.missed };
+        said
     }
 }
 
@@ -71,8 +78,8 @@ impl View {
         let (snapshot, (to, lines), (begun, begins)) = (self.snapshot(), mpsc::channel(LINES), oneshot::channel());
         let call = snapshot.keys.call(call_id.as_bytes());
         self.following().ask(Asked { call, to, missed: 0, begun: Some(begun) })?;
-        // Who follows ends with the process alone; then nothing passes any more.
-        let _ = begins.await;
+        // Who follows looks ten times a second.
+        timeout(LONGEST_BEGIN, begins).await.map_err(|_| "Nobody copies messages now: see the log.")?.ok();
         let known = match self.shared().pins.find(call, clock()) {
             None => "no server knows it yet".to_owned(),
             Some(pin) if pin.confirmed => format!("its server is {}", name(pin.server, &snapshot)),
@@ -98,18 +105,15 @@ impl Following {
     pub(super) fn tell(&self, call: u64, line: &str) {
         let mut wish = self.wish();
         for trace in wish.traces.iter_mut().filter(|trace| trace.call == call) {
-            let missed = match trace.missed {
-                0 => String::new(),
-                missed => format!("... {missed} messages missed: they came more quickly than they were read\n"),
-            };
-            trace.say(missed + line);
+            trace.missed += u64::from(!trace.say(line));
         }
     }
 
     /// Copies found no room: nobody knows of which calls.
     pub(super) fn tell_lost(&self, lost: u64) {
+        let line = format!("... {lost} messages missed, of this call or of others that are followed\n");
         for trace in &mut self.wish().traces {
-            trace.say(format!("... {lost} messages missed, of this call or of others that are followed\n"));
+            trace.say(&line);
         }
     }
 }

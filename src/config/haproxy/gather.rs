@@ -70,16 +70,15 @@ pub fn gather(sections: &[Section]) -> (Edge, Vec<Told>) {
     (edge, lines)
 }
 
-/// The page is at the first address that is one for it; passwords that came over TLS are to go over no network.
+/// The page is at the first address of a section that is there for it alone; passwords that came over TLS are to go over no
+/// network.
 fn keep(proxy: Proxy, edge: &mut Edge) {
-    if let (true, Some(bind)) = (proxy.is_stats, proxy.binds.first()) {
-        let address = if bind.certificates.is_some() { "127.0.0.1" } else { &bind.address };
-        edge.stats.get_or_insert_default().bind.get_or_insert_with(|| format!("{address}:{}", bind.port));
-    }
     let carries = !proxy.is_stats || !proxy.servers.is_empty() || proxy.says.default_backend.is_some();
     if carries {
         edge.proxies.push(proxy);
-    } else if !proxy.binds.is_empty() {
+    } else if let Some(bind) = proxy.binds.first() {
+        let address = if bind.certificates.is_some() { "127.0.0.1" } else { &bind.address };
+        edge.stats.get_or_insert_default().bind.get_or_insert_with(|| format!("{address}:{}", bind.port));
         edge.pages.push(proxy);
     }
 }
@@ -210,9 +209,9 @@ fn option(line: &Line, says: &mut Says) -> Fate {
             says.asks.connects();
             Fate::ByHand(format!("`{kind}` has no equal here: its checks only connect"))
         }
-        "tcpka" | "clitcpka" | "srvtcpka" => {
-            Fate::NotNeeded("a connection where nothing moves ends by `timeout`, one that is not answered after 30 s")
-        }
+        "tcpka" | "clitcpka" | "srvtcpka" => Fate::NotNeeded(
+            "a connection where nothing moves ends by `timeout`, one of SIP's that is not answered after 30 s",
+        ),
         "allbackups" => {
             says.all_backups = true;
             Fate::Translated

@@ -268,6 +268,16 @@ fn what_a_stats_page_has_not_here_is_left_to_somebody() {
     assert!(left[0].starts_with("3: ") && left[1].starts_with("4: "), "{left:?}");
 }
 
+/// A page beside what clients ask for is at no address of theirs.
+#[test]
+fn the_page_is_where_nothing_else_is() {
+    let beside = "frontend web\n bind :80\n stats enable\n default_backend b\nbackend b\n server a 10.0.0.1:80\n";
+    let (text, left) = both(beside);
+    assert!(!text.contains("stats = ") && left.len() == 1 && left[0].starts_with("1: "), "{left:?}\n{text}");
+    let (text, left) = both(&format!("{beside}listen stats\n bind :8404\n stats enable\n"));
+    assert!(text.contains("stats = \"0.0.0.0:8404\"") && left.len() == 1, "{left:?}\n{text}");
+}
+
 #[test]
 fn no_word_is_passed_over() {
     for (line, written, left) in [

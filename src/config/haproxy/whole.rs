@@ -40,6 +40,9 @@ pub fn leave(sections: &[Section], edge: &Edge, told: &mut [Told]) {
             );
         }
     }
+    for beside in edge.proxies.iter().filter(|proxy| proxy.is_stats && !proxy.binds.is_empty()) {
+        put(beside.line, "the stats page has an address of its own here: `stats` in [admin]");
+    }
     for (page, at) in edge.pages.iter().zip(0..) {
         let sections = sections.iter().filter(|section| section.head.number == page.line);
         sections.flat_map(|section| of_page(section, page, at == 0)).for_each(|(line, left)| put(line, left));

@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use crate::net::udp::clock;
 use crate::sip::token::NameHash;
 use crate::sip::{ConnectionId, Flow};
 use crate::state::Time;
@@ -130,8 +131,8 @@ pub struct Connection {
     begun: Cell<Option<Time>>,
     /// Since when output stands still.
     still: Cell<Option<Time>>,
-    /// Since when our side is closed, or about to be: everything is written.
-    closing: Cell<Option<Time>>,
+    /// Since when nothing is left to be written to it, and the other end is to close its side.
+    written: Cell<Option<Time>>,
 }
 
 impl Connection {
@@ -159,7 +160,7 @@ impl Connection {
             heard: Cell::new(now),
             begun: Cell::new((!ours).then_some(now)),
             still: Cell::new(None),
-            closing: Cell::new(None),
+            written: Cell::new(None),
         }
     }
 
@@ -214,14 +215,19 @@ impl Connection {
         }
     }
 
+    /// Everything is written: the other end has a moment for its goodbye.
+    fn is_written(&self) {
+        self.written.set(self.written.get().or_else(|| Some(clock())));
+    }
+
     fn break_off(&self, now: Time) {
-        self.closing.set(Some(now));
+        self.written.set(Some(now));
         self.state.set(State::Broken);
         self.output.borrow_mut().clear();
     }
 
     fn closes_too_long(&self, now: Time) -> bool {
-        self.closing.get().is_some_and(|since| now.since(since) > LONGEST_CLOSE)
+        self.written.get().is_some_and(|since| now.since(since) > LONGEST_CLOSE)
     }
 
     /// Ends it as it is.

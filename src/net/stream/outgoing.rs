@@ -81,8 +81,11 @@ impl Waiting {
 /// What became of a message that was to leave.
 enum Put {
     Leaves,
-    /// It waits for this connection to be opened; whether it is kept for when it is not.
-    Waits(Rc<Connection>, bool),
+    /// It waits for this connection to be opened.
+    Waits {
+        connection: Rc<Connection>,
+        is_kept: bool,
+    },
     Refused,
 }
 
@@ -118,7 +121,7 @@ impl Engine {
         match put {
             Put::Leaves => leaving.count(len, snapshot, &mut self.tools.memory),
             Put::Refused => self.failed.push(leaving),
-            Put::Waits(connection, is_kept) => {
+            Put::Waits { connection, is_kept } => {
                 let snapshot = Arc::clone(snapshot);
                 connection.waiting.borrow_mut().push(Waiting { leaving, len, snapshot, is_kept });
             }
@@ -175,7 +178,7 @@ impl Engine {
             return Put::Refused;
         }
         let is_kept = self.remember(&connection, leaving, leaving.origin.len, snapshot);
-        Put::Waits(connection, is_kept)
+        Put::Waits { connection, is_kept }
     }
 
     /// Remembers so much of a request as is needed when its connection ends before its answer came; says whether it was not
@@ -183,16 +186,16 @@ impl Engine {
     fn remember(&self, connection: &Connection, leaving: &Leaving, keep: usize, snapshot: &Snapshot) -> bool {
         let Origin { slot: n, bind, .. } = leaving.origin;
         let Some(Verdict::Forward { passage, .. }) = &leaving.verdict else { return false };
-        let (transaction, method) = match *passage {
-            Passage::RequestToServer { transaction, method, .. } if method != Method::Ack => {
-                (request_key(transaction, method), method)
+        let (transaction, method, balanced) = match *passage {
+            Passage::RequestToServer { transaction, method, balanced, .. } if method != Method::Ack => {
+                (request_key(transaction, method), method, balanced)
             }
-            Passage::RequestToClient { .. } => (connection.unanswered.borrow().number(), Method::Invite),
+            Passage::RequestToClient { .. } => (connection.unanswered.borrow().number(), Method::Invite, false),
             _ => return false,
         };
         let original = self.tools.original(n, leaving.saved, keep);
         let until = self.streams.looked + owed_for(method);
-        let came = came(&leaving.origin, usize::from(snapshot.binds[bind].lane), until);
+        let came = Came { balanced, ..came(&leaving.origin, usize::from(snapshot.binds[bind].lane), until) };
         connection.unanswered.borrow_mut().put(transaction, original, came)
     }
 
@@ -212,7 +215,11 @@ impl Engine {
         let Parcel { to, bytes, waiting, request } = parcel;
         self.received += 1;
         let connection = self.streams.open.get(&to).map(Rc::clone);
-        if let Some(connection) = connection.filter(|connection| connection.put(&bytes)) {
+        let has_room = |connection: &Rc<Connection>| {
+            let len = request.as_ref().map_or(0, |request| request.bytes.len());
+            connection.state.get() != State::Opening || connection.unanswered.borrow().has_room(len)
+        };
+        if let Some(connection) = connection.filter(has_room).filter(|connection| connection.put(&bytes)) {
             if connection.state.get() != State::Opening {
                 return waiting.left(&mut self.tools.memory);
             }
@@ -269,11 +276,9 @@ impl Engine {
         let most = frontend.connections.most_of_source;
         // Where answers go is what a stranger wrote into his Via: he should not take them all.
         let registry = &self.tools.memory.shared.connections;
-        let full = self.streams.peers >= MOST_PEERS || !registry.has_room();
-        if full || !registry.admit(frontend.id, remote, most) {
+        if self.streams.peers >= MOST_PEERS || !registry.admit(frontend.id, remote, most) {
             return None;
         }
-        registry.take_room(1);
         self.streams.peers += 1;
         let local = at.host.unwrap_or(at.address);
         Some(self.connect(&Wanted { id, transport: at.transport, local, remote, bind, server: None }, snapshot))
@@ -339,7 +344,7 @@ impl Engine {
         let shared = Arc::clone(&self.tools.memory.shared);
         shared.connections.close(connection.id);
         let of_client = connection.opened == Opened::ByClient;
-        if of_client || connection.opened == Opened::ToPeer {
+        if of_client {
             shared.connections.give_room_back(1);
         }
         let now = clock();
@@ -411,7 +416,7 @@ impl Engine {
     /// A request that was put to a connection which is gone: where that was never open it goes elsewhere; what may have
     /// been written is not sent again, and is answered.
     fn settle_unanswered(&mut self, request: &Request, fate: Fate, now: Time, snapshot: &Arc<Snapshot>) {
-        let Request { bytes, came: Came { flow, lane, peer, tries, .. }, transaction } = request;
+        let Request { bytes, came: Came { flow, lane, peer, balanced, tries, .. }, transaction } = request;
         let Some(bind) = snapshot.bind_of_lane(*lane) else { return };
         let n = self.free_slot(now, snapshot);
         let (len, data) = (bytes.len(), slot(n).start..slot(n).start + bytes.len());
@@ -433,7 +438,7 @@ impl Engine {
                 proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
             Fate::Moved if *tries < MOST_TRIES => {
-                proxy::decide(received, now, snapshot, &mut tools.memory, &mut tools.edits)
+                proxy::moved(received, *balanced, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
             Fate::Moved => proxy::unanswered(received, None, now, snapshot, &mut tools.memory, &mut tools.edits),
             Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),
@@ -451,5 +456,5 @@ fn is_ours(end: End) -> bool {
 
 /// How what leaves came.
 fn came(origin: &Origin, lane: usize, until: Time) -> Came {
-    Came { flow: origin.flow, lane, peer: origin.peer, until, tries: origin.tries }
+    Came { flow: origin.flow, lane, peer: origin.peer, until, balanced: false, tries: origin.tries }
 }

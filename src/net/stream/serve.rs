@@ -238,7 +238,7 @@ where
             State::Over(end) => return Poll::Ready(end),
             State::Closing(end) => {
                 let Ok(()) = ready!(connection.write(stream, cx)) else { return Poll::Ready(End::Broken) };
-                connection.closing.set(connection.closing.get().or_else(|| Some(clock())));
+                connection.is_written();
                 return part(stream, input, end, cx).map(|()| end);
             }
             State::Broken => {}

@@ -332,7 +332,10 @@ impl Engine {
         self.streams.looked = now;
         let snapshot = Arc::clone(self.snapshot.load());
         for connection in self.streams.open.values() {
-            connection.unanswered.borrow_mut().forget_overdue(now);
+            // What waits for it to be opened goes elsewhere if it is not.
+            if connection.state.get() != State::Opening {
+                connection.unanswered.borrow_mut().forget_overdue(now);
+            }
             let unbound = bind_of(connection, &snapshot).is_none().then_some(End::Unbound);
             let overdue = connection.overdue(now, may_be_silent(connection, &snapshot)).or(unbound);
             match (connection.state.get(), overdue) {

@@ -47,6 +47,8 @@ pub struct Came {
     /// Until when it is owed an answer. A copy of what was answered already never is: who has answered a call over TCP takes
     /// its INVITE again in silence (RFC 6026 §7.1).
     pub until: Time,
+    /// Whether it was balanced: it counts as such when it leaves.
+    pub balanced: bool,
     /// How often it was decided about anew.
     pub tries: u8,
 }
@@ -169,7 +171,7 @@ mod tests {
 
     fn came() -> Came {
         let flow = Flow::of_datagrams(([10, 0, 0, 1], 5060).into(), ([10, 0, 0, 2], 5060).into());
-        Came { flow, lane: 0, peer: None, until: Time(u64::MAX), tries: 0 }
+        Came { flow, lane: 0, peer: None, until: Time(u64::MAX), balanced: true, tries: 0 }
     }
 
     proptest! {
