@@ -73,7 +73,7 @@ impl View {
     /// Follows a call; what passes from the moment on in which this returns is in it.
     ///
     /// # Errors
-    /// Where too many are traced already.
+    /// Where too many are traced already, or nobody copies messages.
     pub async fn trace(&self, call_id: &str) -> Result<Trace, String> {
         let (snapshot, (to, lines), (begun, begins)) = (self.snapshot(), mpsc::channel(LINES), oneshot::channel());
         let call = snapshot.keys.call(call_id.as_bytes());
