@@ -52,6 +52,14 @@ impl Node {
         Self { at, server: server.parse().unwrap(), inside, setup, workers: started, _asked }
     }
 
+    /// One worker that speaks TLS, with a certificate of this authority.
+    fn of_tls(net: u8, pki: &Pki) -> Self {
+        let folder = pki.path("certs");
+        fs::create_dir(&folder).unwrap();
+        pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
+        Self::new(net, 1, "tls", [&format!("[frontend.tls]\ncertificates = {folder:?}"), ""])
+    }
+
     fn ended(&self, end: End) -> u64 {
         self.setup.snapshot.load().frontends[0].live.sum(|live| live.connection_ends.of(end))
     }
@@ -241,11 +249,7 @@ fn client_hello(pki: &Pki) -> Vec<u8> {
 fn handshakes_have_a_bound_in_number_and_in_time() {
     const MOST: usize = 1000;
     let (pki, net) = (Pki::new(), 198);
-    let folder = pki.path("certs");
-    fs::create_dir(&folder).unwrap();
-    pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
-    let tls = format!("[frontend.tls]\ncertificates = {folder:?}");
-    let node = Node::new(net, 1, "tls", [&tls, ""]);
+    let node = Node::of_tls(net, &pki);
     let source = |n: usize| IpAddr::from([127, net, 9 + (n / 250) as u8, n as u8 % 250 + 1]);
     let hello = client_hello(&pki);
     let begin = |stream: &TcpStream| drop((&*stream).write_all(&hello));
@@ -311,11 +315,7 @@ fn answers_that_wait_are_written_before_the_goodbye() {
 #[test]
 fn one_source_leaves_places_for_handshakes_of_others() {
     let (pki, net) = (Pki::new(), 225);
-    let folder = pki.path("certs");
-    fs::create_dir(&folder).unwrap();
-    pki.put(&folder.join("sip.pem"), &pki.pem("sip", "DNS:sip.example.ng"));
-    let tls = format!("[frontend.tls]\ncertificates = {folder:?}");
-    let node = Node::new(net, 1, "tls", [&tls, ""]);
+    let node = Node::of_tls(net, &pki);
     let hello = client_hello(&pki);
     let begun = |n: usize| {
         let stream = connect_from(IpAddr::from([127, net, 9, n as u8]), node.at);

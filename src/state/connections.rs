@@ -159,7 +159,8 @@ ends! {
     /// More than `max_connections` or than there are open files for, or more than `max_connections_per_source`.
     TooMany = "too_many";
     TooManyOfSource = "too_many_of_source";
-    /// More handshakes of TLS under way than a worker may have, one that took too long, and one that failed.
+    /// More handshakes of TLS under way than a worker may have, or a source beside all others; one that took too long, and
+    /// one that failed.
     TooManyHandshakes = "too_many_handshakes";
     SlowHandshake = "slow_handshake";
     BadHandshake = "bad_handshake";

@@ -63,6 +63,13 @@ struct Call {
     answer: Answer,
 }
 
+impl Call {
+    /// Whether this is its caller, who was asked for a password and comes with it.
+    fn is_tried_again(&self, step: &Step, cseq: u32) -> bool {
+        matches!(self.answer, Answer::Challenge(_)) && cseq > self.cseq && self.from == step.ends.from
+    }
+}
+
 /// Who opened a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opener {
@@ -127,11 +134,10 @@ impl CallLog {
             Fate::BackToServer { .. } => {}
             // What is repeated, or anybody sends with this Call-ID, says nothing about a call that has its server, unless
             // that one could not be reached, or the caller was asked for a password and comes with it.
-            _ if self.calls.get(&step.call).is_some_and(|call| {
-                let comes_anew =
-                    matches!(call.answer, Answer::Challenge(_)) && cseq > call.cseq && call.from == step.ends.from;
-                !comes_anew && (!again || call.cseq != cseq)
-            }) => {}
+            _ if self
+                .calls
+                .get(&step.call)
+                .is_some_and(|call| !call.is_tried_again(step, cseq) && (!again || call.cseq != cseq)) => {}
             Fate::Answered { status, reason: Some(reason) }
                 if again || is_ours(reason) || self.may_tell_stranger(step.call) =>
             {

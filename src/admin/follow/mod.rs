@@ -163,8 +163,7 @@ impl Follower {
     async fn serve(mut self) {
         while !self.view.following().ended.load(Ordering::Relaxed) {
             let next = if self.filter.is_off() { IDLE } else { READ };
-            let own = self.view.clone();
-            let _ = timeout(next, own.following().wished.notified()).await;
+            let _ = timeout(next, self.view.following().wished.notified()).await;
             self.take_wishes();
             self.look().await;
         }

@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// Everything is written: the other end has a moment for its goodbye.
-    fn is_written(&self) {
+    fn note_written(&self) {
         self.written.set(self.written.get().or_else(|| Some(clock())));
     }
 

@@ -71,7 +71,7 @@ impl Waiting {
     }
 
     /// It never leaves. What is kept counts as what becomes of it then.
-    fn is_lost(&self, memory: &Memory) {
+    fn lost(&self, memory: &Memory) {
         if !self.is_kept {
             self.leaving.count_drop(Reason::SendFailed, &self.snapshot, memory);
         }
@@ -231,7 +231,7 @@ impl Engine {
             connection.waiting.borrow_mut().push(waiting);
             return;
         }
-        waiting.is_lost(&self.tools.memory);
+        waiting.lost(&self.tools.memory);
         if let Some(request) = request {
             let (now, snapshot) = (clock(), Arc::clone(self.snapshot.load()));
             self.settle_unanswered(&request, Fate::Unknown(None), now, &snapshot);
@@ -364,7 +364,7 @@ impl Engine {
             None => Fate::Unknown(connection.server()),
         };
         for waiting in connection.waiting.take() {
-            waiting.is_lost(&self.tools.memory);
+            waiting.lost(&self.tools.memory);
         }
         // Of a node that stops, servers may yet answer by a connection to the next.
         if self.streams.stopping && connection.was_open.get() {

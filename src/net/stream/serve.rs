@@ -238,7 +238,7 @@ where
             State::Over(end) => return Poll::Ready(end),
             State::Closing(end) => {
                 let Ok(()) = ready!(connection.write(stream, cx)) else { return Poll::Ready(End::Broken) };
-                connection.is_written();
+                connection.note_written();
                 return part(stream, input, end, cx).map(|()| end);
             }
             State::Broken => {}

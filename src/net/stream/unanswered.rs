@@ -2,7 +2,6 @@
 //! one (docs/rules.md 26). Bounded; the oldest are forgotten first.
 
 use std::collections::VecDeque;
-
 use std::time::Duration;
 
 use crate::sip::token::NameHash;
