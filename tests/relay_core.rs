@@ -165,6 +165,20 @@ fn flows_leave_a_dead_server_and_stay_on_a_draining_one() {
 }
 
 #[test]
+fn flows_that_are_sent_to_the_dead_all_the_same_stay_with_them() {
+    for stick in ["", "stick = { on = \"source\" }\n"] {
+        let mut node = five(&format!("balance = \"roundrobin\"\nwhen_all_down = \"forward\"\n{stick}"));
+        (1..=5).for_each(|n| node.set(&format!("b/s{n}"), dead()));
+        let client = flow("203.0.113.9:4000", 7000);
+        let Verdict::Open { server, .. } = decide(&mut node, client) else { panic!("it is sent") };
+        let again = decide(&mut node, client);
+        assert!(matches!(again, Verdict::Relay { server: at, .. } if at == server), "{again:?}, {stick}");
+        let Verdict::Open { server: beside, .. } = decide(&mut node, flow("203.0.113.9:4001", 7000)) else { panic!("new") };
+        assert_eq!(beside == server, !stick.is_empty(), "{stick}");
+    }
+}
+
+#[test]
 fn who_goes_and_comes_back_has_the_flows_that_are_open() {
     let mut node = five("");
     let config = node.config.clone();

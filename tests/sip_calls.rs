@@ -50,6 +50,22 @@ fn phone(node: &mut Node, bytes: &[u8]) -> Outcome {
     node.receive(addr(PHONE), addr(OUTSIDE), bytes)
 }
 
+/// Every server fails its checks, and calls are sent all the same: what follows a call, and who sticks, finds the same server.
+#[test]
+fn what_is_sent_to_the_dead_all_the_same_stays_with_them() {
+    for stick in ["", "stick = { on = \"source\" }\n"] {
+        let pin = format!("balance = \"roundrobin\"\nwhen_all_down = \"forward\"\n{stick}pin = {{ size = 1000 }}");
+        let mut node = Node::new(&CONFIG.replace("pin = { size = 1000 }", &pin));
+        ["pbx/k", "pbx/m"].iter().for_each(|name| node.set(name, state(Health::Dead)));
+        let server = phone(&mut node, &request("INVITE", URI, &[])).to();
+        for method in ["INVITE", "CANCEL", "ACK", "INVITE"] {
+            assert_eq!(phone(&mut node, &request(method, URI, &[])).to(), server, "{method}, {stick}");
+        }
+        let other = phone(&mut node, &request("INVITE", URI, &["Call-ID: other"])).to();
+        assert_eq!(other == server, !stick.is_empty(), "{stick}");
+    }
+}
+
 /// A's INVITE went to K; K forks it to phones B and C through us; B is busy at once, C rings on.
 #[test]
 fn one_busy_fork_does_not_unpin_the_callers_call() {

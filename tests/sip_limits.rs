@@ -179,6 +179,18 @@ fn a_server_s_own_call_is_its_call_until_the_phone_refuses_it() {
 }
 
 #[test]
+fn a_server_s_own_call_that_reached_nobody_is_no_call() {
+    let mut calls = Calls::new("balance = \"first\"", "max_calls = 1");
+    let s2 = addr("10.0.10.12");
+    let via = "Via: SIP/2.0/UDP 10.0.10.12:5060;branch=z9hG4bKs2";
+    let invite = request("INVITE", &format!("sip:bob@{PHONE}"), &[via]);
+    let Outcome::Sent { passage, .. } = calls.node.receive(s2, addr(INSIDE), &invite) else { panic!("not sent") };
+    assert_eq!(calls.calls(), [0, 1, 0]);
+    let refused = calls.node.undelivered(s2, addr(INSIDE), &invite, passage);
+    assert_eq!((refused.status(), calls.calls()), (Some(503), [0, 0, 0]));
+}
+
+#[test]
 fn a_call_that_moves_is_counted_where_it_went() {
     let mut calls = Calls::new("balance = \"first\"", "");
     calls.invite(1);

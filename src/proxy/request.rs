@@ -142,6 +142,14 @@ impl Case<'_> {
         self.from_server = true;
         let source = stamp::Source::new(&self.received.flow.remote);
         let identity = Identity::of(self.received, &source, true, self.frontend, &self.snapshot.keys);
+        self.in_dialog = self.received.message.to_tag(self.received.bytes).is_some();
+        if let Some(identity) = identity.as_ref().filter(|_| self.method == Method::Invite && self.opens())
+            && let Some(server) = self.received.server(self.snapshot)
+        {
+            let (pins, id) = (&self.memory.shared.pins, self.snapshot.servers[server].id);
+            // It was its call when it was sent on: what is answered here for the client ends it as the client's own answer does.
+            self.snapshot.count_call(pins.refused_by_client(identity.call, id, self.now), server, false);
+        }
         self.refuse(identity.as_ref(), Reason::NoServer, None)
     }
 

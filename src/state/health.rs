@@ -16,7 +16,7 @@ const SUSPECT_FALL: u32 = 2;
 const LIVE_REST: Duration = Duration::from_secs(1);
 /// The longest Retry-After that is believed: a mistaken "one day" must not take a server away for a day.
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// A fast check waits no longer than this, whatever `timeout` says.
+/// A check in a hurry waits no longer than this, whatever `timeout` says.
 const FAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a server answers what it is sent. Its counters are looked at every now and then; the message path does
@@ -196,16 +196,20 @@ impl Monitor {
         self.become_(to, Why::Sign(sign))
     }
 
-    /// When the next check starts: at once for a suspect, soon while things are changing, else by the interval.
+    /// When the next check starts: at once for a suspect, soon while things are changing, else by the interval. Whoever seems
+    /// to fail is asked in a hurry; but no server is down for being slow: what would take it down, and what brings it
+    /// back, has the whole timeout.
     pub fn next(&self, check: &Check) -> Next {
         let changing = match self.health {
             Health::Up => self.failures > 0,
             Health::Suspect | Health::Resting(_) => true,
             Health::Down | Health::Dead => self.successes > 0,
         };
-        match changing {
-            true => Next { after: check.fast_interval, timeout: check.timeout.min(FAST_TIMEOUT) },
-            false => Next { after: check.interval, timeout: check.timeout },
+        let is_down = matches!(self.health, Health::Down | Health::Dead);
+        let hurries = !is_down && (self.suspected || self.failures > 0 && self.failures + 1 < check.fall);
+        Next {
+            after: if changing { check.fast_interval } else { check.interval },
+            timeout: if hurries { check.timeout.min(FAST_TIMEOUT) } else { check.timeout },
         }
     }
 
@@ -435,6 +439,30 @@ mod tests {
         assert_eq!(monitor.observe(answered(200), &check(), at(13)).map(|t| t.to), Some(Health::Up));
     }
 
+    /// Checks that are answered after so long, or not where they do not wait for it.
+    fn walk_slowly(monitor: &mut Monitor, answers_after: Duration, checks: usize) -> Vec<Health> {
+        let slow = |second| {
+            let waits = monitor.next(&check()).timeout >= answers_after;
+            monitor.observe(if waits { answered(200) } else { Outcome::Silent }, &check(), at(second));
+            monitor.health()
+        };
+        (100..).map(slow).take(checks).collect()
+    }
+
+    #[test]
+    fn who_is_slow_but_in_time_comes_up_and_stays_up() {
+        use Health::{Dead, Suspect, Up};
+        let slow = Duration::from_millis(1500);
+        let mut monitor = Monitor::new(Dead);
+        walk(&mut monitor, &[Outcome::Silent]);
+        assert_eq!(walk_slowly(&mut monitor, slow, 3), [Dead, Up, Up]);
+        assert_eq!(walk(&mut monitor, &[Outcome::Silent]), [Up], "one is lost");
+        assert_eq!(walk_slowly(&mut monitor, slow, 3), [Up; 3]);
+        monitor.sign(Sign::Silent, at(1));
+        assert_eq!(walk_slowly(&mut monitor, slow, 4), [Suspect, Dead, Dead, Up], "who answers no calls must be quick");
+        assert_eq!(walk_slowly(&mut monitor, Duration::from_secs(6), 3), [Up, Up, Dead]);
+    }
+
     #[test]
     fn checks_hurry_while_things_change() {
         let mut monitor = Monitor::default();
@@ -443,9 +471,12 @@ mod tests {
         assert_eq!(monitor.next(&check()), slow);
         walk(&mut monitor, &[Outcome::Silent]);
         assert_eq!(monitor.next(&check()), fast);
-        walk(&mut monitor, &[Outcome::Silent, Outcome::Silent]);
+        walk(&mut monitor, &[Outcome::Silent]);
+        let patient = Next { timeout: slow.timeout, ..fast };
+        assert_eq!(monitor.next(&check()), patient, "the third takes it down");
+        walk(&mut monitor, &[Outcome::Silent]);
         assert_eq!((monitor.health(), monitor.next(&check())), (Health::Dead, slow));
         walk(&mut monitor, &[answered(200)]);
-        assert_eq!(monitor.next(&check()), fast);
+        assert_eq!(monitor.next(&check()), patient);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use self::candidates::candidates;
+use self::candidates::{Reach, candidates};
 use self::own::OwnAddresses;
 use super::bans::{Rule, who};
 use super::binds::{Bind, Egress, Host, Plan, RelayBind, Seen, UNREACHABLE};
@@ -111,8 +111,8 @@ pub struct Backend {
     clients: Vec<(IpNet, u32)>,
     /// Whose each port of a relay's range is, in order of ports.
     parts: Vec<(Ports, u16)>,
-    /// Whether new calls go to servers that are in doubt, for nobody else takes them.
-    asks_doubtful: bool,
+    /// To whom new calls go.
+    reach: Reach,
     /// Whether all of its servers leave.
     leaves: bool,
 }
@@ -127,7 +127,24 @@ impl Backend {
     /// Whether a server of it that is so may be sent a new call.
     #[inline]
     pub fn takes_new(&self, state: ServerState) -> bool {
-        state.takes_new() || self.asks_doubtful && state.is_doubtful()
+        state.takes_new() || self.reach == Reach::Doubtful && state.is_doubtful()
+    }
+
+    /// Whether one that is so is sent new calls, wanted or not.
+    #[inline]
+    pub fn is_sent_new(&self, state: ServerState) -> bool {
+        self.takes_new(state) || self.fails_open_to(state)
+    }
+
+    /// Whether one that is so keeps what is its own. Who is sent new calls although it seems dead has them: its transactions
+    /// and flows must not wander from one such to the next.
+    #[inline]
+    pub fn is_kept(&self, state: ServerState, confirmed: bool) -> bool {
+        state.keeps(confirmed, self.config.in_dialog_failover) || self.fails_open_to(state)
+    }
+
+    fn fails_open_to(&self, state: ServerState) -> bool {
+        self.reach == Reach::Anybody && state.admin == Admin::Ready
     }
 
     /// Whether nobody takes new calls although somebody should.
@@ -528,7 +545,7 @@ fn backend(
     let build = |regions: &[Region], like: Option<&Balance>| {
         Balance::build(keys.rendezvous(), backend.balance, regions, SpillBelow(backend.spill_below), like)
     };
-    let (regions, asks_doubtful) = candidates(backend, state);
+    let (regions, reach) = candidates(backend, state);
     let balance = build(&regions, before.map(|b| &b.balance));
     let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
     let without_trials = |id| match state(id) {
@@ -547,7 +564,7 @@ fn backend(
     // none: the addresses of its frontend are open for longer.
     let leaves =
         backend.names.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
-    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_doubtful, leaves };
+    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, reach, leaves };
     // Everybody, for a pool may be shared with a snapshot whose servers had limits.
     for server in servers.iter().filter(|server| server.backend == at) {
         built.tell(server, load(server, &built));

@@ -18,12 +18,22 @@ fn weight(backend: &config::Backend, server: &config::Server, state: ServerState
     }
 }
 
+/// How far a backend had to go for somebody who takes new calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Well,
+    /// To those that are in doubt.
+    Doubtful,
+    /// To everybody who is not in maintenance: it fails open.
+    Anybody,
+}
+
 /// Who may be chosen for a new call, region by region: the servers that take new calls; where there are none, the
 /// backups that do; where there are none either, who is in doubt: nothing but a check may say that nobody is there, for ICMP
 /// can be forged, nor that it wants no calls, for a 503 may be meant for the one call that it answered; else, where the
-/// backend fails open, everybody who is not in maintenance. Beside them stands who wants trial calls. And whether it has
-/// come to those who are in doubt.
-pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> (Vec<Region>, bool) {
+/// backend fails open, everybody who is not in maintenance. Beside them stands who wants trial calls. And how far
+/// that was.
+pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> ServerState) -> (Vec<Region>, Reach) {
     type Who<'a> = &'a dyn Fn(&config::Server) -> bool;
     let regions = |among: Who<'_>, wanted: &dyn Fn(ServerState) -> bool| -> Vec<Region> {
         let of = |(region, at): (&config::Region, usize)| {
@@ -50,23 +60,23 @@ pub(super) fn candidates(backend: &config::Backend, state: impl Fn(NameHash) -> 
     let anybody = |regions: &[Region]| {
         regions.iter().any(|region| region.weight > 0 && region.servers.iter().any(|server| server.weight > 0))
     };
-    for doubtful in [false, true] {
-        let wanted = |state: ServerState| state.takes_new() || doubtful && state.is_doubtful();
+    for reach in [Reach::Well, Reach::Doubtful] {
+        let wanted = |state: ServerState| state.takes_new() || reach == Reach::Doubtful && state.is_doubtful();
         let or_trials = |state: ServerState| wanted(state) || state.takes_trials();
         if anybody(&regions(primary, &wanted)) {
-            return (beside(regions(primary, &or_trials)), doubtful);
+            return (beside(regions(primary, &or_trials)), reach);
         }
         if anybody(&regions(backup, &wanted)) {
             let spare = regions(&|server| server.backup || state(server.id).takes_trials(), &or_trials);
-            return (beside(spare), doubtful);
+            return (beside(spare), reach);
         }
     }
-    let regions = match backend.when_all_down {
+    match backend.when_all_down {
         // Regions without weight still take those that prefer them.
-        WhenAllDown::Reject => regions(&|server| !server.backup || state(server.id).takes_trials(), &|state| {
-            state.takes_new() || state.takes_trials()
-        }),
-        WhenAllDown::Forward => beside(regions(primary, &|state| state.admin == Admin::Ready)),
-    };
-    (regions, false)
+        WhenAllDown::Reject => {
+            let spare = |server: &config::Server| !server.backup || state(server.id).takes_trials();
+            (regions(&spare, &|state| state.takes_new() || state.takes_trials()), Reach::Well)
+        }
+        WhenAllDown::Forward => (beside(regions(primary, &|state| state.admin == Admin::Ready)), Reach::Anybody),
+    }
 }
