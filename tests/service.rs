@@ -264,6 +264,41 @@ fn what_comes_while_nobody_runs_is_answered() {
 }
 
 /// `systemctl restart`, four times under 200 calls/s: no datagram is lost, for nobody sends one again.
+/// A proxy's sockets, which its responses are spread over, become a relay's by a restart: what one client sends is one flow.
+#[test]
+fn a_relay_that_inherits_a_proxy_s_sockets_spreads_by_client() {
+    let net = Net(101);
+    let (at, server) = (net.free(1), bound("127.0.101.11:0"));
+    let text = |mode: &str| {
+        let to = server.local_addr().unwrap();
+        format!(
+            "[[frontend]]\nname = \"f\"\nmode = \"{mode}\"\nbind = \"udp://{at}\"\nbackend = \"b\"\n{}[[backend]]\n\
+             name = \"b\"\ncheck = {{ type = \"none\" }}\n[[backend.server]]\nname = \"s\"\naddress = \"udp://{to}\"\n",
+            if mode == "proxy" { "inside = \"127.0.101.2\"\n" } else { "" }
+        )
+    };
+    let mut systemd = Systemd::new(&text("proxy"));
+    let process = systemd.start_ready();
+    let name = format!("udp-{at}").replace(':', "_");
+    wait_for(&name, || systemd.kept(&name) == WORKERS);
+    process.signal(SIGTERM);
+    assert_eq!(systemd.end(process), Some(0));
+    assert_eq!(systemd.kept(&name), WORKERS);
+    let file = systemd.folder.path().join("trunkline.toml");
+    std::fs::write(file, global(&systemd.folder, WORKERS) + &text("relay")).unwrap();
+    let process = systemd.start_ready();
+    let client = bound("127.0.101.130:0");
+    let mut ports = std::collections::HashSet::new();
+    for letter in 'a'..='x' {
+        let via = format!("Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK{}", letter.to_string().repeat(80));
+        client.send_to(format!("SIP/2.0 200 OK\r\n{via}\r\n\r\n").as_bytes(), at).unwrap();
+        ports.insert(server.recv_from(&mut [0; 500]).expect("what was relayed").1);
+    }
+    assert_eq!(ports.len(), 1, "{ports:?}");
+    process.signal(SIGTERM);
+    assert_eq!(systemd.end(process), Some(0));
+}
+
 #[test]
 fn a_restart_loses_no_datagram() {
     const CALLS: u64 = 1600;

@@ -457,6 +457,45 @@ fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
     balancer.stop();
 }
 
+/// A router says of an IPv6 path that it is narrow (RFC 4443 §3.2): the kernel learns it, and sends the next one in fragments. The
+/// server is there.
+#[test]
+fn who_is_behind_a_narrow_path_is_not_suspected() {
+    let (namespace, router) = (Namespace::new("narrow", &[]), Namespace::new("narrow-router", &[]));
+    namespace.ip(&format!("link add eth0 type veth peer name eth0 netns {}", router.name));
+    router.ip("link add far type veth peer name end");
+    router.ip("link set far mtu 1280");
+    for name in ["far", "end", "eth0"] {
+        router.ip(&format!("link set {name} up"));
+    }
+    let forwards = output(router.command("sysctl").args(["-w", "net.ipv6.conf.all.forwarding=1"])).status;
+    assert!(forwards.success(), "sysctl");
+    router.ip("addr add fd97:1::2/64 dev eth0 nodad");
+    router.ip("addr add fd97:2::1/64 dev far nodad");
+    router.ip("neigh replace fd97:2::2 lladdr 02:00:00:00:97:02 dev far");
+    namespace.ip("link set eth0 up");
+    for address in ["fd97:1::1/64", "fd97:1::5/64"] {
+        namespace.ip(&format!("addr add {address} dev eth0 nodad"));
+    }
+    namespace.ip("route add fd97:2::/64 via fd97:1::2");
+    namespace.ip("addr add 10.97.3.1/32 dev lo");
+    let looked_at: SocketAddr = "10.97.3.1:8080".parse().unwrap();
+    let config = admin(looked_at)
+        + &config("\"udp://[fd97:1::1]:5060\"", "", &["[fd97:2::2]:5060".to_owned()], "{ type = \"none\" }");
+    let mut balancer = Balancer::start_under(namespace.command(program()), 4, &config);
+    let client = namespace.enter(|| bound("[fd97:1::5]:0"));
+    let long = format!("X-Long: {}\r\n", "x".repeat(1_100));
+    let metrics = || namespace.enter(|| get(looked_at, "/metrics"));
+    wait_for("word of the narrow path", || {
+        client.send_to(&request("INVITE", 1, &long), "[fd97:1::1]:5060").unwrap();
+        !metrics().contains("trunkline_icmp_errors_total 0\n")
+    });
+    let said = metrics();
+    let unreachable = said.lines().find(|line| line.starts_with("trunkline_server_unreachable_total{"));
+    assert!(unreachable.is_some_and(|line| line.ends_with(" 0")), "{unreachable:?}");
+    balancer.stop();
+}
+
 /// The BYE of a call's client that got this answer to its INVITE.
 fn bye(ok: &str) -> String {
     let route = ok.lines().find_map(|line| line.strip_prefix("Record-Route: ")).expect("our way back");

@@ -289,6 +289,10 @@ pub fn open_relay(
                 true => forget_errors(&socket, bound).map_err(at("IP_RECVERR"))?,
                 false => socket.bind(&bound.into()).map_err(at("bind"))?,
             }
+            if is_bound && shared {
+                // A proxy had the group, perhaps: its responses went by transaction, a relay's flows must not.
+                spread(&socket, vec![BY_FLOW]).map_err(at("SO_ATTACH_REUSEPORT_CBPF"))?;
+            }
             ports.push(Port { socket, bound, drops: 0 });
         }
     }
@@ -359,10 +363,17 @@ fn mark_as(socket: &Socket, address: SocketAddr, dscp: u8) -> io::Result<()> {
 /// responses of a server share one 4-tuple, so the kernel's flow hash would pile them on one worker. Requests keep the
 /// flow hash: a client's stay in order.
 fn steer(socket: &Socket, workers: usize) -> io::Result<()> {
-    let mut program = steering(workers as u32);
+    spread(socket, steering(workers as u32))
+}
+
+/// Lets a program choose among the sockets of a group, in place of the one before.
+fn spread(socket: &Socket, mut program: Vec<sock_filter>) -> io::Result<()> {
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     setsockopt(socket, sockopt::AttachReusePortCbpf, &program).map_err(io::Error::from)
 }
+
+/// No socket has this number, and for that the kernel's answer is its flow hash.
+const BY_FLOW: sock_filter = sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: u32::MAX };
 
 /// Where the start line of a response may end: from that without a reason phrase to longer than any that is usual.
 const LINE_ENDS: RangeInclusive<u32> = 13..=64;
@@ -379,8 +390,7 @@ fn steering(workers: u32) -> Vec<sock_filter> {
     let mut program = vec![
         op(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
         op(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, u32::from_be_bytes(*b"SIP/")),
-        // No socket has this number, and for that the kernel's answer is its flow hash.
-        op(BPF_RET | BPF_K, 0, 0, u32::MAX),
+        BY_FLOW,
     ];
     let otherwise = [
         op(BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_RANDOM) as u32),

@@ -483,9 +483,11 @@ fn prepare(verdict: &Verdict, n: usize, len: usize, tools: &mut Tools) -> Option
 /// Takes what is in a socket's error queue; says whether anything was. An ICMP error about a server is a sign for its health.
 fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory) -> bool {
     for n in 0..ERRORS_AT_ONCE {
-        let Some((remote, _)) = take_error(socket) else { return n > 0 };
+        let Some((remote, error)) = take_error(socket) else { return n > 0 };
         memory.shared.workers.of(memory.worker).icmp.add(1);
-        if let Some(server) = remote.and_then(|remote| snapshot.server_reached_at(&remote)) {
+        // That the path is narrow (RFC 4443 §3.2) says nothing about who is at its end: the kernel learns it, and cuts the next.
+        let is_about_path = error.raw_os_error() == Some(libc::EMSGSIZE);
+        if let Some(server) = remote.filter(|_| !is_about_path).and_then(|remote| snapshot.server_reached_at(&remote)) {
             let live = &snapshot.servers[server].live;
             live.counters.of(memory.worker).unreachable.add(1);
             memory.sign(live, Sign::Unreachable);
