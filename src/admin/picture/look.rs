@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use super::second::Seconds;
 use super::{
-    Backend, BreakerShown, Count, Frontend, Nameless, Node, Picture, PinsUsed, Rate, Region, Server, StickUsed, Sums,
-    Tally,
+    Backend, BreakerShown, Causes, Count, Frontend, Nameless, Node, Picture, PinsUsed, Rate, Region, Server, StickUsed,
+    Sums, Tally,
 };
 use crate::admin::follow::Following;
 use crate::admin::journal::Journal;
 use crate::admin::roles::Role;
 use crate::admin::{unix_now, view::Place};
 use crate::config::{self, StickOn, WhenAllDown};
-use crate::state::connections::End;
 use crate::state::counters::{Counter, FrontendCounters, PerWorker, WorkerCounters};
 use crate::state::records::Records;
 use crate::state::response_times::Timed;
@@ -51,7 +50,7 @@ impl Scene<'_> {
         self.give_active(&mut frontends, &backends);
         let mut reasons = [0; Reason::ALL.len()];
         for frontend in &frontends {
-            reasons.iter_mut().zip(frontend.reasons).for_each(|(sum, n)| *sum += n);
+            reasons.iter_mut().zip(frontend.causes.reasons).for_each(|(sum, n)| *sum += n);
         }
         let (pins_used, pins_size) = shared.pins.in_use();
         let sum = |counter: fn(&WorkerCounters) -> &Counter| shared.workers.sum(counter);
@@ -107,6 +106,7 @@ impl Scene<'_> {
         let config = &of.config;
         let most_flows = config.relay().map_or(0, |relay| relay.max_flows as u64);
         let flows = || sum(&of.live, |of| &of.flows_opened).saturating_sub(sum(&of.live, |of| &of.flows_closed));
+        let ((ever, cleared), causes_ever) = (self.seconds.counted(true, config.id), Causes::of(&of.live));
         Frontend {
             id: config.id,
             iid,
@@ -115,10 +115,11 @@ impl Scene<'_> {
             binds: config.binds.iter().map(ToString::to_string).collect(),
             open: of.open_connections() + flows(),
             most_open: most_flows + if config.has_streams() { config.connections.most } else { 0 },
-            tally: self.seconds.frontend(config.id),
+            tally: ever.since(&cleared),
+            causes: causes_ever.since(&self.seconds.cleared_causes(config.id)),
+            ever,
+            causes_ever,
             rates: self.seconds.rates(config.id),
-            reasons: std::array::from_fn(|n| of.live.sum(|live| live.reasons.of(Reason::ALL[n]))),
-            ends: std::array::from_fn(|n| of.live.sum(|live| live.connection_ends.of(End::ALL[n]))),
         }
     }
 
@@ -217,7 +218,7 @@ impl Scene<'_> {
         let known = &self.snapshot.servers[self.snapshot.server(config.id)?];
         let (state, live) = (known.state, &known.live);
         let record = records.server(config.id).cloned();
-        let counts = live.breaker_counts();
+        let (counts, (ever, cleared)) = (live.breaker_counts(), self.seconds.counted(false, config.id));
         let weight = state.weight.unwrap_or(config.weight);
         Some(Server {
             id: config.id,
@@ -247,7 +248,8 @@ impl Scene<'_> {
             calls: live.open(),
             max_calls: known.max_calls,
             max_rate: if known.rate_interval == 0 { 0.0 } else { 1e9 / known.rate_interval as f64 },
-            tally: self.seconds.server(config.id),
+            tally: ever.since(&cleared),
+            ever,
             rates: self.seconds.rates(config.id),
             times: self.seconds.times_of(config.id, &live.response_times()),
             unchanged: self.now.since(state.since.max(self.place.started)),
@@ -263,6 +265,7 @@ fn sum(live: &PerWorker<FrontendCounters>, counter: fn(&FrontendCounters) -> &Co
     live.sum(counter)
 }
 
+const UNSERVED: [Reason; 2] = [Reason::NoServer, Reason::ServersFull];
 const DENIED: [Reason; 3] = [Reason::Denied, Reason::Scanner, Reason::RateLimited];
 const MALFORMED: [Reason; 5] = [Reason::Malformed, Reason::NotSip, Reason::Junk, Reason::TooLong, Reason::Unanswerable];
 
@@ -285,6 +288,7 @@ pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
         (Count::Retransmissions, counted.retransmissions),
         (Count::Connections, of(|l| &l.connections) + of(|l| &l.flows_opened)),
         (Count::Refused, refused),
+        (Count::Unserved, reasons(&UNSERVED)),
         (Count::Dropped, dropped),
         (Count::Denied, reasons(&DENIED)),
         (Count::Malformed, reasons(&MALFORMED)),
