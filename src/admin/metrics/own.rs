@@ -160,6 +160,13 @@ fn servers(text: &mut Exposition, picture: &Picture) {
     for server in picture.servers() {
         text.sample("trunkline_server_state", &of_with(server, "state", server.state.health.word()), 1.0);
     }
+    text.gauge(
+        "trunkline_server_admin",
+        "1 for what was asked of a server: ready, drain, maint, or leaving after a reload.",
+    );
+    for server in picture.servers() {
+        text.sample("trunkline_server_admin", &of_with(server, "state", server.state.admin.word()), 1.0);
+    }
 }
 
 /// The bounds that are told: fine ones are summed up, for a scrape of a thousand servers must stay small. The longest are those in

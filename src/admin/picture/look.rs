@@ -17,6 +17,7 @@ use crate::config::{self, StickOn, WhenAllDown};
 use crate::state::counters::{Counter, FrontendCounters, PerWorker, WorkerCounters};
 use crate::state::records::Records;
 use crate::state::response_times::Timed;
+use crate::state::server::Admin;
 use crate::state::{Reason, Shared, Snapshot, Time, snapshot};
 
 /// HAProxy's own proxies have the first number; those of the configuration begin with this one.
@@ -184,6 +185,7 @@ impl Scene<'_> {
         let in_all = servers.iter().map(last_minute).sum();
         let region = |(region, at): (&config::Region, usize)| {
             let own = || servers.iter().filter(|server| server.region == region.name);
+            let stays = |server: &&Server| server.state.admin != Admin::Leaving;
             // Backups are part of a region that has nobody else.
             let counts = |backup: bool| !backup || !config.has_primaries(at);
             let nameless = config.unresolved().filter(|named| named.region == at && counts(named.backup)).count();
@@ -199,7 +201,7 @@ impl Scene<'_> {
                 opened: own().map(last_minute).sum(),
                 opened_in_all: in_all,
                 up: config.servers.iter().filter(|server| server.region == at && serves(server)).count(),
-                servers: own().filter(|server| counts(server.backup)).count() + nameless,
+                servers: own().filter(stays).filter(|server| counts(server.backup)).count() + nameless,
                 availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
                 tally,
             }

@@ -357,7 +357,8 @@ pub struct Region {
     /// What opened something in the last minute here and in the whole backend.
     pub opened: u64,
     pub opened_in_all: u64,
-    /// Servers that do their part, and all, backups apart that only stand in; names without an address are among these.
+    /// Servers that do their part, and all, backups apart that only stand in, and without those that leave; names without an address
+    /// are among these.
     pub up: usize,
     pub servers: usize,
     pub availability: f64,
