@@ -21,7 +21,20 @@ use crate::state::server::Admin;
 use crate::state::{Reason, Shared, Snapshot, Time, snapshot};
 
 /// HAProxy's own proxies have the first number; those of the configuration begin with this one.
-pub const FIRST_IID: usize = 2;
+const FIRST_IID: usize = 2;
+
+/// The numbers of frontends and of backends: by their positions in the file, frontends first, and behind all of them what leaves.
+/// When that is gone, nobody who stays has another number.
+pub(in crate::admin) fn numbers(snapshot: &Snapshot) -> (Vec<usize>, Vec<usize>) {
+    let frontends = snapshot.frontends.iter().map(|of| of.config.leaves);
+    let leaves: Vec<bool> = frontends.chain(snapshot.backends.iter().map(|of| of.config.leaves)).collect();
+    let staying = leaves.iter().filter(|leaves| !**leaves).count();
+    let (mut stays, mut behind) = (FIRST_IID.., FIRST_IID + staying..);
+    let mut numbers: Vec<_> =
+        leaves.iter().filter_map(|leaves| if *leaves { &mut behind } else { &mut stays }.next()).collect();
+    let backends = numbers.split_off(snapshot.frontends.len());
+    (numbers, backends)
+}
 
 /// What a picture is made from.
 pub(in crate::admin) struct Scene<'a> {
@@ -41,11 +54,11 @@ impl Scene<'_> {
     /// Looks at everything.
     pub fn picture(&self) -> Picture {
         let Self { place, snapshot, shared, journal, following, seconds, now, number, stopping, roles } = self;
+        let (of_frontends, of_backends) = numbers(snapshot);
         let mut frontends: Vec<_> =
-            snapshot.frontends.iter().zip(FIRST_IID..).map(|(f, iid)| self.frontend(f, iid)).collect();
-        let first = FIRST_IID + frontends.len();
+            snapshot.frontends.iter().zip(of_frontends).map(|(f, iid)| self.frontend(f, iid)).collect();
         let records = journal.records();
-        let backends = snapshot.backends.iter().zip(first..);
+        let backends = snapshot.backends.iter().zip(of_backends);
         let backends: Vec<_> = backends.map(|(backend, iid)| self.backend(backend, iid, &records)).collect();
         drop(records);
         self.give_active(&mut frontends, &backends);
@@ -336,5 +349,22 @@ fn word_of(on: &StickOn) -> &'static str {
     match on {
         StickOn::Source { .. } => "ip",
         StickOn::FromUser | StickOn::ToUser | StickOn::Header(_) => "string",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gone::tests::{SECOND, TEXT, leaving, snapshot};
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_file_s_whatever_leaves_beside_it() {
+        let gone = TEXT.replace("\"f\"", "\"g\"").replace("\"b\"", "\"c\"").replace(":5060", ":5070");
+        let stays = snapshot(TEXT, None);
+        assert_eq!(numbers(&stays), (vec![2], vec![3]));
+        let both = leaving(&(TEXT.to_owned() + SECOND), &(gone + TEXT));
+        let names = |snapshot: &Snapshot| snapshot.backends.iter().map(|of| of.config.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&both), ["b", "c"]);
+        assert_eq!(numbers(&both), (vec![2, 4], vec![3, 5]), "frontend g was 3 once, and c was 4");
     }
 }

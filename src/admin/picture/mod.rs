@@ -282,7 +282,7 @@ impl Percentiles {
 #[derive(Clone, Debug)]
 pub struct Frontend {
     pub id: NameHash,
-    /// HAProxy's number of a proxy: by position in the configuration, frontends first, from 2 on as there.
+    /// HAProxy's number of a proxy, see [`look::numbers`].
     pub iid: usize,
     pub name: String,
     pub mode: &'static str,
