@@ -359,14 +359,16 @@ mod tests {
         seconds.clear(false, &snapshot);
         seconds.look(&snapshot);
         assert_eq!((seconds.rates(server.id).opened.most, shown(&seconds)), (10.0, 15));
+        opened(2);
         seconds.clear(true, &snapshot);
+        seconds.look(&snapshot);
         assert_eq!(shown(&seconds), 0, "what came after the last second, too");
         assert_eq!(seconds.cleared_causes(frontend.config.id), Causes::of(&frontend.live), "and its reasons");
         opened(1);
         seconds.look(&snapshot);
         assert_eq!(
             (shown(&seconds), seconds.counted(false, server.id).0[Count::Opened]),
-            (1, 16),
+            (1, 18),
             "not what it counted ever"
         );
     }
