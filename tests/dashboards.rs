@@ -15,7 +15,7 @@ use support::pki::Pki;
 use support::process::{output, program, spawn, wait_for};
 use support::regions::{Net, ROUND, SERVERS, answer, stop};
 use trunkline::load::{Generator, Timers};
-use trunkline::state::server::{Health, Rest};
+use trunkline::state::server::{Admin, Health, Rest};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -66,8 +66,7 @@ impl Scrape {
                 None if TARGETS_LABELS.contains(&&**label) => return None,
                 None => return Some(format!("{} has no label {label}", wanted.name)),
             };
-            let known =
-                |value: &str| values.contains(value) || wanted.name == "trunkline_server_state" && is_health(value);
+            let known = |value: &str| values.contains(value) || is_other_state(&wanted.name, value);
             let named = ["kind", "reason", "state", "method"].contains(&&**label) && !value.contains('$');
             let stranger = value.split('|').find(|value| named && !known(value))?;
             Some(format!("{} never has {label}=\"{stranger}\"", wanted.name))
@@ -79,10 +78,14 @@ impl Scrape {
 const TARGETS_LABELS: [&str; 3] = ["job", "instance", "pair"];
 
 /// A healthy balancer has a server in one of them only.
-fn is_health(word: &str) -> bool {
-    [Health::Up, Health::Suspect, Health::Resting(Rest::Call), Health::Down, Health::Dead]
-        .iter()
-        .any(|health| health.word() == word)
+fn is_other_state(family: &str, word: &str) -> bool {
+    let health = [Health::Up, Health::Suspect, Health::Resting(Rest::Call), Health::Down, Health::Dead];
+    let admin = [Admin::Ready, Admin::Drain, Admin::Maint, Admin::Leaving];
+    match family {
+        "trunkline_server_state" => health.iter().any(|health| health.word() == word),
+        "trunkline_server_admin" => admin.iter().any(|admin| admin.word() == word),
+        _ => false,
+    }
 }
 
 /// A family that is asked for, and what of it.
@@ -103,8 +106,13 @@ fn selectors(expression: &str) -> Vec<Selector> {
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {
         if !(first.is_ascii_alphanumeric() || first == '_') {
-            // A range has a length and no name.
-            rest = if first == '[' { after(rest, ']') } else { &rest[first.len_utf8()..] };
+            // A range has a length and no name, and a text is none.
+            let behind = &rest[first.len_utf8()..];
+            rest = match first {
+                '[' => after(behind, ']'),
+                '"' => after(behind, '"'),
+                _ => behind,
+            };
             continue;
         }
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_:.".contains(c))).unwrap_or(rest.len());
@@ -405,6 +413,7 @@ fn names_and_labels_are_found_in_expressions() {
         ("sum by (le, region) (rate(a_bucket{kind=\"x\", b!~\"c|d\"}[5m])) > 0.5", "a_bucket{kind=x,b=c|d}"),
         ("max without (state) (2 * a{x=\"}\"} or b) == bool 1e3", "a{x=}} b{}"),
         ("histogram_quantile(0.9, a) / on (x) group_left () b[$__range:] unless ignoring (y) c:d:e", "a{} b{} c:d:e{}"),
+        ("a > 0 unless on (x) label_join(b{c=\"d\"}, \"x\", \"/\", \"y\")", "a{} b{c=d}"),
         ("a{file=\"x\\\"y\",z=\"\"} NaN", "a{file=x\\\"y,z=}"),
     ] {
         assert_eq!(found(expression), expected, "{expression}");

@@ -62,11 +62,10 @@ impl Answerer {
             }
             Command::Already(name) => server(&name).map(|_| String::new()),
             Command::ClearCounters { all } => {
-                self.view.seconds().clear(all);
+                self.view.clear_counters(all);
                 if all {
                     self.view.journal().records().clear();
                 }
-                self.view.is_stale();
                 let which = if all { "all counters" } else { "maximum values" };
                 let (from, to) = (which.to_owned(), "cleared".to_owned());
                 let change = Change { kind: Kind::Admin, of: "", what: "counters", from, to };

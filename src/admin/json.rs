@@ -60,8 +60,8 @@ fn frontend(of: &Frontend) -> Value {
         "retransmissions": tally[Count::Retransmissions],
         "bytes_in": tally[Count::BytesIn], "bytes_out": tally[Count::BytesOut],
         "refused": tally[Count::Refused], "dropped": tally[Count::Dropped],
-        "reasons": counted(Reason::ALL.iter().zip(of.reasons).map(|(reason, n)| (reason.word(), n))),
-        "ends": counted(End::ALL.iter().zip(of.ends).map(|(end, n)| (end.word(), n))),
+        "reasons": counted(Reason::ALL.iter().zip(of.causes.reasons).map(|(reason, n)| (reason.word(), n))),
+        "ends": counted(End::ALL.iter().zip(of.causes.ends).map(|(end, n)| (end.word(), n))),
     })
 }
 

@@ -178,6 +178,13 @@ impl View {
         self.seconds().tick(&snapshot, &self.0.shared, clock());
     }
 
+    /// `clear counters`, of all where it is asked for.
+    pub fn clear_counters(&self, all: bool) {
+        let snapshot = self.0.snapshot.load();
+        self.seconds().clear(all, &snapshot);
+        self.is_stale();
+    }
+
     /// The last minutes.
     pub fn seconds(&self) -> MutexGuard<'_, Seconds> {
         self.0.seconds.lock().unwrap_or_else(PoisonError::into_inner)

@@ -35,7 +35,7 @@ pub fn with_leaving(wanted: &Config, before: &Config, stays: &Stays<'_>) -> Conf
                 let backend = moved(frontend.backend);
                 let of = |route: &Route| Route { backend: moved(route.backend), ..route.clone() };
                 let routes = frontend.routes.iter().map(of).collect();
-                config.frontends.push(Frontend { binds, backend, routes, ..frontend.clone() });
+                config.frontends.push(Frontend { binds, backend, routes, leaves: true, ..frontend.clone() });
             }
         }
     }
@@ -64,7 +64,7 @@ fn add_server(config: &mut Config, from: &Backend, server: &Server) {
 /// The position of a backend, added without its servers where it is not wanted any more.
 fn add_backend(config: &mut Config, backend: &Backend) -> usize {
     config.backends.iter().position(|other| other.name == backend.name).unwrap_or_else(|| {
-        config.backends.push(Backend { servers: Vec::new(), names: Vec::new(), ..backend.clone() });
+        config.backends.push(Backend { servers: Vec::new(), names: Vec::new(), leaves: true, ..backend.clone() });
         config.backends.len() - 1
     })
 }
@@ -135,6 +135,11 @@ address = "udp://127.0.0.4:5060"
         assert_eq!(merged.frontends[1].binds[0].address.port(), 5070, "5060 is the new frontend's");
         assert_eq!(merged.backends[merged.frontends[2].backend].name, "c");
         assert_eq!(merge(&less(), &merged, true), merged, "what leaves goes on leaving");
+        let leaves: Vec<_> = merged.frontends.iter().map(|of| of.leaves).collect();
+        assert_eq!(
+            (leaves, merged.backends[0].leaves, merged.backends[1].leaves),
+            (vec![false, true, true], false, true)
+        );
         let one_address_less = Config::good(&TEXT.replace(", \"udp://127.0.0.1:5070\"", ""));
         assert_eq!(frontends(&merge(&one_address_less, &Config::good(TEXT), true)), [("sip", 2), ("guests", 1)]);
     }

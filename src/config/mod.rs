@@ -220,6 +220,8 @@ pub struct Frontend {
     pub tls: Option<FrontendTls>,
     /// Networks whose connections begin with a header of the PROXY protocol, which is believed.
     pub accept_proxy: Vec<IpNet>,
+    /// Whether it is here only because what is in flight there comes to an end.
+    pub leaves: bool,
 }
 
 impl Frontend {
@@ -434,6 +436,8 @@ pub struct Backend {
     /// Those with an address; after [`names::expand`] also those that the DNS has for [`Backend::names`].
     pub servers: Vec<Server>,
     pub names: Vec<Named>,
+    /// Whether it is here only because servers or frontends leave.
+    pub leaves: bool,
 }
 
 impl Backend {

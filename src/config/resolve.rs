@@ -350,6 +350,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
             .map(|tls| FrontendTls { carries_sip: section.mode == Mode::Proxy, ..tls.value.clone() }),
         accept_proxy: section.accept_proxy.clone(),
         name: section.name.value.clone(),
+        leaves: false,
     };
     relay::judge(&section, &frontend, written, faults);
     if frontend.is_proxy() && !section.unread_bind {
@@ -473,6 +474,7 @@ fn backend(section: BackendSection, faults: &mut Faults) -> Backend {
         regions,
         servers,
         names: named,
+        leaves: false,
     }
 }
 

@@ -123,7 +123,7 @@ pub fn info(picture: &Picture, identity: Identity, format: Format) -> String {
     }
 }
 
-/// What a line says; what means nothing here is nothing, as where HAProxy has no TLS or no pipes.
+/// What a line says; what means nothing here is nothing, as where HAProxy has no pipes. Connections over TLS are not counted apart.
 fn value(name: &str, picture: &Picture, identity: Identity) -> String {
     let node = &picture.node;
     let (open, most) = picture.open();

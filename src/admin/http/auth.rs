@@ -142,8 +142,8 @@ pub struct Auth {
     users: ArcSwap<Users>,
     key: [u8; 16],
     turns: Turns,
-    one: Semaphore,
-    queue: Semaphore,
+    one: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
     /// Somebody was right: whoever waits with the same password need not be verified.
     right: Notify,
     /// How often argon2id was computed.
@@ -159,8 +159,8 @@ impl Auth {
             users: ArcSwap::from_pointee(Users::new(None, key)),
             key,
             turns: Turns::default(),
-            one: Semaphore::new(1),
-            queue: Semaphore::new(QUEUE),
+            one: Arc::new(Semaphore::new(1)),
+            queue: Arc::new(Semaphore::new(QUEUE)),
             right: Notify::new(),
             verified: AtomicU64::new(0),
             changed: AtomicU64::new(0),
@@ -228,15 +228,16 @@ impl Auth {
                 return Ok(at);
             }
         }
-        let _queued = self.queue.try_acquire().map_err(|_| Refused::Busy)?;
-        let _alone = self.one.acquire().await.map_err(|_| Refused::Busy)?;
+        let queued = Arc::clone(&self.queue).try_acquire_owned().map_err(|_| Refused::Busy)?;
+        let alone = Arc::clone(&self.one).acquire_owned().await.map_err(|_| Refused::Busy)?;
         if let Some(at) = users.known(mac) {
             return Ok(at);
         }
         self.verified.fetch_add(1, Ordering::Relaxed);
         let asked = Arc::clone(users);
-        let found =
-            tokio::task::spawn_blocking(move || asked.find(&name, &password)).await.map_err(|_| Refused::Busy)?;
+        // Nothing stops it when whoever asked has left: it has the places until it is done, and then until it is known who was right.
+        let find = move || (asked.find(&name, &password), (queued, alone));
+        let (found, _places) = tokio::task::spawn_blocking(find).await.map_err(|_| Refused::Busy)?;
         if !Arc::ptr_eq(users, &self.users.load()) {
             // Somebody else may have the name now.
             return Err(Refused::Busy);

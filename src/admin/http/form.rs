@@ -16,7 +16,8 @@ use super::auth::Visitor;
 use super::options::Options;
 use super::{Node, Unread, fresh, read};
 use crate::admin::Wish;
-use crate::admin::picture::look::FIRST_IID;
+use crate::admin::picture::look::numbers;
+use crate::admin::picture::numbered;
 use crate::config::admin::Role;
 use crate::sip::token::NameHash;
 use crate::state::Snapshot;
@@ -102,13 +103,10 @@ async fn submit(node: &Node, visitor: &Visitor, text: &[u8]) -> Outcome {
     Outcome::of(named, changed)
 }
 
-/// The position of a backend by its name or by `#` and its number: frontends are numbered from 2 on, then backends.
+/// The position of a backend by its name or by `#` and its number.
 fn find(snapshot: &Snapshot, name: &str) -> Option<usize> {
-    let of_number = name.strip_prefix('#').and_then(|digits| digits.parse::<usize>().ok());
-    match of_number {
-        Some(number) => {
-            number.checked_sub(snapshot.frontends.len() + FIRST_IID).filter(|at| *at < snapshot.backends.len())
-        }
+    match numbered(name) {
+        Some(number) => numbers(snapshot).1.iter().position(|iid| *iid == number),
         None => snapshot.backends.iter().position(|backend| backend.config.name == name),
     }
 }

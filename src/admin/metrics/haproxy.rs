@@ -238,7 +238,6 @@ fn process(text: &mut Exposition, picture: &Picture, version: &str) {
         ("current_session_rate", "gauge", rates.calls.now),
         ("max_session_rate", "gauge", rates.calls.most),
         ("current_tasks", "gauge", node.workers as f64),
-        ("idle_time_percent", "gauge", 100.0),
         ("stopping", "gauge", f64::from(u8::from(node.stopping))),
         ("jobs", "gauge", node.workers as f64 + open as f64),
         ("listeners", "gauge", picture.frontends.iter().map(|f| f.binds.len()).sum::<usize>() as f64),
@@ -246,10 +245,15 @@ fn process(text: &mut Exposition, picture: &Picture, version: &str) {
     ] {
         text.one(&format!("haproxy_process_{name}"), kind, "As HAProxy has it of itself.", value);
     }
-    // What there is nothing of here, and dashboards ask for.
+    text.one("haproxy_process_idle_time_percent", "gauge", "HAProxy's; nobody measures it here.", 100.0);
+    // What there is nothing of here, or nobody counts, and dashboards ask for.
     for name in NONE {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-        text.one(&format!("haproxy_process_{name}"), kind, "HAProxy's; there is no such thing here.", 0.0);
+        let help = match name.contains("ssl") {
+            true => "HAProxy's; TLS is not counted apart here.",
+            false => "HAProxy's; there is no such thing here.",
+        };
+        text.one(&format!("haproxy_process_{name}"), kind, help, 0.0);
     }
 }
 

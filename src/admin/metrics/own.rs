@@ -86,7 +86,7 @@ fn frontends(text: &mut Exposition, picture: &Picture) {
     let count = |text: &mut Exposition, name: &str, help: &str, count: Count| {
         text.counter(name, help);
         for frontend in frontends {
-            text.sample(name, &[("proxy", &frontend.name)], frontend.tally[count] as f64);
+            text.sample(name, &[("proxy", &frontend.name)], frontend.ever[count] as f64);
         }
     };
     count(text, "trunkline_received_total", "Datagrams and messages that came.", Count::Received);
@@ -94,21 +94,21 @@ fn frontends(text: &mut Exposition, picture: &Picture) {
     count(text, "trunkline_frontend_retransmissions_total", "Requests sent on before.", Count::Retransmissions);
     text.counter("trunkline_frontend_requests_total", "Requests of clients by method.");
     for frontend in frontends {
-        for (method, n) in frontend.tally.methods() {
+        for (method, n) in frontend.ever.methods() {
             let labels = [("proxy", frontend.name.as_str()), ("method", method)];
             text.sample("trunkline_frontend_requests_total", &labels, n as f64);
         }
     }
     text.counter("trunkline_dropped_total", "Messages that were dropped or refused, by the name of the reason.");
     for frontend in frontends {
-        for (reason, n) in Reason::ALL.iter().zip(frontend.reasons) {
+        for (reason, n) in Reason::ALL.iter().zip(frontend.causes_ever.reasons) {
             let labels = [("proxy", frontend.name.as_str()), ("reason", reason.word())];
             text.sample("trunkline_dropped_total", &labels, n as f64);
         }
     }
     text.counter("trunkline_connections_ended_total", "Connections that ended or were not let in, and why.");
     for frontend in frontends {
-        for (end, n) in End::ALL.iter().zip(frontend.ends) {
+        for (end, n) in End::ALL.iter().zip(frontend.causes_ever.ends) {
             let labels = [("proxy", frontend.name.as_str()), ("reason", end.word())];
             text.sample("trunkline_connections_ended_total", &labels, n as f64);
         }
@@ -139,12 +139,12 @@ fn servers(text: &mut Exposition, picture: &Picture) {
     ] {
         text.counter(name, help);
         for server in picture.servers() {
-            text.sample(name, &of(server), server.tally[count] as f64);
+            text.sample(name, &of(server), server.ever[count] as f64);
         }
     }
     text.counter("trunkline_requests_total", "Requests to a server by method.");
     for server in picture.servers() {
-        for (method, n) in server.tally.methods() {
+        for (method, n) in server.ever.methods() {
             text.sample("trunkline_requests_total", &of_with(server, "method", method), n as f64);
         }
     }
@@ -159,6 +159,13 @@ fn servers(text: &mut Exposition, picture: &Picture) {
     text.gauge("trunkline_server_state", "1 for the state that a server's health is in.");
     for server in picture.servers() {
         text.sample("trunkline_server_state", &of_with(server, "state", server.state.health.word()), 1.0);
+    }
+    text.gauge(
+        "trunkline_server_admin",
+        "1 for what was asked of a server: ready, drain, maint, or leaving after a reload.",
+    );
+    for server in picture.servers() {
+        text.sample("trunkline_server_admin", &of_with(server, "state", server.state.admin.word()), 1.0);
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::Tally;
 use super::look::{frontend_tally, server_tally};
+use super::{Causes, Tally};
 use crate::sip::token::NameHash;
 use crate::state::Snapshot;
 use crate::state::counters::{FrontendCounters, PerWorker};
@@ -37,6 +37,7 @@ struct Known {
     last: Tally,
     /// What `clear counters all` took off.
     cleared: Tally,
+    cleared_causes: Causes,
     is_there: bool,
 }
 
@@ -81,8 +82,8 @@ impl Gone {
             })
         });
         for (id, whose, counters) in frontends.chain(servers) {
-            let (last, cleared) = Default::default();
-            let is = Known { whose, counters, last, cleared, is_there: true };
+            let (last, cleared, cleared_causes) = Default::default();
+            let is = Known { whose, counters, last, cleared, cleared_causes, is_there: true };
             let key = (whose == Whose::Process, id);
             match known.get_mut(&key).filter(|was| was.counters.are(&is.counters)) {
                 // Its region may be another.
@@ -109,6 +110,16 @@ impl Gone {
         self.known.get(&(is_frontend, id)).map(|of| of.last).unwrap_or_default()
     }
 
+    /// What `clear counters all` took off that.
+    pub fn cleared(&self, is_frontend: bool, id: NameHash) -> Tally {
+        self.known.get(&(is_frontend, id)).map(|of| of.cleared).unwrap_or_default()
+    }
+
+    /// And off what a frontend dropped and refused.
+    pub fn cleared_causes(&self, frontend: NameHash) -> Causes {
+        self.known.get(&(true, frontend)).map(|of| of.cleared_causes).unwrap_or_default()
+    }
+
     /// What those of whom `is` is true counted who are not in the snapshot that was looked at last.
     pub fn tally(&self, is: impl Fn(Whose) -> bool) -> Tally {
         let mut sum = Tally::default();
@@ -116,11 +127,16 @@ impl Gone {
         sum
     }
 
-    /// `clear counters all`: `off` is what it takes off a server or a frontend.
-    pub fn clear(&mut self, off: impl Fn(NameHash) -> Option<Tally>) {
+    /// `clear counters all`: takes off what everybody said when somebody looked last.
+    pub fn clear(&mut self) {
         self.left.clear();
         self.sums.clear();
-        self.known.iter_mut().for_each(|((_, id), of)| of.cleared = off(*id).unwrap_or(of.last));
+        for of in self.known.values_mut() {
+            of.cleared = of.last;
+            if let Counters::Frontend(live) = &of.counters {
+                of.cleared_causes = live.upgrade().map(|live| Causes::of(&live)).unwrap_or_default();
+            }
+        }
     }
 }
 
@@ -129,22 +145,32 @@ fn keep(sums: &mut HashMap<Whose, Tally>, of: &Known) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::admin::picture::{Count, second::backend_id};
+    use crate::config::leaving::{Stays, with_leaving};
     use crate::config::{Config, key};
     use crate::state::binds::Host;
     use crate::state::snapshot::Ingredients;
 
-    const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://10.0.0.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
+    pub const TEXT: &str = "[[frontend]]\nname = \"f\"\nbind = \"udp://10.0.0.1:5060\"\nbackend = \"b\"\n[[backend]]\nname = \"b\"\n\
                         [[backend.server]]\nname = \"one\"\naddress = \"udp://10.0.0.2:5060\"\n";
-    const SECOND: &str = "[[backend.server]]\nname = \"two\"\naddress = \"udp://10.0.0.3:5060\"\n";
+    pub const SECOND: &str = "[[backend.server]]\nname = \"two\"\naddress = \"udp://10.0.0.3:5060\"\n";
 
-    fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
-        let config = Config::good(text);
+    /// What is wanted, and all that was there before and is not wanted.
+    pub fn leaving(wanted: &str, before: &str) -> Snapshot {
+        let stays = Stays { server: &|_| true, bind: &|_| true };
+        build(&with_leaving(&Config::good(wanted), &Config::good(before), &stays), None)
+    }
+
+    pub fn snapshot(text: &str, previous: Option<&Snapshot>) -> Snapshot {
+        build(&Config::good(text), previous)
+    }
+
+    fn build(config: &Config, previous: Option<&Snapshot>) -> Snapshot {
         let keys = key::parse(&key::generate(*b"golden route key", [0x22; 16])).unwrap();
         let (host, states) = (Host::default(), HashMap::new());
-        Snapshot::build(&Ingredients { config: &config, keys, host: &host, states: &states, workers: 1 }, previous)
+        Snapshot::build(&Ingredients { config, keys, host: &host, states: &states, workers: 1 }, previous)
     }
 
     #[test]
@@ -172,7 +198,7 @@ mod tests {
         gone.look(&moved);
         assert_eq!(sum(&gone), 0, "it is in another region, and there");
         gone.look(&one);
-        gone.clear(|_| None);
+        gone.clear();
         assert_eq!(sum(&gone), 0);
         live.counters.of(0).sent.add(2);
         gone.look(&one);

@@ -6,22 +6,35 @@ use std::time::Duration;
 
 use super::second::Seconds;
 use super::{
-    Backend, BreakerShown, Count, Frontend, Nameless, Node, Picture, PinsUsed, Rate, Region, Server, StickUsed, Sums,
-    Tally,
+    Backend, BreakerShown, Causes, Count, Frontend, Nameless, Node, Picture, PinsUsed, Rate, Region, Server, StickUsed,
+    Sums, Tally,
 };
 use crate::admin::follow::Following;
 use crate::admin::journal::Journal;
 use crate::admin::roles::Role;
 use crate::admin::{unix_now, view::Place};
 use crate::config::{self, StickOn, WhenAllDown};
-use crate::state::connections::End;
 use crate::state::counters::{Counter, FrontendCounters, PerWorker, WorkerCounters};
 use crate::state::records::Records;
 use crate::state::response_times::Timed;
+use crate::state::server::Admin;
 use crate::state::{Reason, Shared, Snapshot, Time, snapshot};
 
 /// HAProxy's own proxies have the first number; those of the configuration begin with this one.
-pub const FIRST_IID: usize = 2;
+const FIRST_IID: usize = 2;
+
+/// The numbers of frontends and of backends: by their positions in the file, frontends first, and behind all of them what leaves.
+/// When that is gone, nobody who stays has another number.
+pub(in crate::admin) fn numbers(snapshot: &Snapshot) -> (Vec<usize>, Vec<usize>) {
+    let frontends = snapshot.frontends.iter().map(|of| of.config.leaves);
+    let leaves: Vec<bool> = frontends.chain(snapshot.backends.iter().map(|of| of.config.leaves)).collect();
+    let staying = leaves.iter().filter(|leaves| !**leaves).count();
+    let (mut stays, mut behind) = (FIRST_IID.., FIRST_IID + staying..);
+    let mut numbers: Vec<_> =
+        leaves.iter().filter_map(|leaves| if *leaves { &mut behind } else { &mut stays }.next()).collect();
+    let backends = numbers.split_off(snapshot.frontends.len());
+    (numbers, backends)
+}
 
 /// What a picture is made from.
 pub(in crate::admin) struct Scene<'a> {
@@ -41,17 +54,17 @@ impl Scene<'_> {
     /// Looks at everything.
     pub fn picture(&self) -> Picture {
         let Self { place, snapshot, shared, journal, following, seconds, now, number, stopping, roles } = self;
+        let (of_frontends, of_backends) = numbers(snapshot);
         let mut frontends: Vec<_> =
-            snapshot.frontends.iter().zip(FIRST_IID..).map(|(f, iid)| self.frontend(f, iid)).collect();
-        let first = FIRST_IID + frontends.len();
+            snapshot.frontends.iter().zip(of_frontends).map(|(f, iid)| self.frontend(f, iid)).collect();
         let records = journal.records();
-        let backends = snapshot.backends.iter().zip(first..);
+        let backends = snapshot.backends.iter().zip(of_backends);
         let backends: Vec<_> = backends.map(|(backend, iid)| self.backend(backend, iid, &records)).collect();
         drop(records);
         self.give_active(&mut frontends, &backends);
         let mut reasons = [0; Reason::ALL.len()];
         for frontend in &frontends {
-            reasons.iter_mut().zip(frontend.reasons).for_each(|(sum, n)| *sum += n);
+            reasons.iter_mut().zip(frontend.causes.reasons).for_each(|(sum, n)| *sum += n);
         }
         let (pins_used, pins_size) = shared.pins.in_use();
         let sum = |counter: fn(&WorkerCounters) -> &Counter| shared.workers.sum(counter);
@@ -107,6 +120,7 @@ impl Scene<'_> {
         let config = &of.config;
         let most_flows = config.relay().map_or(0, |relay| relay.max_flows as u64);
         let flows = || sum(&of.live, |of| &of.flows_opened).saturating_sub(sum(&of.live, |of| &of.flows_closed));
+        let ((ever, cleared), causes_ever) = (self.seconds.counted(true, config.id), Causes::of(&of.live));
         Frontend {
             id: config.id,
             iid,
@@ -115,10 +129,11 @@ impl Scene<'_> {
             binds: config.binds.iter().map(ToString::to_string).collect(),
             open: of.open_connections() + flows(),
             most_open: most_flows + if config.has_streams() { config.connections.most } else { 0 },
-            tally: self.seconds.frontend(config.id),
+            tally: ever.since(&cleared),
+            causes: causes_ever.since(&self.seconds.cleared_causes(config.id)),
+            ever,
+            causes_ever,
             rates: self.seconds.rates(config.id),
-            reasons: std::array::from_fn(|n| of.live.sum(|live| live.reasons.of(Reason::ALL[n]))),
-            ends: std::array::from_fn(|n| of.live.sum(|live| live.connection_ends.of(End::ALL[n]))),
         }
     }
 
@@ -183,6 +198,7 @@ impl Scene<'_> {
         let in_all = servers.iter().map(last_minute).sum();
         let region = |(region, at): (&config::Region, usize)| {
             let own = || servers.iter().filter(|server| server.region == region.name);
+            let stays = |server: &&Server| server.state.admin != Admin::Leaving;
             // Backups are part of a region that has nobody else.
             let counts = |backup: bool| !backup || !config.has_primaries(at);
             let nameless = config.unresolved().filter(|named| named.region == at && counts(named.backup)).count();
@@ -198,7 +214,7 @@ impl Scene<'_> {
                 opened: own().map(last_minute).sum(),
                 opened_in_all: in_all,
                 up: config.servers.iter().filter(|server| server.region == at && serves(server)).count(),
-                servers: own().filter(|server| counts(server.backup)).count() + nameless,
+                servers: own().filter(stays).filter(|server| counts(server.backup)).count() + nameless,
                 availability: records.region(&config.name, region.id).map_or(1.0, |up| up.availability(self.now)),
                 tally,
             }
@@ -217,7 +233,7 @@ impl Scene<'_> {
         let known = &self.snapshot.servers[self.snapshot.server(config.id)?];
         let (state, live) = (known.state, &known.live);
         let record = records.server(config.id).cloned();
-        let counts = live.breaker_counts();
+        let (counts, (ever, cleared)) = (live.breaker_counts(), self.seconds.counted(false, config.id));
         let weight = state.weight.unwrap_or(config.weight);
         Some(Server {
             id: config.id,
@@ -247,7 +263,8 @@ impl Scene<'_> {
             calls: live.open(),
             max_calls: known.max_calls,
             max_rate: if known.rate_interval == 0 { 0.0 } else { 1e9 / known.rate_interval as f64 },
-            tally: self.seconds.server(config.id),
+            tally: ever.since(&cleared),
+            ever,
             rates: self.seconds.rates(config.id),
             times: self.seconds.times_of(config.id, &live.response_times()),
             unchanged: self.now.since(state.since.max(self.place.started)),
@@ -263,6 +280,7 @@ fn sum(live: &PerWorker<FrontendCounters>, counter: fn(&FrontendCounters) -> &Co
     live.sum(counter)
 }
 
+const UNSERVED: [Reason; 2] = [Reason::NoServer, Reason::ServersFull];
 const DENIED: [Reason; 3] = [Reason::Denied, Reason::Scanner, Reason::RateLimited];
 const MALFORMED: [Reason; 5] = [Reason::Malformed, Reason::NotSip, Reason::Junk, Reason::TooLong, Reason::Unanswerable];
 
@@ -285,6 +303,7 @@ pub(super) fn frontend_tally(live: &PerWorker<FrontendCounters>) -> Tally {
         (Count::Retransmissions, counted.retransmissions),
         (Count::Connections, of(|l| &l.connections) + of(|l| &l.flows_opened)),
         (Count::Refused, refused),
+        (Count::Unserved, reasons(&UNSERVED)),
         (Count::Dropped, dropped),
         (Count::Denied, reasons(&DENIED)),
         (Count::Malformed, reasons(&MALFORMED)),
@@ -330,5 +349,22 @@ fn word_of(on: &StickOn) -> &'static str {
     match on {
         StickOn::Source { .. } => "ip",
         StickOn::FromUser | StickOn::ToUser | StickOn::Header(_) => "string",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gone::tests::{SECOND, TEXT, leaving, snapshot};
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_file_s_whatever_leaves_beside_it() {
+        let gone = TEXT.replace("\"f\"", "\"g\"").replace("\"b\"", "\"c\"").replace(":5060", ":5070");
+        let stays = snapshot(TEXT, None);
+        assert_eq!(numbers(&stays), (vec![2], vec![3]));
+        let both = leaving(&(TEXT.to_owned() + SECOND), &(gone + TEXT));
+        let names = |snapshot: &Snapshot| snapshot.backends.iter().map(|of| of.config.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&both), ["b", "c"]);
+        assert_eq!(numbers(&both), (vec![2, 4], vec![3, 5]), "frontend g was 3 once, and c was 4");
     }
 }

@@ -20,6 +20,7 @@ use crate::net::tls::Certificate;
 use crate::sip::Transport;
 use crate::sip::token::NameHash;
 use crate::state::connections::End;
+use crate::state::counters::{FrontendCounters, PerWorker};
 use crate::state::methods::{ByMethod, MethodClass, Responses};
 use crate::state::records::ServerRecord;
 use crate::state::response_times::{ResponseTimes, Timed};
@@ -69,6 +70,8 @@ counts! {
     /// What came: datagrams and stream messages.
     Received,
     Refused,
+    /// Of those the ones for want of a server: no server's failure, and a caller's all the same.
+    Unserved,
     Dropped,
     /// Refused or dropped because of who sent it, and because of how it is written.
     Denied,
@@ -144,6 +147,36 @@ impl Tally {
     pub fn responses(&self) -> [u64; 6] {
         let first = Count::Responses1xx as usize;
         std::array::from_fn(|class| self.0[first + class])
+    }
+}
+
+/// Why a frontend dropped and refused messages, and why its connections ended, in the order of [`Reason::ALL`] and [`End::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Causes {
+    pub reasons: [u64; Reason::ALL.len()],
+    pub ends: [u64; End::ALL.len()],
+}
+
+impl Default for Causes {
+    fn default() -> Self {
+        Self { reasons: [0; Reason::ALL.len()], ends: [0; End::ALL.len()] }
+    }
+}
+
+impl Causes {
+    pub fn of(live: &PerWorker<FrontendCounters>) -> Self {
+        Self {
+            reasons: std::array::from_fn(|n| live.sum(|live| live.reasons.of(Reason::ALL[n]))),
+            ends: std::array::from_fn(|n| live.sum(|live| live.connection_ends.of(End::ALL[n]))),
+        }
+    }
+
+    /// What came since an earlier one.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            reasons: std::array::from_fn(|n| self.reasons[n].saturating_sub(earlier.reasons[n])),
+            ends: std::array::from_fn(|n| self.ends[n].saturating_sub(earlier.ends[n])),
+        }
     }
 }
 
@@ -249,7 +282,7 @@ impl Percentiles {
 #[derive(Clone, Debug)]
 pub struct Frontend {
     pub id: NameHash,
-    /// HAProxy's number of a proxy: by position in the configuration, frontends first, from 2 on as there.
+    /// HAProxy's number of a proxy, see [`look::numbers`].
     pub iid: usize,
     pub name: String,
     pub mode: &'static str,
@@ -258,9 +291,11 @@ pub struct Frontend {
     pub open: u64,
     pub most_open: u64,
     pub tally: Tally,
+    pub causes: Causes,
+    /// The same ever, whatever was cleared: our own counters at Prometheus never fall.
+    pub ever: Tally,
+    pub causes_ever: Causes,
     pub rates: Rates,
-    pub reasons: [u64; Reason::ALL.len()],
-    pub ends: [u64; End::ALL.len()],
 }
 
 /// A backend as it is shown.
@@ -322,7 +357,8 @@ pub struct Region {
     /// What opened something in the last minute here and in the whole backend.
     pub opened: u64,
     pub opened_in_all: u64,
-    /// Servers that do their part, and all, backups apart that only stand in; names without an address are among these.
+    /// Servers that do their part, and all, backups apart that only stand in, and without those that leave; names without an address
+    /// are among these.
     pub up: usize,
     pub servers: usize,
     pub availability: f64,
@@ -373,6 +409,8 @@ pub struct Server {
     /// New calls a second; 0 is no limit.
     pub max_rate: f64,
     pub tally: Tally,
+    /// The same ever, whatever was cleared.
+    pub ever: Tally,
     pub rates: Rates,
     pub times: Percentiles,
     /// How long its answers took, by [`Timed`], since the start.

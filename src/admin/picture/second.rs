@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use serde::Serialize;
 
 use super::gone::{Gone, Whose};
-use super::{Count, Percentiles, Rate, Rates, Tally};
+use super::{Causes, Count, Percentiles, Rate, Rates, Tally};
 use crate::sip::token::NameHash;
 use crate::state::response_times::ResponseTimes;
-use crate::state::{Reason, Shared, Snapshot, Time};
+use crate::state::{Shared, Snapshot, Time};
 
 /// Ten minutes.
 const HISTORY: usize = 600;
@@ -45,8 +45,6 @@ struct Watched {
     opened: VecDeque<u64>,
     /// A backend's parts of the calls, and since when these are so.
     shares: Option<(Vec<(u32, f64)>, Time)>,
-    /// What `clear counters` took off.
-    cleared: Tally,
     /// Response times until the last two windows began.
     windows: [Option<ResponseTimes>; 2],
     /// The tick that saw it last.
@@ -75,39 +73,37 @@ impl Seconds {
         let elapsed = if self.ticks == 0 { f64::INFINITY } else { elapsed.max(0.001) };
         (self.ticks, self.at) = (self.ticks + 1, now);
         self.gone.look(snapshot);
-        let (mut whole, mut active, mut all_times) = (Tally::default(), 0, ResponseTimes::default());
+        // Sums grow by what was counted since: those who come and go bring and take nothing.
+        let (mut whole, mut active, mut all_times) = (self.whole.before, 0, ResponseTimes::default());
         let begins = self.ticks % WINDOW == 1;
         for frontend in &snapshot.frontends {
             let tally = self.gone.last(true, frontend.config.id);
-            self.watch(frontend.config.id, &tally, 0, elapsed);
-            whole[Count::Requests] += tally[Count::Requests];
-            whole[Count::Connections] += tally[Count::Connections];
-            whole[Count::Retransmissions] += tally[Count::Retransmissions];
-            // Refused for want of a server: no server's failure, and a caller's all the same.
-            let refused = |reason: Reason| frontend.live.sum(|live| live.reasons.of(reason));
-            whole[Count::Refused] += refused(Reason::NoServer) + refused(Reason::ServersFull);
+            let more = self.watch(frontend.config.id, &tally, 0, elapsed);
+            for count in [Count::Requests, Count::Connections, Count::Retransmissions, Count::Unserved] {
+                whole[count] += more[count];
+            }
         }
         for backend in &snapshot.backends {
             let id = backend_id(&backend.config.name);
-            let (mut sum, mut calls) = (self.left(id, None), 0);
+            let (before, mut calls) = (self.watched.get(&id).map(|watched| watched.before).unwrap_or_default(), 0);
+            let mut sum = before;
             for server in &backend.config.servers {
                 let Some(at) = snapshot.server(server.id) else { continue };
                 let live = &snapshot.servers[at].live;
                 let tally = self.gone.last(false, server.id);
                 let own = live.open();
-                self.watch(server.id, &tally, own, elapsed);
+                sum += &self.watch(server.id, &tally, own, elapsed);
                 let times = live.response_times();
                 if begins && let Some(watched) = self.watched.get_mut(&server.id) {
                     watched.begin_window(times.clone());
                 }
                 all_times.add(&times);
-                sum += &tally;
                 calls += own;
             }
             self.watch(id, &sum, calls, elapsed);
             self.watched.entry(id).or_default().share(backend.balance.shares(), now);
             for count in [Count::Calls, Count::Opened, Count::Failed, Count::Failing5xx, Count::Responses5xx] {
-                whole[count] += sum[count];
+                whole[count] += sum[count] - before[count];
             }
             active += calls;
         }
@@ -120,10 +116,14 @@ impl Seconds {
         self.keep(&whole, active, shared, elapsed);
     }
 
-    fn watch(&mut self, id: NameHash, tally: &Tally, active: u64, elapsed: f64) {
-        let watched = self.watched.entry(id).or_default();
+    /// What was counted since the tick before. Who is seen for the first time may have been here already: what was counted then says
+    /// nothing about this second.
+    fn watch(&mut self, id: NameHash, tally: &Tally, active: u64, elapsed: f64) -> Tally {
+        let watched = self.watched.entry(id).or_insert_with(|| Watched { before: *tally, ..Watched::default() });
         watched.seen = self.ticks;
+        let more = tally.since(&watched.before);
         watched.tick(tally, active, elapsed);
+        more
     }
 
     /// The second of the whole.
@@ -136,7 +136,7 @@ impl Seconds {
         let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
         // A 5xx that `codes` call a failure is counted twice; counters are read one after another.
         let failures = |tally: &Tally| {
-            let failed = tally[Count::Failed] + tally[Count::Responses5xx] + tally[Count::Refused];
+            let failed = tally[Count::Failed] + tally[Count::Responses5xx] + tally[Count::Unserved];
             failed.saturating_sub(tally[Count::Failing5xx])
         };
         let second = Second {
@@ -157,19 +157,17 @@ impl Seconds {
         self.history.push_back(second);
     }
 
-    /// `clear counters`: what is shown begins anew, largest values always, all of it where `all` is asked for.
-    pub fn clear(&mut self, all: bool) {
+    /// `clear counters`: what is shown begins anew, largest values always, all that was counted until this moment where `all` is
+    /// asked for.
+    pub fn clear(&mut self, all: bool, snapshot: &Snapshot) {
         for watched in self.watched.values_mut().chain([&mut self.whole]) {
             for rate in watched.rates.each() {
                 rate.most = rate.now;
             }
-            if all {
-                watched.cleared = watched.before;
-            }
         }
         if all {
-            let watched = &self.watched;
-            self.gone.clear(|id| watched.get(&id).map(|watched| watched.before));
+            self.gone.look(snapshot);
+            self.gone.clear();
         }
     }
 
@@ -191,19 +189,14 @@ impl Seconds {
         self.gone.tally(|whose| whose == Whose::Process)
     }
 
-    /// What a frontend counted since it was cleared.
-    pub fn frontend(&self, id: NameHash) -> Tally {
-        self.cleared(id, self.gone.last(true, id))
+    /// What a frontend or a server counted ever, and what until it was cleared.
+    pub fn counted(&self, is_frontend: bool, id: NameHash) -> (Tally, Tally) {
+        (self.gone.last(is_frontend, id), self.gone.cleared(is_frontend, id))
     }
 
-    /// What a server counted since it was cleared.
-    pub fn server(&self, id: NameHash) -> Tally {
-        self.cleared(id, self.gone.last(false, id))
-    }
-
-    /// A tally without what was cleared.
-    fn cleared(&self, id: NameHash, tally: Tally) -> Tally {
-        self.watched.get(&id).map_or(tally, |watched| tally.since(&watched.cleared))
+    /// What a frontend had dropped and refused until it was cleared, and which connections had ended.
+    pub fn cleared_causes(&self, id: NameHash) -> Causes {
+        self.gone.cleared_causes(id)
     }
 
     pub fn rates(&self, id: NameHash) -> Rates {
@@ -298,7 +291,11 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::gone;
     use super::*;
+    use crate::state::Reason;
 
     fn tally(opened: u64) -> Tally {
         let mut tally = Tally::default();
@@ -344,16 +341,68 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cleared_begins_anew() {
-        let mut seconds = Seconds::default();
-        let id = NameHash(1);
-        let tick = |seconds: &mut Seconds, n| seconds.watched.entry(id).or_default().tick(&tally(n), 0, 1.0);
-        tick(&mut seconds, 500);
-        tick(&mut seconds, 510);
-        seconds.clear(false);
-        assert_eq!((seconds.rates(id).opened.most, seconds.cleared(id, tally(520))[Count::Opened]), (10.0, 520));
-        seconds.clear(true);
-        assert_eq!(seconds.cleared(id, tally(520))[Count::Opened], 10);
+    fn what_is_cleared_begins_anew_at_once() {
+        let (mut seconds, second) = (Seconds::default(), |n: u64| Time(n * 1_000_000_000));
+        let snapshot = gone::tests::snapshot(gone::tests::TEXT, None);
+        let shared = Shared::new(64, 1);
+        let (frontend, server) = (&snapshot.frontends[0], &snapshot.servers[0]);
+        let opened = |n| server.live.counters.of(0).balanced.add(n);
+        let shown = |seconds: &Seconds| {
+            let (ever, cleared) = seconds.counted(false, server.id);
+            ever.since(&cleared)[Count::Opened]
+        };
+        seconds.tick(&snapshot, &shared, second(1));
+        opened(10);
+        seconds.tick(&snapshot, &shared, second(2));
+        opened(5);
+        frontend.live.of(0).reasons.of(Reason::Junk).add(3);
+        seconds.clear(false, &snapshot);
+        seconds.look(&snapshot);
+        assert_eq!((seconds.rates(server.id).opened.most, shown(&seconds)), (10.0, 15));
+        opened(2);
+        seconds.clear(true, &snapshot);
+        seconds.look(&snapshot);
+        assert_eq!(shown(&seconds), 0, "what came after the last second, too");
+        assert_eq!(seconds.cleared_causes(frontend.config.id), Causes::of(&frontend.live), "and its reasons");
+        opened(1);
+        seconds.look(&snapshot);
+        assert_eq!(
+            (shown(&seconds), seconds.counted(false, server.id).0[Count::Opened]),
+            (1, 18),
+            "not what it counted ever"
+        );
+    }
+
+    /// With TEXT's server `one` there is `two`, which goes and comes.
+    #[test]
+    fn what_comes_back_makes_no_rates_of_its_whole_life() {
+        let (mut seconds, second) = (Seconds::default(), |n: u64| Time(n * 1_000_000_000));
+        let (text, more) = (gone::tests::TEXT, gone::tests::SECOND);
+        let both = gone::tests::snapshot(&(text.to_owned() + more), None);
+        let shared = Shared::new(64, 1);
+        let two = Arc::clone(&both.servers[1].live);
+        seconds.tick(&both, &shared, second(1));
+        two.counters.of(0).balanced.add(500);
+        seconds.tick(&both, &shared, second(2));
+        seconds.clear(true, &both);
+        let (one, id) = (gone::tests::snapshot(text, Some(&both)), both.servers[1].id);
+        seconds.tick(&one, &shared, second(3));
+        two.counters.of(0).balanced.add(40);
+        // It came back as it was; its backend goes and comes, too.
+        let other = gone::tests::snapshot(&text.replace("\"b\"", "\"c\""), Some(&one));
+        for (snapshot, at) in [(&both, 4), (&other, 5), (&both, 6)] {
+            seconds.clear(false, snapshot);
+            seconds.tick(snapshot, &shared, second(at));
+            for id in [id, backend_id("b")] {
+                assert_eq!(seconds.rates(id).opened, Rate::default(), "second {at}");
+            }
+            assert_eq!(seconds.whole().opened, Rate::default(), "second {at}");
+        }
+        let (ever, cleared) = seconds.counted(false, id);
+        assert_eq!((ever[Count::Opened], cleared[Count::Opened]), (540, 500), "what was cleared stays so");
+        two.counters.of(0).balanced.add(7);
+        seconds.tick(&both, &shared, second(7));
+        assert_eq!((seconds.rates(id).opened.now, seconds.whole().opened.most), (7.0, 7.0));
     }
 
     #[test]

@@ -125,6 +125,30 @@ async fn guesses_from_everywhere_are_verified_one_after_the_other() {
     assert_eq!((auth.verified(), busy), (QUEUE as u64, 100 - QUEUE));
 }
 
+/// What is computed cannot be stopped, so whoever asked and left has the turn until it is done.
+#[test]
+fn who_asked_and_left_has_the_turn_until_it_is_done() {
+    // One thread computes, and is kept busy until there was time to look.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build().unwrap();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || wait.recv());
+    runtime.block_on(async {
+        let auth = Arc::new(auth().0);
+        let asked = Arc::clone(&auth);
+        let who_leaves = tokio::spawn(async move { ask(&asked, "ada", "guess", 1).await });
+        while auth.verified() == 0 {
+            tokio::task::yield_now().await;
+        }
+        who_leaves.abort();
+        assert!(who_leaves.await.unwrap_err().is_cancelled());
+        let free = || (auth.one.available_permits(), auth.queue.available_permits());
+        assert_eq!(free(), (0, QUEUE - 1));
+        drop(go_on);
+        assert_eq!(ask(&auth, "ada", "secret", 2).await, Ok(Role::Admin), "the next one, when it is done");
+        assert_eq!(free(), (1, QUEUE));
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_browser_with_many_requests_is_verified_once() {
     let (auth, _) = auth();
