@@ -32,7 +32,9 @@ use crate::load;
 use crate::load::args::LoadCommand;
 use crate::net::host;
 use crate::net::tls::Tls;
-use crate::run::{Balancer, Source, StartError, leave, read_keys, read_or_make_keys, read_tls, too_few_files};
+use crate::run::{
+    Balancer, Source, StartError, leave, read_keys, read_or_make_keys, read_tls, room_for_servers, too_few_files,
+};
 use crate::sip::token::Keys;
 
 /// EX_CONFIG of sysexits(3): a configuration with which nothing can start.
@@ -432,10 +434,10 @@ fn check(file: &Path) -> ExitCode {
     let (keys, tls) = (read_keys(&config.cluster_key_file), read_tls(&config));
     let warnings = tls.as_ref().map(Tls::warnings).unwrap_or_default();
     source.warnings.iter().chain(&warnings).for_each(|warning| eprintln!("warning: {warning}"));
-    let keys = match (keys, tls) {
-        (Ok(keys), Ok(_)) => keys,
-        (keys, tls) => {
-            let errors = [keys.err(), tls.err()];
+    let keys = match (keys, tls, room_for_servers(&config)) {
+        (Ok(keys), Ok(_), Ok(())) => keys,
+        (keys, tls, room) => {
+            let errors = [keys.err(), tls.err(), room.map_err(StartError::Config).err()];
             errors.iter().flatten().for_each(|error| eprint!("{error}"));
             return ExitCode::FAILURE;
         }

@@ -214,11 +214,15 @@ fn nothing_falls(balancer: &Balancer, at: SocketAddr) {
         assert_eq!(now, before);
         !gone.iter().any(|name| get(at, "/stats;csv").contains(name))
     });
-    // A second later what was there is known by what was written down.
-    wait_for("another second", || {
+    // Seconds later what was there is known by what was written down.
+    let until = || {
+        let history: Value = serde_json::from_str(&get(at, "/api/v1/history")).unwrap();
+        history["until"].as_f64().unwrap()
+    };
+    let gone_at = until();
+    wait_for("two seconds more", || {
         assert_eq!(counted(), before);
-        let seconds: Value = serde_json::from_str(&get(at, "/api/v1/history")).unwrap_or_default();
-        seconds.as_array().is_none_or(|seconds| seconds.len() > 2)
+        until() >= gone_at + 2.0
     });
 }
 

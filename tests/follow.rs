@@ -182,8 +182,13 @@ fn a_collector_gets_every_message_with_its_addresses() {
         (("server", "us"), all - calls.traffic.sent - calls.traffic.received - came_to_servers),
     ]);
     println!("{ways:?}, {lost} lost");
-    if lost == 0 {
-        assert_eq!(ways, expected, "{calls}");
+    assert!(lost <= all / 100, "{lost} of {all} lost");
+    assert_eq!(ways.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{calls}");
+    for (way, expected) in &expected {
+        assert!(
+            (expected.saturating_sub(lost)..=*expected).contains(&ways[way]),
+            "{way:?}: {ways:?}, {lost} lost: {calls}"
+        );
     }
     balancer.stop();
 }

@@ -284,7 +284,8 @@ fn what_is_too_large_or_no_http_is_refused_and_what_is_pipelined_is_answered_in_
         let answer = Answer::read(&mut stream, true);
         let begin = &sent[..sent.len().min(80)];
         assert!(answer.as_ref().is_none_or(|answer| answer.status == status), "{begin}: {answer:?}");
-        assert!(answer.is_some() || status != 200, "{begin}");
+        // Only who has more to say than is read may find the connection reset before it has read the answer.
+        assert!(answer.is_some() || sent.len() > 16_384, "{begin}");
     }
     let mut stream = connect(edge.health);
     let two = with("").replace("/health", "/ready") + &with("") + &with("").replace("GET", "HEAD");

@@ -73,6 +73,35 @@ impl Shape {
     }
 }
 
+/// A frontend and a backend with so many servers; with this letter no two names have one hash.
+fn crowd(at: SocketAddr, servers: usize) -> String {
+    let server = |n: usize| {
+        let ip = std::net::Ipv4Addr::from(0x0a00_0000 + n as u32 + 1);
+        format!("[[backend.server]]\nname = \"a{n}\"\naddress = \"udp://{ip}:5060\"\n")
+    };
+    let head = format!(
+        "[[frontend]]\nname = \"sip\"\nbind = \"udp://{at}\"\nbackend = \"pbx\"\n\
+         [[backend]]\nname = \"pbx\"\ncheck = {{ type = \"none\" }}\n"
+    );
+    head + &(0..servers).map(server).collect::<String>()
+}
+
+/// Positions in a snapshot are 16 bits wide: who has more is told so, by a check and by a reload.
+#[test]
+fn more_servers_than_a_snapshot_has_room_for_are_refused() {
+    const MANY: usize = 65_536;
+    let at = Net(215).free(1);
+    let running = Running::start(&crowd(at, 1));
+    running.write(&crowd(at, MANY));
+    let said = running.ask("reload");
+    assert!(said.contains("65536 servers, more than 65000"), "{said}");
+    assert!(running.ask("show info").contains("Uptime"), "it goes on");
+    let check = output(Command::new(program()).args(["check", "-c"]).arg(running.path("trunkline.toml")));
+    let said = String::from_utf8(check.stderr).unwrap();
+    assert_eq!((check.status.code(), said.contains("65536 servers, more than 65000")), (Some(1), true), "{said}");
+    running.balancer.stop();
+}
+
 /// A running balancer and its file.
 struct Running {
     balancer: Balancer,

@@ -15,7 +15,7 @@ use support::core::config;
 use support::pki::Pki;
 use support::process::{wait_for, wait_longer};
 use support::regions::Net;
-use support::streams::{Messages, connect_from, invite, serve_tcp};
+use support::streams::{Messages, connect_from, invite, is_closed, serve_tcp};
 use support::workers::{free_port, prepare};
 use trunkline::net::udp::clock;
 use trunkline::net::worker::{Setup, Workers};
@@ -80,14 +80,6 @@ impl Drop for Node {
 }
 
 /// Whether the other end has closed it without a word, within a minute.
-fn is_closed(stream: &TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    match (&*stream).read(&mut [0; 1]) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
-    }
-}
-
 fn is_served(stream: &TcpStream) -> bool {
     (&*stream).write_all(invite(1, "TCP").as_bytes()).is_ok()
         && Messages::of(stream).next().is_some_and(|answer| answer.starts_with("SIP/2.0 200 OK\r\n"))

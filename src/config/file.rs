@@ -48,6 +48,8 @@ const DEFAULT_CLUSTER_KEY_FILE: &str = "/etc/trunkline/cluster.key";
 /// Longer than nearly all calls, and each use begins it anew (a re-INVITE of the session timer, RFC 4028).
 const DEFAULT_PIN_EXPIRE: Duration = Duration::from_secs(2 * 60 * 60);
 const DEFAULT_PIN_SIZE: u64 = 1_000_000;
+/// An entry that lives shorter is gone before anybody asks for it; a year is the longest time of all.
+const EXPIRE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
 /// HAProxy operators' usual stick-table expiry for SIP; longer than a registration interval.
 const DEFAULT_STICK_EXPIRE: Duration = Duration::from_secs(60 * 60);
 const DEFAULT_STICK_SIZE: u64 = 100_000;
@@ -322,7 +324,7 @@ fn backend(section: Section<'_, '_>) -> Option<BackendSection> {
 fn pin(section: Option<Section<'_, '_>>) -> Pin {
     let Some(section) = section else { return Pin { expire: DEFAULT_PIN_EXPIRE, size: DEFAULT_PIN_SIZE as usize } };
     let pin = Pin {
-        expire: section.or("expire", DEFAULT_PIN_EXPIRE),
+        expire: duration(&section, "expire", DEFAULT_PIN_EXPIRE, &EXPIRE),
         size: section.number("size", DEFAULT_PIN_SIZE, PIN_SIZE) as usize,
     };
     section.finish(&[]);
@@ -333,11 +335,11 @@ fn pin(section: Option<Section<'_, '_>>) -> Pin {
 fn stick(section: Section<'_, '_>) -> Option<Stick> {
     let on = section.required::<String>("on", "\"source\"");
     let v6_prefix = section.number("ipv6_prefix", DEFAULT_IPV6_PREFIX, 32..=128) as u8;
-    let expire = section.optional("expire");
-    let size = section.optional::<u64>("size");
     let stick = match on.as_ref().map(|on| on.value.as_str()) {
         None | Some("call-id") => {
-            for at in [expire.as_ref().map(|e| e.at), size.as_ref().map(|s| s.at)].into_iter().flatten() {
+            let expire = section.optional::<Duration>("expire").map(|expire| expire.at);
+            let size = section.optional::<u64>("size").map(|size| size.at);
+            for at in [expire, size].into_iter().flatten() {
                 section.fault(at, "stickiness by Call-ID has no table of its own", "set `expire` and `size` in `pin`");
             }
             None
@@ -357,7 +359,7 @@ fn stick(section: Section<'_, '_>) -> Option<Stick> {
     };
     let stick = stick.map(|on| Stick {
         on,
-        expire: expire.map_or(DEFAULT_STICK_EXPIRE, |expire| expire.value),
+        expire: duration(&section, "expire", DEFAULT_STICK_EXPIRE, &EXPIRE),
         size: section.number("size", DEFAULT_STICK_SIZE, STICK_SIZE) as usize,
     });
     section.finish(&[]);

@@ -150,6 +150,17 @@ fn all_faults_come_in_one_run_with_their_places() {
 }
 
 #[test]
+fn what_is_remembered_is_so_for_a_second_at_least() {
+    for (section, written) in [("pin", "expire = \"1h\""), ("stick", "expire = \"30m\"")] {
+        assert!(Config::parse(&GOOD.replace(written, "expire = \"1s\"")).is_ok(), "{section}");
+        for short in ["0s", "999ms"] {
+            let found = faults(&GOOD.replace(written, &format!("expire = \"{short}\"")));
+            assert!(found.len() == 1 && found[0].contains("`expire` is "), "{section} {short}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn algorithms_and_limits_are_read_and_wrong_ones_taught() {
     let server = "address = \"udp://10.0.10.11:5060\"";
     let limits = "max_calls = 500\nmax_rate = \"60/m\"\nslow_start = \"30s\"";

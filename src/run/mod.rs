@@ -22,7 +22,7 @@ mod warnings;
 pub use certificates::read_tls;
 pub use names::with_addresses;
 pub use service::leave;
-pub use start::{Source, random, read_config, read_keys, read_or_make_keys, too_few_files};
+pub use start::{Source, random, read_config, read_keys, read_or_make_keys, room_for_servers, too_few_files};
 
 use std::collections::HashMap;
 use std::fmt;

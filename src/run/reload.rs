@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::control::LOOK;
-use super::start::{Source, allow_open_files, open_binds, open_relays};
+use super::start::{Source, allow_open_files, open_binds, open_relays, room_for_servers};
 use super::{Balancer, Basis, read_keys, service};
 use crate::admin::Who;
 use crate::config::difference::{difference, needs_restart, refused};
@@ -19,9 +19,6 @@ use crate::sip::Transport;
 use crate::sip::token::Keys;
 use crate::state::Snapshot;
 use crate::state::binds::Bind;
-
-/// Servers in one snapshot, those that leave included: positions are 16 bits wide.
-const MOST_SERVERS: usize = 65_000;
 
 /// Longer than a disk that works needs for hundreds of certificates.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -167,11 +164,8 @@ impl Balancer {
         let mut slow_starts = self.slow_starts.clone();
         slow_starts.apply(&basis.config, &mut basis.states, clock());
         let previous = self.setup.snapshot.load_full();
+        room_for_servers(&basis.config)?;
         let next = basis.build(self.worker_count, Some(&previous));
-        if next.servers.len() > MOST_SERVERS {
-            let leaving = "wait until some of them have left, or reload less";
-            return Err(format!("more than {MOST_SERVERS} servers, those included that leave: {leaving}\n"));
-        }
         let (opened, closed) = (only_in(&next, &previous), only_in(&previous, &next));
         let (marked, moved) = (marked(&previous, &next), moved(&previous, &next));
         let unchanged = |error: &dyn std::fmt::Display| format!("{error}; nothing was changed\n");

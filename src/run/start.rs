@@ -187,6 +187,24 @@ pub(super) fn allow_open_files(config: &Config, workers: usize) -> Result<usize,
     Ok(room)
 }
 
+/// Positions of servers in a snapshot are 16 bits wide.
+const MOST_SERVERS: usize = 65_000;
+
+/// Whether one snapshot can have all servers of a configuration: those that leave and those that names bring count, too.
+///
+/// # Errors
+/// What to do where there are too many.
+pub fn room_for_servers(config: &Config) -> Result<(), String> {
+    let servers: usize = config.backends.iter().map(|backend| backend.servers.len()).sum();
+    if servers <= MOST_SERVERS {
+        return Ok(());
+    }
+    Err(format!(
+        "{servers} servers, more than {MOST_SERVERS}, which is the most; those count that leave and each address of a name: \
+         write fewer, or wait until some have left\n"
+    ))
+}
+
 /// What to do where a process may not open so many files.
 pub fn too_few_files(files: OpenFiles) -> String {
     let (OpenFiles { all, ports, flows, .. }, most) = (files, host::most_open_files());
@@ -309,6 +327,7 @@ impl Balancer {
         let mut names = Names::new(u64::from_be_bytes(seed()?));
         let wanted = names.resolve(&file).await;
         let basis = Basis::first(file, wanted, keys, node);
+        room_for_servers(&basis.config).map_err(StartError::Config)?;
         let snapshot = basis.build(worker_count, None);
         tell_empty(None, &snapshot);
         let (sockets, ports) = open_all(&snapshot, worker_count).map_err(|e| refused(&e))?;

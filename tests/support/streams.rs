@@ -1,6 +1,6 @@
 //! Both ends of SIP over TCP, as small as they can be.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -91,6 +91,15 @@ pub fn invite(call: usize, transport: &str) -> String {
          From: <sip:a@sim.example>;tag={call:x}\r\nTo: <sip:100@sim.example>\r\nCall-ID: {call:x}@streams\r\n\
          CSeq: 1 INVITE\r\nContact: <sip:a@192.168.1.2>\r\nContent-Length: 0\r\n\r\n"
     )
+}
+
+/// Whether the other end closes it within a minute, and says nothing before.
+pub fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    match (&*stream).read(&mut [0; 1]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
 }
 
 /// A connection from an address of one's own.

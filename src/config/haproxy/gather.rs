@@ -242,7 +242,7 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
     if !matches!(line.after("type"), Some("ip" | "ipv6")) {
         return Fate::ByHand("tables have sources; for calls write `stick` by user or header".to_owned());
     }
-    let size = line.after("size").and_then(|size| {
+    let size = line.after("size").map(|size| {
         let (digits, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
         let times = match unit {
             "k" | "K" => 1 << 10,
@@ -250,8 +250,12 @@ fn stick_table(line: &Line, says: &mut Says) -> Fate {
             "g" | "G" => 1 << 30,
             _ => 1,
         };
-        digits.parse::<u64>().ok().map(|size| size * times)
+        digits.parse::<u64>().ok()?.checked_mul(times)
     });
+    if size == Some(None) {
+        return Fate::ByHand("nobody can read its size".to_owned());
+    }
+    let size = size.flatten();
     says.stick = Some((size, line.after("expire").and_then(duration)));
     let counts = line.after("store").unwrap_or_default();
     let over = counts.split(',').find_map(|one| one.strip_prefix("conn_rate(")?.strip_suffix(')'));

@@ -88,6 +88,15 @@ fn a_rule_that_says_more_than_we_can_is_left_to_somebody() {
 }
 
 #[test]
+fn a_table_larger_than_a_number_is_left_to_somebody() {
+    for (size, translated) in [("16g", true), ("99999999999g", false), ("many", false)] {
+        let table = format!("stick-table type ip size {size} expire 10s");
+        let Imported { lines, .. } = import(&format!("listen l\n bind 10.0.0.1:80\n {table}\n server s 10.0.0.2:80\n"));
+        assert_eq!(lines[2].fate == Fate::Translated, translated, "{size}");
+    }
+}
+
+#[test]
 fn what_servers_or_binds_say_alone_is_left_to_somebody() {
     let first = "server a 10.0.0.1:80 check inter 2s";
     for (line, translated) in [
