@@ -173,7 +173,9 @@ fn flows_that_are_sent_to_the_dead_all_the_same_stay_with_them() {
         let Verdict::Open { server, .. } = decide(&mut node, client) else { panic!("it is sent") };
         let again = decide(&mut node, client);
         assert!(matches!(again, Verdict::Relay { server: at, .. } if at == server), "{again:?}, {stick}");
-        let Verdict::Open { server: beside, .. } = decide(&mut node, flow("203.0.113.9:4001", 7000)) else { panic!("new") };
+        let Verdict::Open { server: beside, .. } = decide(&mut node, flow("203.0.113.9:4001", 7000)) else {
+            panic!("new")
+        };
         assert_eq!(beside == server, !stick.is_empty(), "{stick}");
     }
 }

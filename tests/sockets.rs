@@ -482,7 +482,7 @@ fn who_is_behind_a_narrow_path_is_not_suspected() {
     let looked_at: SocketAddr = "10.97.3.1:8080".parse().unwrap();
     let config = admin(looked_at)
         + &config("\"udp://[fd97:1::1]:5060\"", "", &["[fd97:2::2]:5060".to_owned()], "{ type = \"none\" }");
-    let mut balancer = Balancer::start_under(namespace.command(program()), 4, &config);
+    let balancer = Balancer::start_under(namespace.command(program()), 4, &config);
     let client = namespace.enter(|| bound("[fd97:1::5]:0"));
     let long = format!("X-Long: {}\r\n", "x".repeat(1_100));
     let metrics = || namespace.enter(|| get(looked_at, "/metrics"));

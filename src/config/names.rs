@@ -59,9 +59,9 @@ impl Backend {
         self.names.iter().filter(|named| !named.has_servers(self))
     }
 
-    /// Whether somebody in a region is no backup.
-    pub fn has_primaries(&self, region: usize) -> bool {
-        self.servers.iter().any(|server| server.region == region && !server.backup)
+    /// Whether somebody in a region is no backup, of the servers that stay.
+    pub fn has_primaries(&self, region: usize, stays: impl Fn(&Server) -> bool) -> bool {
+        self.servers.iter().any(|server| server.region == region && !server.backup && stays(server))
             || self.names.iter().any(|named| named.region == region && !named.backup)
     }
 

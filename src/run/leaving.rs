@@ -188,8 +188,12 @@ impl Basis {
                     _ => {}
                 }
                 // An answer that has it again says nothing about what somebody asked of it.
-                if has_server(&wanted, server.id) {
-                    state.admin = self.away.get(&server.id).map_or(state.admin, |away| away.admin);
+                if has_server(&wanted, server.id)
+                    && let Some(away) = self.away.get(&server.id)
+                {
+                    state.admin = away.state.admin;
+                    state.weight = away.state.weight.filter(|_| away.weight == server.weight);
+                    state.max_calls = away.state.max_calls.filter(|_| away.max_calls == server.max_calls);
                 }
                 // One that is new is as old as this.
                 if state.admin != before || !has_server(&self.config, server.id) {
@@ -210,9 +214,14 @@ impl Basis {
         let mut away = self.away.clone();
         let servers = self.wanted.backends.iter().flat_map(|of| of.servers.iter().map(|server| (&of.name, server)));
         for (backend, server) in servers {
-            let admin = self.states.get(&server.id).map(|state| state.admin);
-            if let (Some(admin @ (Admin::Drain | Admin::Maint)), Some(name)) = (admin, server.of_name()) {
-                away.insert(server.id, Away { admin, backend: backend.clone(), name: name.to_owned() });
+            let state = self.states.get(&server.id).copied().unwrap_or_default();
+            let is_asked = matches!(state.admin, Admin::Drain | Admin::Maint)
+                || state.weight.is_some()
+                || state.max_calls.is_some();
+            if let Some(name) = server.of_name().filter(|_| is_asked) {
+                let (backend, name) = (backend.clone(), name.to_owned());
+                let Server { weight, max_calls, .. } = *server;
+                away.insert(server.id, Away { state, weight, max_calls, backend, name });
             }
         }
         let has_name = |away: &Away| {

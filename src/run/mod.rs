@@ -44,7 +44,7 @@ use crate::net::worker::{Setup, Workers};
 use crate::sip::token::{Keys, NameHash};
 use crate::state::binds::Host;
 use crate::state::pins::Held;
-use crate::state::server::{Admin, ServerState};
+use crate::state::server::ServerState;
 use crate::state::slow_start::SlowStarts;
 use crate::state::watch::Watch;
 use crate::state::{Snapshot, Time};
@@ -133,7 +133,10 @@ struct Basis {
 /// What was asked of an address that is not there now.
 #[derive(Clone)]
 struct Away {
-    admin: Admin,
+    /// With the weight and the limit that were asked for at run time, and what the file had for them then.
+    state: ServerState,
+    weight: u32,
+    max_calls: u32,
     backend: String,
     /// The name whose address it was.
     name: String,

@@ -390,9 +390,15 @@ impl Snapshot {
         let backups_serve = !config.servers.iter().any(is_first);
         move |server| {
             let state = state(server);
-            let counts = !server.backup || backups_serve || !config.has_primaries(server.region);
+            let counts = !server.backup || backups_serve || !self.has_primaries(backend, server.region);
             counts && weighs(server) && (backend.takes_new(state) || state.takes_trials())
         }
+    }
+
+    /// Whether somebody in a region is no backup; who leaves does not count.
+    pub fn has_primaries(&self, backend: &Backend, region: usize) -> bool {
+        let leaves = |at: usize| self.servers[at].state.admin == Admin::Leaving;
+        backend.config.has_primaries(region, |server| !self.server(server.id).is_some_and(leaves))
     }
 
     /// The position of the server that is reached at an address.

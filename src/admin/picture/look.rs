@@ -200,7 +200,7 @@ impl Scene<'_> {
             let own = || servers.iter().filter(|server| server.region == region.name);
             let stays = |server: &&Server| server.state.admin != Admin::Leaving;
             // Backups are part of a region that has nobody else.
-            let counts = |backup: bool| !backup || !config.has_primaries(at);
+            let counts = |backup: bool| !backup || !self.snapshot.has_primaries(of, at);
             let nameless = config.unresolved().filter(|named| named.region == at && counts(named.backup)).count();
             let mut tally = self.seconds.left(id, Some(region.id));
             own().for_each(|server| tally += &server.tally);

@@ -126,6 +126,9 @@ fn new_calls_reach_whom_the_states_allow() {
     let recovery = TEXT.to_owned() + only_backups;
     assert_eq!(serving(&recovery, &[]), ["l1", "l2", "a1", "d1"], "a region that waits is not lost");
     assert_eq!(serving(&recovery, &[("d1", dead)]), ["l1", "l2", "a1"]);
+    let removed = "[[backend.server]]\nname = \"d0\"\nregion = \"dr\"\naddress = \"udp://10.3.10.10:5060\"\n";
+    let left = serving(&(recovery + removed), &[("d0", leaving)]);
+    assert_eq!(left, ["l1", "l2", "a1", "d1"], "who leaves makes nobody wait");
     // The addresses of a removed frontend stay for longer than the last of its idle servers.
     let mut emptied = Config::good(TEXT);
     emptied.backends[0].servers.clear();
