@@ -263,7 +263,6 @@ fn what_comes_while_nobody_runs_is_answered() {
     stop(answerer);
 }
 
-/// `systemctl restart`, four times under 200 calls/s: no datagram is lost, for nobody sends one again.
 /// A proxy's sockets, which its responses are spread over, become a relay's by a restart: what one client sends is one flow.
 #[test]
 fn a_relay_that_inherits_a_proxy_s_sockets_spreads_by_client() {
@@ -299,6 +298,7 @@ fn a_relay_that_inherits_a_proxy_s_sockets_spreads_by_client() {
     assert_eq!(systemd.end(process), Some(0));
 }
 
+/// `systemctl restart`, four times under 200 calls/s: no datagram is lost, for nobody sends one again.
 #[test]
 fn a_restart_loses_no_datagram() {
     const CALLS: u64 = 1600;

@@ -9,7 +9,7 @@ use support::lines::headers;
 use trunkline::sip::token::{Sealed, SealedIn};
 use trunkline::state::Reason;
 use trunkline::state::counters::{Counter, ServerCounters};
-use trunkline::state::server::{Admin, Health, ServerState};
+use trunkline::state::server::{Admin, Circuit, Health, ServerState};
 
 const CONFIG: &str = r#"
 [[frontend]]
@@ -64,6 +64,20 @@ fn what_is_sent_to_the_dead_all_the_same_stays_with_them() {
         let other = phone(&mut node, &request("INVITE", URI, &["Call-ID: other"])).to();
         assert_eq!(other == server, !stick.is_empty(), "{stick}");
     }
+}
+
+/// Who sticks to a server whose breaker is half-open tries it like anybody else, though the backend fails open to the others.
+#[test]
+fn who_sticks_to_a_half_open_server_asks_for_a_trial() {
+    let stick = "when_all_down = \"forward\"\nstick = { on = \"source\" }\npin = { size = 1000 }";
+    let mut node = Node::new(&CONFIG.replace("pin = { size = 1000 }", stick));
+    node.set("pbx/m", ServerState { admin: Admin::Maint, ..ServerState::default() });
+    let k = phone(&mut node, &request("INVITE", URI, &[])).to();
+    node.set("pbx/k", ServerState { breaker: Circuit::HalfOpen, ..ServerState::default() });
+    assert_eq!(phone(&mut node, &request("INVITE", URI, &["Call-ID: other"])).to(), k, "it fails open");
+    let turned_away =
+        node.snapshot.servers.iter().map(|server| server.live.counters.sum(|of| &of.rejected)).sum::<u64>();
+    assert_eq!(turned_away, 1, "no trial call may go yet");
 }
 
 /// A's INVITE went to K; K forks it to phones B and C through us; B is busy at once, C rings on.

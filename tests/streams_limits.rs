@@ -79,7 +79,6 @@ impl Drop for Node {
     }
 }
 
-/// Whether the other end has closed it without a word, within a minute.
 fn is_served(stream: &TcpStream) -> bool {
     (&*stream).write_all(invite(1, "TCP").as_bytes()).is_ok()
         && Messages::of(stream).next().is_some_and(|answer| answer.starts_with("SIP/2.0 200 OK\r\n"))

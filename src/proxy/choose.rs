@@ -96,7 +96,7 @@ impl<'a> Case<'a> {
     fn keeping(&self, id: NameHash, confirmed: bool) -> Option<usize> {
         let at = self.snapshot.server(id)?;
         let server = &self.snapshot.servers[at];
-        self.snapshot.backends[server.backend as usize].is_kept(server.state, confirmed).then_some(at)
+        self.snapshot.backends[server.backend as usize].is_kept(server, confirmed).then_some(at)
     }
 
     /// What opens something pins its call to the server. `reserved`: it was counted there already.
@@ -221,7 +221,7 @@ impl<'a> Case<'a> {
         let stuck = table.find(key, self.now)?;
         let at = self.keeping(stuck.server, stuck.confirmed)?;
         let server = &self.snapshot.servers[at];
-        (!self.opens() || self.snapshot.backends[usize::from(server.backend)].is_sent_new(server.state)).then_some(at)
+        (!self.opens() || self.snapshot.backends[usize::from(server.backend)].is_sent_new(server)).then_some(at)
     }
 
     /// What the balance says of a key; another server than the one that failed, that is full, or whose breaker has enough

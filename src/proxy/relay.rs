@@ -123,7 +123,7 @@ pub fn sweep(now: Time, snapshot: &Snapshot, memory: &mut Memory, mut closed: im
 /// The position of a server that keeps its flows.
 #[inline]
 fn keeping(id: NameHash, snapshot: &Snapshot) -> Option<usize> {
-    let is_kept = |server: &Server| snapshot.backends[usize::from(server.backend)].is_kept(server.state, false);
+    let is_kept = |server: &Server| snapshot.backends[usize::from(server.backend)].is_kept(server, false);
     snapshot.server(id).filter(|at| is_kept(&snapshot.servers[*at]))
 }
 
@@ -289,7 +289,7 @@ fn trial(
     backend.settled.as_ref()?;
     let key = source_key(ip, backend, snapshot);
     let sticks = |(table, _): (&StickTable, _)| table.find(key, now).and_then(|stuck| snapshot.server(stuck.server));
-    if backend.stick().and_then(sticks).is_some_and(|at| backend.is_sent_new(snapshot.servers[at].state)) {
+    if backend.stick().and_then(sticks).is_some_and(|at| backend.is_sent_new(&snapshot.servers[at])) {
         return None;
     }
     let first = backend.balance.first(key, backend.preferred_region(ip), true);
@@ -339,7 +339,7 @@ fn choose(
     let key = source_key(ip, backend, snapshot);
     let stick = backend.stick();
     let stuck = stick.and_then(|(table, _)| table.find(key, now)).and_then(|stuck| snapshot.server(stuck.server));
-    let server = match stuck.filter(|at| backend.is_sent_new(state(*at)) && takes(*at)) {
+    let server = match stuck.filter(|at| backend.is_sent_new(&snapshot.servers[*at]) && takes(*at)) {
         Some(server) => server,
         // How a flow of datagrams ends nobody learns; connections that try a half-open breaker were chosen before.
         None => backend

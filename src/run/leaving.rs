@@ -188,9 +188,7 @@ impl Basis {
                     _ => {}
                 }
                 // An answer that has it again says nothing about what somebody asked of it.
-                if has_server(&wanted, server.id)
-                    && let Some(away) = self.away.get(&server.id)
-                {
+                if let Some(away) = self.away.get(&server.id).filter(|_| has_server(&wanted, server.id)) {
                     state.admin = away.state.admin;
                     state.weight = away.state.weight.filter(|_| away.weight == server.weight);
                     state.max_calls = away.state.max_calls.filter(|_| away.max_calls == server.max_calls);

@@ -57,7 +57,9 @@ impl Balancer {
         warnings.extend(tables_that_stay(&self.setup.snapshot.load(), &wanted));
         // The file is good, but who had another name before leaves, and nobody takes his place yet.
         warnings.extend(wanted.backends.iter().flat_map(Backend::without_address));
-        let refused = refused(&self.basis.config, &wanted);
+        let mut refused = refused(&self.basis.config, &wanted);
+        // Before anything is compared server by server.
+        refused.extend(room_for_servers(&wanted).err().map(|error| error.trim_end().to_owned()));
         if !refused.is_empty() {
             self.names.ask(&self.basis.file);
             return Err(format!("{}\nnothing was changed\n", refused.join("\n")));

@@ -326,8 +326,8 @@ impl Balancer {
         let instance = NonZeroU32::new(u32::from_be_bytes(seed()?)).unwrap_or(NonZeroU32::MAX);
         let mut names = Names::new(u64::from_be_bytes(seed()?));
         let wanted = names.resolve(&file).await;
+        room_for_servers(&wanted).map_err(StartError::Config)?;
         let basis = Basis::first(file, wanted, keys, node);
-        room_for_servers(&basis.config).map_err(StartError::Config)?;
         let snapshot = basis.build(worker_count, None);
         tell_empty(None, &snapshot);
         let (sockets, ports) = open_all(&snapshot, worker_count).map_err(|e| refused(&e))?;

@@ -111,8 +111,10 @@ pub struct Backend {
     clients: Vec<(IpNet, u32)>,
     /// Whose each port of a relay's range is, in order of ports.
     parts: Vec<(Ports, u16)>,
-    /// To whom new calls go.
-    reach: Reach,
+    /// Whether new calls go to servers that are in doubt, for nobody else takes them.
+    asks_doubtful: bool,
+    /// Who is sent new calls though it takes none: it fails open to them. In order; the names' hashes.
+    opened_to: Vec<u32>,
     /// Whether all of its servers leave.
     leaves: bool,
 }
@@ -127,24 +129,24 @@ impl Backend {
     /// Whether a server of it that is so may be sent a new call.
     #[inline]
     pub fn takes_new(&self, state: ServerState) -> bool {
-        state.takes_new() || self.reach == Reach::Doubtful && state.is_doubtful()
+        state.takes_new() || self.asks_doubtful && state.is_doubtful()
     }
 
-    /// Whether one that is so is sent new calls, wanted or not.
+    /// Whether a server is sent new calls, wanted or not.
     #[inline]
-    pub fn is_sent_new(&self, state: ServerState) -> bool {
-        self.takes_new(state) || self.fails_open_to(state)
+    pub fn is_sent_new(&self, server: &Server) -> bool {
+        self.takes_new(server.state) || self.fails_open_to(server)
     }
 
-    /// Whether one that is so keeps what is its own. Who is sent new calls although it seems dead has them: its transactions
-    /// and flows must not wander from one such to the next.
+    /// Whether a server keeps what is its own. Who is sent new calls although it seems dead has them: its transactions and
+    /// flows must not wander from one such to the next.
     #[inline]
-    pub fn is_kept(&self, state: ServerState, confirmed: bool) -> bool {
-        state.keeps(confirmed, self.config.in_dialog_failover) || self.fails_open_to(state)
+    pub fn is_kept(&self, server: &Server, confirmed: bool) -> bool {
+        server.state.keeps(confirmed, self.config.in_dialog_failover) || self.fails_open_to(server)
     }
 
-    fn fails_open_to(&self, state: ServerState) -> bool {
-        self.reach == Reach::Anybody && state.admin == Admin::Ready
+    fn fails_open_to(&self, server: &Server) -> bool {
+        self.opened_to.binary_search(&server.id.0).is_ok()
     }
 
     /// Whether nobody takes new calls although somebody should.
@@ -552,6 +554,11 @@ fn backend(
         Balance::build(keys.rendezvous(), backend.balance, regions, SpillBelow(backend.spill_below), like)
     };
     let (regions, reach) = candidates(backend, state);
+    let takes = |id| state(id).takes_new() || state(id).takes_trials();
+    let chosen = regions.iter().flat_map(|region| &region.servers).filter(|server| server.weight > 0);
+    let mut opened_to: Vec<u32> = chosen.map(|server| server.id).collect();
+    opened_to.retain(|id| reach == Reach::Anybody && !takes(NameHash(*id)));
+    opened_to.sort_unstable();
     let balance = build(&regions, before.map(|b| &b.balance));
     let tries = backend.servers.iter().any(|server| state(server.id).takes_trials());
     let without_trials = |id| match state(id) {
@@ -570,7 +577,9 @@ fn backend(
     // none: the addresses of its frontend are open for longer.
     let leaves =
         backend.names.is_empty() && backend.servers.iter().all(|server| state(server.id).admin == Admin::Leaving);
-    let built = Backend { config: backend.clone(), balance, settled, stick, clients, parts, reach, leaves };
+    let asks_doubtful = reach == Reach::Doubtful;
+    let built =
+        Backend { config: backend.clone(), balance, settled, stick, clients, parts, asks_doubtful, opened_to, leaves };
     // Everybody, for a pool may be shared with a snapshot whose servers had limits.
     for server in servers.iter().filter(|server| server.backend == at) {
         built.tell(server, load(server, &built));
