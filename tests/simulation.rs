@@ -439,7 +439,7 @@ impl World {
                 let by_token = headers(text, "Route").next().is_some() && own == Some(server);
                 books.passed(call, method, passage, opens, by_token, self.now);
             }
-            Passage::ResponseToClient { server, .. } | Passage::ResponseToServer { server } => {
+            Passage::ResponseToClient { server, .. } | Passage::ResponseToServer { server, .. } => {
                 books.answered(call, method, text[8..11].parse().unwrap(), server, self.now);
             }
         }
@@ -493,7 +493,7 @@ impl World {
                 );
                 self.tally.to_clients += 1;
             }
-            Passage::ResponseToServer { server } => {
+            Passage::ResponseToServer { server, .. } => {
                 assert_eq!((source, to), (addr(INSIDE), server_address(server)));
                 self.tally.to_servers += 1;
             }
@@ -555,7 +555,7 @@ impl World {
         }
         for delay in self.network() {
             let event = match passage {
-                Passage::RequestToServer { server, .. } | Passage::ResponseToServer { server } => {
+                Passage::RequestToServer { server, .. } | Passage::ResponseToServer { server, .. } => {
                     Event::AtServer { server, bytes: bytes.clone() }
                 }
                 Passage::ResponseToClient { .. } | Passage::RequestToClient { .. } => {

@@ -12,6 +12,7 @@ use support::pki::Pki;
 use support::regions::{Net, ROUND, SERVERS, answer_over, assert_kept, stop};
 use trunkline::load::{
     AnswererOptions, CallReport, Carrier, ClientTls, Generator, GeneratorOptions, ServerTls, Sharing, StreamOptions,
+    Weather,
 };
 use trunkline::sip::Transport;
 
@@ -50,7 +51,18 @@ impl Certificates {
 
 /// What clients speak, what servers speak, how many clients there are and how they use connections, and how many starts
 /// a second there are: all come to a good end, and each server has its share.
-fn calls(net: &Net, [outside, inside]: [Transport; 2], (clients, sharing): (usize, Sharing), rate: f64) -> CallReport {
+fn calls(net: &Net, transports: [Transport; 2], clients: (usize, Sharing), rate: f64) -> CallReport {
+    calls_in(Weather::default(), net, transports, clients, (STARTS, rate))
+}
+
+/// The same over a network that loses datagrams of clients.
+fn calls_in(
+    weather: Weather,
+    net: &Net,
+    [outside, inside]: [Transport; 2],
+    (clients, sharing): (usize, Sharing),
+    (starts, rate): (u64, f64),
+) -> CallReport {
     let certificates = Certificates::new();
     let addresses = net.servers();
     let named: Vec<_> = SERVERS.iter().map(|(name, _)| *name).zip(addresses).collect();
@@ -68,15 +80,15 @@ fn calls(net: &Net, [outside, inside]: [Transport; 2], (clients, sharing): (usiz
         Transport::Udp => Carrier::Udp,
         _ => Carrier::Stream(StreamOptions { sharing, reconnect: false, tls }),
     };
-    let options = GeneratorOptions { carrier, sockets: clients, ..net.callers(at, STARTS, rate) };
+    let options = GeneratorOptions { carrier, sockets: clients, weather, ..net.callers(at, starts, rate) };
     let report = Generator::start(options).unwrap().finish().unwrap();
     let answered = stop(answerer);
     balancer.stop();
-    assert_kept(std::slice::from_ref(&report), &answered, STARTS);
-    assert_eq!(answered.totals().0.refused_total(), STARTS / ROUND, "each cancelled call was at one server");
+    assert_kept(std::slice::from_ref(&report), &answered, starts);
+    assert_eq!(answered.totals().0.refused_total(), starts / ROUND, "each cancelled call was at one server");
     if outside != Transport::Udp {
         let connected = report.connected.unwrap();
-        let wanted = if sharing == Sharing::PerCall { STARTS } else { clients as u64 };
+        let wanted = if sharing == Sharing::PerCall { starts } else { clients as u64 };
         assert_eq!((connected.opened, connected.failed, connected.broken), (wanted, 0, 0), "{report}");
     }
     report
@@ -105,4 +117,13 @@ fn calls_with_a_tls_connection_each_to_tls_servers() {
 #[test]
 fn clients_over_udp_call_servers_over_tcp() {
     calls(&Net(71), [Transport::Udp, Transport::Tcp], (100, Sharing::PerCall), 400.0);
+}
+
+/// Servers over TCP repeat nothing that is lost on its way to a client.
+#[test]
+fn clients_over_udp_on_a_bad_network_call_servers_over_tcp() {
+    let weather = Weather { lose: 0.03, duplicate: 0.03, reorder: 0.03 };
+    let transports = [Transport::Udp, Transport::Tcp];
+    let report = calls_in(weather, &Net(118), transports, (100, Sharing::PerCall), (60 * ROUND, 120.0));
+    assert!(report.damage.lost > 100, "{report}");
 }

@@ -76,7 +76,7 @@ fn fate(verdict: &Verdict, snapshot: &Snapshot) -> Fate {
         Verdict::Answer { ref answer, reason, .. } => Fate::Answered { status: answer.status, reason },
         Verdict::Forward { passage, .. } => match passage {
             Passage::RequestToServer { server, why, .. } => Fate::ToServer { server: id(server), why },
-            Passage::ResponseToServer { server } => Fate::BackToServer { server: id(server) },
+            Passage::ResponseToServer { server, .. } => Fate::BackToServer { server: id(server) },
             Passage::RequestToClient { server, .. } | Passage::ResponseToClient { server, .. } => {
                 Fate::ToClient { server: id(server) }
             }

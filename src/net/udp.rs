@@ -134,10 +134,10 @@ impl Leaving {
     /// Whether it is a request within a call. When this node has lost a network, the next copy comes to whoever has it now, and
     /// a 503 in between would end the call; what opens something is tried elsewhere.
     fn is_within_a_call(&self) -> bool {
-        let Some(Verdict::Forward { passage, .. }) = &self.verdict else { return false };
-        let opens = matches!(passage, Passage::RequestToServer { balanced: true, .. });
-        let is_request = matches!(passage, Passage::RequestToServer { .. } | Passage::RequestToClient { .. });
-        is_request && !opens
+        match self.passage() {
+            Some(Passage::RequestToServer { balanced, .. }) => !balanced,
+            passage => matches!(passage, Some(Passage::RequestToClient { .. })),
+        }
     }
 }
 
@@ -295,7 +295,7 @@ impl Engine {
     /// What the kernel refused goes elsewhere, is answered, or dropped by name. What it refuses again is dropped.
     #[cold]
     fn decide_failed_anew(&mut self, now: Time, snapshot: &Arc<Snapshot>) {
-        let mut failed = std::mem::take(&mut self.failed);
+        let mut failed = self.take_failed();
         for leaving in failed.drain(..) {
             let Some(Verdict::Forward { passage, .. }) = leaving.verdict else {
                 leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory);
@@ -309,7 +309,7 @@ impl Engine {
         failed.append(&mut self.failed);
         self.failed = failed;
         self.flush(snapshot);
-        for leaving in std::mem::take(&mut self.failed) {
+        for leaving in self.take_failed() {
             match leaving.verdict {
                 // Nobody repeats what was sent over a stream.
                 Some(Verdict::Forward { passage: Passage::RequestToServer { server, .. }, .. })
@@ -324,9 +324,16 @@ impl Engine {
             }
         }
         self.flush(snapshot);
-        for leaving in std::mem::take(&mut self.failed) {
+        for leaving in self.take_failed() {
             leaving.count_drop(Reason::SendFailed, snapshot, &self.tools.memory);
         }
+    }
+
+    /// What could not be sent, whose fate is decided now.
+    fn take_failed(&mut self) -> Vec<Leaving> {
+        let failed = std::mem::take(&mut self.failed);
+        failed.iter().for_each(|leaving| self.let_go(leaving));
+        failed
     }
 
     /// Makes a slot's message what it was when it came in, and carries out what is decided about it now.
@@ -428,6 +435,9 @@ impl Engine {
     /// Into the outbox of the socket that it leaves by, or into the output of a connection.
     fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Arc<Snapshot>) {
         let Hop::Datagram(to) = to else { return self.put_to(to, datagram, leaving, snapshot) };
+        if leaving.origin.flow.connection.is_some() {
+            self.keep(&leaving, snapshot);
+        }
         let lane = usize::from(snapshot.binds[to.bind].lane);
         self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
     }
@@ -497,6 +507,14 @@ fn drain_errors(socket: BorrowedFd<'_>, snapshot: &Snapshot, memory: &mut Memory
 }
 
 impl Leaving {
+    /// How it passes; `None` for an answer of our own.
+    pub fn passage(&self) -> Option<&Passage> {
+        match &self.verdict {
+            Some(Verdict::Forward { passage, .. }) => Some(passage),
+            _ => None,
+        }
+    }
+
     /// It left, as so many bytes.
     pub fn count(&self, len: usize, snapshot: &Snapshot, memory: &mut Memory) {
         if let Some(verdict) = &self.verdict {

@@ -14,9 +14,11 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
+use tokio::time::MissedTickBehavior;
 
 use super::relay::Relay;
 use super::socket::Port;
+use super::stream::retransmit::STEP;
 use super::stream::table::Streams;
 use super::stream::{PARCELS, Parcel, serve as stream};
 use super::tls::Tls;
@@ -199,9 +201,13 @@ async fn serve(
     served.tasks.spawn_local(serve_relay(Rc::clone(&relay)));
     let binds = engine.borrow_mut().binds();
     binds.iter().for_each(|bind| served.serve(bind));
-    let mut tick = tokio::time::interval(TICK);
+    let (mut tick, mut step) = (tokio::time::interval(TICK), tokio::time::interval(STEP));
+    step.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = step.tick() => {
+                survive(&engine, |engine| { engine.retransmit(); true }, Engine::recover);
+            }
             _ = tick.tick() => {
                 engine.borrow_mut().tick();
                 engine.borrow_mut().end_overdue();

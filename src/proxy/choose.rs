@@ -58,7 +58,7 @@ impl<'a> Case<'a> {
         let (pin, seen) = self.memory.shared.pins.look(identity.call, self.now);
         let confirmed = pin.is_some_and(|pin| pin.confirmed);
         let belongs = token.is_some() || pin.is_some() && !self.opens();
-        if !belongs && failed.is_none() && !self.is_moved {
+        if !belongs && failed.is_none() && !self.is_admitted {
             self.admit_rate()?;
         }
         // It is its server's alone: another's 481 would end a dialog that a 503 leaves as it is.

@@ -78,12 +78,12 @@ pub fn count(verdict: &Verdict, len: usize, bind: usize, snapshot: &Snapshot, me
                     of_code.add(1);
                 }
             }
-            Passage::RequestToClient { server: at, frontend } => {
+            Passage::RequestToClient { server: at, frontend, .. } => {
                 counters.requests_to_clients.add(1);
                 of(frontend).bytes_to_clients.add(len);
                 server(at).sent.add(1);
             }
-            Passage::ResponseToServer { server: at } => {
+            Passage::ResponseToServer { server: at, .. } => {
                 counters.responses_to_servers.add(1);
                 counters.bytes_to_servers.add(len);
                 server(at).bytes_to.add(len);

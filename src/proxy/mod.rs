@@ -189,9 +189,14 @@ pub enum Passage {
     RequestToClient {
         server: usize,
         frontend: usize,
+        method: Method,
+        transaction: u64,
     },
     ResponseToServer {
         server: usize,
+        method: Method,
+        status: u16,
+        transaction: u64,
     },
 }
 
@@ -230,8 +235,8 @@ struct Case<'a> {
     from_server: bool,
     /// Whether it is a request with a To tag. Known once it is seen to be well formed.
     in_dialog: bool,
-    /// It was let in and counted before, and never left.
-    is_moved: bool,
+    /// It was let in and counted before.
+    is_admitted: bool,
     /// It is a trial call of a half-open breaker: the server, and its place there.
     trial: Option<(usize, usize)>,
 }
@@ -257,7 +262,7 @@ impl<'a> Case<'a> {
             edits,
             from_server: false,
             in_dialog: false,
-            is_moved: false,
+            is_admitted: false,
             trial: None,
         }
     }
@@ -311,9 +316,9 @@ pub fn undelivered(
     Case::new(received, now, snapshot, memory, edits).request(Some(server))
 }
 
-/// Decides anew about a request that waited for a server which is elsewhere by now: it was let in, and goes where its call is.
-/// `balanced`: as it was found to be when it came.
-pub fn moved(
+/// Decides anew about a request that was let in: one that waited for a server which is elsewhere by now, and one that is sent
+/// again because nobody answers. It goes where its call is. `balanced`: as it was found to be when it came, if it never left.
+pub fn admitted(
     received: Received<'_>,
     balanced: bool,
     now: Time,
@@ -321,7 +326,7 @@ pub fn moved(
     memory: &mut Memory,
     edits: &mut Edits,
 ) -> Verdict {
-    let case = Case { is_moved: true, ..Case::new(received, now, snapshot, memory, edits) };
+    let case = Case { is_admitted: true, ..Case::new(received, now, snapshot, memory, edits) };
     let mut verdict = case.request(None);
     if let Verdict::Forward { passage: Passage::RequestToServer { balanced: again, .. }, .. } = &mut verdict {
         *again |= balanced;

@@ -74,7 +74,12 @@ impl<'a> Case<'a> {
         Ok(Verdict::Forward {
             to: target.hop,
             end: received.message.end as usize,
-            passage: Passage::RequestToClient { server, frontend: target.frontend },
+            passage: Passage::RequestToClient {
+                server,
+                frontend: target.frontend,
+                method: self.method,
+                transaction: identity.transaction,
+            },
         })
     }
 

@@ -84,7 +84,7 @@ impl Case<'_> {
     pub(super) fn request(mut self, failed: Option<usize>) -> Verdict {
         let server = self.received.server(self.snapshot);
         self.from_server = server.is_some();
-        if failed.is_none() && !self.is_moved {
+        if failed.is_none() && !self.is_admitted {
             self.request_came(server);
         }
         if let Err(reason) = self.admit_sender(server.is_some()) {

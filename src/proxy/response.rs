@@ -79,7 +79,7 @@ impl Case<'_> {
                 if !self.leads_to_server(&to, &snapshot.servers[server], way.is_some()) {
                     return Err(Reason::NoWayBack);
                 }
-                Passage::ResponseToServer { server }
+                Passage::ResponseToServer { server, method: self.method, status, transaction: branch.transaction }
             }
         };
         // Whoever hides more in a response than can be taken out of it is not understood by anybody.

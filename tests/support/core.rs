@@ -128,7 +128,7 @@ impl Node {
         let (Passage::RequestToServer { server, .. }
         | Passage::ResponseToClient { server, .. }
         | Passage::RequestToClient { server, .. }
-        | Passage::ResponseToServer { server }) = passage;
+        | Passage::ResponseToServer { server, .. }) = passage;
         self.snapshot.servers[*server].name.clone()
     }
 

@@ -9,12 +9,14 @@
 //!
 //! [`serve`] holds the tasks, `relay` those of mode `relay`, `header` what stands before all that, [`under_way`] how many are
 //! told apart at once, [`table`] what a worker knows of its connections and reads from them, `outgoing` what leaves by them,
-//! `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks.
+//! `buffer` what it holds of their bytes, [`unanswered`] what is owed for requests whose connection breaks, [`retransmit`] what
+//! left in a datagram and is sent again.
 
 mod buffer;
 mod header;
 mod outgoing;
 mod relay;
+pub mod retransmit;
 pub mod serve;
 pub mod table;
 pub mod unanswered;

@@ -99,6 +99,9 @@ impl Engine {
     /// Puts a message into the output of the connection that it leaves by; it is in the slot of its origin.
     pub(in crate::net) fn put_to(&mut self, to: Hop, bytes: Range<usize>, leaving: Leaving, snapshot: &Arc<Snapshot>) {
         let len = bytes.len();
+        if let Some(passage) = leaving.passage() {
+            self.streams.retransmissions.passed(passage);
+        }
         let put = match to {
             Hop::Datagram(_) => Put::Refused,
             Hop::Connection(id) => match self.tools.memory.ids.owner(id) {
@@ -214,6 +217,9 @@ impl Engine {
     pub fn deliver(&mut self, parcel: Parcel) {
         let Parcel { to, bytes, waiting, request } = parcel;
         self.received += 1;
+        if let Some(passage) = waiting.leaving.passage() {
+            self.streams.retransmissions.passed(passage);
+        }
         let connection = self.streams.open.get(&to).map(Rc::clone);
         let has_room = |connection: &Rc<Connection>| {
             let len = request.as_ref().map_or(0, |request| request.bytes.len());
@@ -438,7 +444,7 @@ impl Engine {
                 proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
             Fate::Moved if *tries < MOST_TRIES => {
-                proxy::moved(received, *balanced, now, snapshot, &mut tools.memory, &mut tools.edits)
+                proxy::admitted(received, *balanced, now, snapshot, &mut tools.memory, &mut tools.edits)
             }
             Fate::Moved => proxy::unanswered(received, None, now, snapshot, &mut tools.memory, &mut tools.edits),
             Fate::Unknown(by) => proxy::unanswered(received, by, now, snapshot, &mut tools.memory, &mut tools.edits),

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
 
 use super::buffer::{Buffer, Held};
+use super::retransmit::Retransmissions;
 use super::unanswered::LONGEST_RINGING;
 use super::under_way::{Place, UnderWay};
 use super::{Connection, Opened, Parcel, State};
@@ -62,6 +63,7 @@ pub struct Streams {
     pub(super) under_way: UnderWay,
     /// How many we opened to others than servers.
     pub(super) peers: usize,
+    pub(super) retransmissions: Retransmissions,
     /// When connections were looked at last: a second ago at most.
     pub(super) looked: Time,
     /// The worker is about to end: what is not settled is another's.
@@ -86,6 +88,7 @@ impl Streams {
             tls,
             under_way: UnderWay::default(),
             peers: 0,
+            retransmissions: Retransmissions::default(),
             looked: clock(),
             engine: Weak::new(),
         }
