@@ -89,8 +89,8 @@ fn a_server_s_request_is_not_sent_to_the_inside_to_ourselves_or_to_everybody() {
                 _ if only_ours && !routes.is_empty() => {
                     wire.refused(&from, wire.inside, &text, "unknown_target", "404")
                 }
-                // Nobody has such an address: there is nobody to tell, and nothing to forbid.
-                "0.0.0.0" | "255.255.255.255" => wire.swallowed(&from, wire.inside, &text, "bad_destination"),
+                // Nobody has such an address: there is nothing to forbid.
+                "0.0.0.0" | "255.255.255.255" => wire.refused(&from, wire.inside, &text, "bad_destination", "404"),
                 _ => wire.refused(&from, wire.inside, &text, "forbidden_target", "403"),
             }
         }

@@ -74,7 +74,7 @@ fn every_hop_counts_down_and_who_says_nothing_gets_seventy() {
 #[test]
 fn what_asks_something_of_a_proxy_is_refused_with_the_names_of_it() {
     let mut node = Node::new(CONFIG);
-    let lines = ["Proxy-Require: sec-agree, foo", "Require: bar", "proxy-require : baz"];
+    let lines = ["Proxy-Require: sec-agree, foo", "Require: bar", "proxy-require : Privacy,baz"];
     let answer = from_phone(&mut node, &request("INVITE", URI, &lines), "unknown_extension");
     assert_eq!(answer.status(), Some(420));
     let text = answer.text();
@@ -85,6 +85,11 @@ fn what_asks_something_of_a_proxy_is_refused_with_the_names_of_it() {
         [("ACK", "Proxy-Require: foo"), ("CANCEL", "Proxy-Require: foo"), ("INVITE", "Proxy-Require:")]
     {
         from_phone(&mut node, &request(method, URI, &[line]), "requests_to_servers");
+    }
+    // A carrier's anonymous call, and a PBX that registers all its numbers at once: the server sees to them.
+    for (method, line) in [("INVITE", "Proxy-Require: privacy"), ("REGISTER", "Proxy-Require: gin, PRIVACY")] {
+        let sent = from_phone(&mut node, &request(method, URI, &[line, "Call-ID: another"]), "requests_to_servers");
+        assert!(sent.text().contains(line));
     }
 }
 

@@ -389,15 +389,23 @@ fn a_server_s_request_may_not_turn_us_against_the_inside() {
 }
 
 #[test]
-fn a_server_s_request_to_nowhere_is_dropped_and_to_a_name_is_unknown() {
+fn a_server_s_request_to_nowhere_or_to_a_name_is_unknown() {
     let mut node = Node::new(CONFIG);
     for host in ["0.0.0.0", "0.1.2.3", "255.255.255.255", "240.0.0.1", "192.0.2.1:0", "[::]"] {
         let bye = request("BYE", &format!("sip:u@{host}"), &[]);
-        assert!(matches!(from_server(&mut node, &bye, "bad_destination"), Outcome::Dropped(_)), "{host}");
+        assert_eq!(from_server(&mut node, &bye, "bad_destination").status(), Some(404), "{host}");
     }
     for uri in ["sip:u@name.example", "sips:u@name.example", "tel:+2348012345", "sip:u@1.2.3", "sip:[::1:junk]"] {
         assert_eq!(from_server(&mut node, &request("BYE", uri, &[]), "unknown_target").status(), Some(404), "{uri}");
     }
+}
+
+/// The server hears at once, and asks elsewhere (RFC 3261 §16.9).
+#[test]
+fn a_server_s_request_that_no_socket_of_ours_can_send_is_answered() {
+    let mut node = Node::new(&CONFIG.replace(", \"udp://[2001:db8:f::10]:5060\"", ""));
+    let invite = request("INVITE", "sip:u@[2001:db8::77]", &[]);
+    assert_eq!(from_server(&mut node, &invite, "no_socket").status(), Some(503));
 }
 
 /// The token's flow, or what the message says: by whether the client is behind NAT, and whether it says an address.
@@ -424,6 +432,48 @@ fn a_token_leads_to_the_flow_where_only_the_flow_reaches_the_client() {
     let route = format!("Route: <sip:{}@{INSIDE};lr>", token(&node.keys, "any", &path(false)));
     let inside = request("INVITE", "sip:u@10.0.10.12:22", &[&route]);
     assert_eq!(from_server(&mut node, &inside, "forbidden_target").status(), Some(403));
+}
+
+/// A trunk behind NAT that never registered, and names an address of its own network: from a public address only the flow leads there.
+#[test]
+fn a_called_client_that_names_an_address_of_its_own_network_is_reached_by_its_flow() {
+    let mut node = Node::new(CONFIG);
+    let lan = "192.168.7.5:5060";
+    for (flow, contact, more, to) in [
+        (PHONE, lan, "", PHONE),
+        (PHONE, "100.64.1.2:5060", "", PHONE),
+        (PHONE, lan, ", <sip:192.168.7.9;lr>", "192.168.7.9:5060"),
+        ("10.9.9.9:5060", lan, "", lan),
+    ] {
+        let sealed = Sealed { nat: false, ..sealed(SealedIn::RecordRoute, "pbx/k", addr(OUTSIDE), addr(flow)) };
+        let route = format!("Route: <sip:{}@{INSIDE};lr>{more}", token(&node.keys, CALL, &sealed));
+        let ack = request("ACK", &format!("sip:u@{contact}"), &[&route, "To: <sip:100@sip.example.ng>;tag=t1"]);
+        assert_eq!(from_server(&mut node, &ack, "requests_to_clients").to(), addr(to), "{flow} {contact}{more}");
+    }
+}
+
+/// Without rport, responses go to the port of sent-by (RFC 3261 §18.2.2), whatever port it sends from; so does what its server asks.
+#[test]
+fn a_client_that_listens_at_another_port_than_it_sends_from_is_asked_where_it_listens() {
+    let mut node = Node::new(CONFIG);
+    let (sends, listens) = (addr("198.51.100.7:41000"), addr("198.51.100.7:5070"));
+    for (lines, nat) in [
+        (vec![format!("Via: SIP/2.0/UDP {listens};branch=z9hG4bKb1")], false),
+        (vec![format!("Via: SIP/2.0/UDP {listens};branch=z9hG4bKb2;rport"), "Call-ID: 2@phone".into()], true),
+    ] {
+        let mut lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        lines.push("Contact: <sip:gw@gw.example.com>");
+        let sent = feed(&mut node, sends, addr(OUTSIDE), &request("INVITE", URI, &lines), "requests_to_servers");
+        let server = sent.to();
+        let recorded: Vec<_> = headers(&sent.text(), "Record-Route").map(|route| format!("Route: {route}")).collect();
+        let mut lines = vec!["To: <sip:100@sip.example.ng>;tag=t1", "CSeq: 2 BYE"];
+        lines.extend(recorded.iter().map(String::as_str));
+        if nat {
+            lines.push("Call-ID: 2@phone");
+        }
+        let bye = node.receive(server, addr(INSIDE), &request("BYE", "sip:gw@gw.example.com", &lines));
+        assert_eq!(bye.to(), if nat { sends } else { listens });
+    }
 }
 
 #[test]

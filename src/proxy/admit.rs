@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::config::limits::Offence;
 use crate::sip::name::Name;
+use crate::sip::reply::is_understood;
 use crate::sip::{Flow, Method, Transport, Uri};
 use crate::state::bans::Offender;
 use crate::state::connections::End;
@@ -61,11 +62,10 @@ impl Case<'_> {
         if message.max_forwards.is_some_and(|(_, hops)| hops == 0) {
             return Err(Reason::TooManyHops);
         }
-        // No extension that asks something of a proxy is known to us, so any tag is one too many. In ACK and CANCEL it must
-        // be ignored (RFC 3261 §8.2.2.3).
+        // In ACK and CANCEL it must be ignored (RFC 3261 §8.2.2.3).
         if message.has(Name::ProxyRequire)
             && !matches!(self.method, Method::Ack | Method::Cancel)
-            && message.values(bytes, Name::ProxyRequire).next().is_some()
+            && message.values(bytes, Name::ProxyRequire).any(|tag| !is_understood(tag.span.of(bytes)))
         {
             return Err(Reason::UnknownExtension);
         }

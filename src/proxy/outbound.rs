@@ -120,12 +120,23 @@ impl<'a> Case<'a> {
                 return match (self.over(id, &token), elsewhere.filter(|_| may_open)) {
                     (Err(Reason::FlowGone), Some(address)) => self
                         .as_written(snapshot.frontend(token.frontend), transport, address)
-                        .map_err(|reason| if reason.answer().is_some() { reason } else { Reason::FlowGone }),
+                        .map_err(|reason| match reason {
+                            Reason::NoSocket | Reason::BadDestination => Reason::FlowGone,
+                            reason => reason,
+                        }),
                     (found, _) => found,
                 };
             }
             FlowToken::Ends { local, remote } => (local, remote),
         };
+        // A called client behind NAT that never registered: its Contact was not known when its token was sealed.
+        let is_hidden = |address: &SocketAddr| {
+            token.stands_in == SealedIn::RecordRoute
+                && routed.next.is_none()
+                && stamp::is_private(address.ip())
+                && !stamp::is_private(flow.ip())
+        };
+        let elsewhere = elsewhere.filter(|address| !is_hidden(address));
         let frontend = snapshot
             .frontend(token.frontend)
             .or_else(|| self.first_frontend(Transport::Udp, flow))

@@ -303,7 +303,7 @@ impl Case<'_> {
             time: self.send_time(),
         };
         own_via.put(self.edits, &egress.side, &snapshot.keys);
-        self.put_routes(identity, chosen.id, &egress.side);
+        self.put_routes(identity, home, chosen.id, &egress.side);
         if let Some(prefix) = &frontend.source_header {
             stamp::source_header(self.edits, prefix, identity.source, received.flow.transport);
         }
@@ -332,16 +332,12 @@ impl Case<'_> {
         })
     }
 
-    /// Record-Route or Path with the client's flow.
-    fn put_routes(&mut self, identity: &Identity<'_>, server: NameHash, inside: &Side) {
+    /// Record-Route or Path with the client's flow: who is behind NAT hears us where it sends from, others where they hear
+    /// responses.
+    fn put_routes(&mut self, identity: &Identity<'_>, home: FlowToken, server: NameHash, inside: &Side) {
         let (received, snapshot, frontend) = (self.received, self.snapshot, self.frontend);
-        let sealed = |stands_in| Sealed {
-            stands_in,
-            server,
-            frontend: frontend.config.id,
-            flow: received.flow.token(),
-            nat: identity.nat,
-        };
+        let flow = if identity.nat { received.flow.token() } else { home };
+        let sealed = |stands_in| Sealed { stands_in, server, frontend: frontend.config.id, flow, nat: identity.nat };
         if frontend.config.record_route && self.wants_record_route() {
             let outside = snapshot.outer_side(received.bind, received.flow.local);
             let sealed = sealed(SealedIn::RecordRoute);

@@ -56,7 +56,7 @@ fn contact_ip(bytes: &[u8], message: &Message) -> Option<IpAddr> {
 }
 
 /// Addresses that mean something only inside one network (RFC 1918, RFC 6598, RFC 4193).
-fn is_private(ip: IpAddr) -> bool {
+pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;

@@ -32,6 +32,12 @@ pub enum Extra {
 
 const CAPABILITIES: &[u8] = b"Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REGISTER, SUBSCRIBE, NOTIFY, PUBLISH, MESSAGE, REFER, INFO, UPDATE, PRACK\r\nAccept: application/sdp\r\n";
 
+/// Whether a Proxy-Require asks what we do anyway. `gin` (RFC 6140): Path on the REGISTER, and its Contact untouched. `privacy`
+/// (RFC 3323, RFC 3325): whoever hides the caller is the server that we bring the request to, whole.
+pub fn is_understood(tag: &[u8]) -> bool {
+    [&b"gin"[..], b"privacy"].iter().any(|known| tag.eq_ignore_ascii_case(known))
+}
+
 impl Answer {
     /// Writes the answer to `request` into `out`; `stamps` are the changes to its top Via (`received`, `rport`).
     /// `None` where it does not fit or the request lacks what an answer copies.
@@ -60,8 +66,9 @@ impl Answer {
             Extra::Unsupported => {
                 // In one line: a header for each tag would make the answer many times as long as what it answers.
                 let mut before: &[u8] = b"Unsupported: ";
-                for tag in message.values(request, Name::ProxyRequire) {
-                    out.put(before)?.put(tag.span.of(request))?;
+                let tags = message.values(request, Name::ProxyRequire).map(|tag| tag.span.of(request));
+                for tag in tags.filter(|tag| !is_understood(tag)) {
+                    out.put(before)?.put(tag)?;
                     before = b",";
                 }
                 out.put(b"\r\n")?;

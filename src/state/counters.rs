@@ -177,14 +177,14 @@ reasons! {
     NoWayBack = "no_way_back";
 
     // Sending.
-    /// To broadcast, multicast, nowhere, or ourselves.
-    BadDestination = "bad_destination";
+    /// To broadcast, multicast, nowhere, or ourselves. A server's request is answered.
+    BadDestination = "bad_destination", 404 "Not Found";
     /// A relay's client would be one more than `max_flows`.
     FlowsFull = "flows_full";
     /// The host gave no socket for a relay's new flow: no open file or no port was left, or no route.
     FlowRefused = "flow_refused";
-    /// No socket of ours has the address that it must leave from.
-    NoSocket = "no_socket";
+    /// No socket of ours has the address that it must leave from. A server's request is answered.
+    NoSocket = "no_socket", 503 "Service Unavailable";
     /// The kernel had no room for it.
     SendBlocked = "send_blocked";
     /// The kernel refused to send it, twice.
