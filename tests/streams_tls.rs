@@ -24,6 +24,11 @@ struct Stage {
 
 impl Stage {
     fn new(net: &Net) -> Self {
+        Self::with(net, "")
+    }
+
+    /// With more of `[frontend.tls]`.
+    fn with(net: &Net, tls: &str) -> Self {
         let (pki, addresses, at) = (Pki::new(), net.servers(), net.free(1));
         let folder = pki.path("certs");
         fs::create_dir(&folder).unwrap();
@@ -31,7 +36,7 @@ impl Stage {
         pki.put(&folder.join("voice.pem"), &pki.pem("voice", "DNS:voice.example.ng"));
         let mut config = format!(
             "[[frontend]]\nname = \"sips\"\nbind = \"tls://{at}\"\ninside = \"{}\"\nbackend = \"pbx\"\n\
-             [frontend.tls]\ncertificates = {folder:?}\n[[backend]]\nname = \"pbx\"\n",
+             [frontend.tls]\ncertificates = {folder:?}\n{tls}[[backend]]\nname = \"pbx\"\n",
             net.ip(2)
         );
         for ((name, _), address) in SERVERS.iter().zip(addresses) {
@@ -108,6 +113,35 @@ fn a_reload_to_another_address_costs_no_connection() {
     ask(&mut client, "after");
     stage.at = other;
     ask(&mut stage.client("sip.example.ng", &[]), "there");
+    drop(client);
+    stage.end();
+}
+
+/// Who looks for the name that he was told in our certificate finds it, and a Route with it is ours.
+#[test]
+fn clients_are_told_the_name_that_the_certificate_has() {
+    let stage = Stage::with(&Net(119), "name = \"SIP.example.ng\"\n");
+    let told = format!("sip.example.ng:{};transport=tls", stage.at.port());
+    let mut client = stage.client("sip.example.ng", &[]);
+    let contact = "Contact: <sip:a@192.168.1.2:5061;transport=tls>\nMax-Forwards";
+    client.say(&options("named").replace("OPTIONS", "INVITE").replace("Max-Forwards", contact));
+    client.hear("SIP/2.0 200 OK");
+    let route = client.hear(&format!("@{told};lr>"));
+    let route = route.strip_prefix("Record-Route: ").unwrap();
+    let to = client.hear("To: <sip:sip.example.ng>;tag=");
+    client.hear("Call-ID: named");
+    let within = |cseq: &str, branch: &str| {
+        let (_, method) = cseq.split_once(' ').unwrap();
+        let request = options("named").replace("1 OPTIONS", cseq).replace("OPTIONS", method);
+        let routed = format!("{to}\nRoute: {route}");
+        request.replace("To: <sip:sip.example.ng>", &routed).replace("z9hG4bKnamed", branch)
+    };
+    client.say(&within("1 ACK", "z9hG4bKack"));
+    client.say(&within("2 BYE", "z9hG4bKbye"));
+    client.hear("SIP/2.0 200 OK");
+    // For us, and nobody at us.
+    client.say(&options("us").replace("OPTIONS sip:sip.example.ng ", &format!("OPTIONS sip:{told} ")));
+    client.hear("Allow: INVITE, ACK");
     drop(client);
     stage.end();
 }

@@ -267,6 +267,15 @@ fn position(what: &str, wanted: &At<String>, names: &[At<String>], faults: &mut 
     0
 }
 
+fn aliases(section: &FrontendSection, faults: &mut Faults) -> Vec<String> {
+    for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
+        let what = format!("`aliases` cannot hold \"{}\"", alias.value);
+        faults.push(alias.at, what, "write a host name or an address, without scheme, port or `*`");
+    }
+    let told = section.tls.iter().filter_map(|tls| tls.value.name.clone());
+    section.aliases.iter().map(|alias| alias.value.clone()).chain(told).collect()
+}
+
 fn addresses(key: &str, written: &[At<IpAddr>], faults: &mut Faults) -> Addresses {
     let mut addresses = Addresses::default();
     for address in written {
@@ -332,7 +341,7 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
         mode: section.mode.clone(),
         advertise: addresses("advertise", &section.advertise, faults),
         inside: addresses("inside", &section.inside, faults),
-        aliases: section.aliases.iter().map(|alias| alias.value.clone()).collect(),
+        aliases: aliases(&section, faults),
         binds: section.binds.iter().map(|bind| bind.value).collect(),
         backend,
         routes,
@@ -355,10 +364,6 @@ fn frontend(section: FrontendSection, names: &[At<String>], written: Written<'_>
     relay::judge(&section, &frontend, written, faults);
     if frontend.is_proxy() && !section.unread_bind {
         reachable(&frontend, section.at, written.backends, faults);
-    }
-    for alias in section.aliases.iter().filter(|alias| !is_host(&alias.value)) {
-        let what = format!("`aliases` cannot hold \"{}\"", alias.value);
-        faults.push(alias.at, what, "write a host name or an address, without scheme, port or `*`");
     }
     frontend
 }

@@ -23,6 +23,8 @@ pub struct FrontendTls {
     pub certificates: PathBuf,
     pub min_version: TlsVersion,
     pub client_auth: ClientAuth,
+    /// What clients over TLS are told of us in the place of an address, lower-case: one of the names in our certificates.
+    pub name: Option<String>,
     /// Whether what goes over it is SIP, and not a relay's own business.
     pub carries_sip: bool,
 }
@@ -34,6 +36,9 @@ impl FrontendTls {
         [Some(self.certificates.clone()), Some(beside), self.client_auth.ca().cloned()].into_iter().flatten()
     }
 }
+
+/// The longest name that we are told by: it stands in texts of a fixed size ([`crate::sip::side::Side`]).
+const LONGEST_NAME: usize = 44;
 
 /// The lowest version that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +153,16 @@ pub fn frontend(section: Section<'_, '_>) -> At<FrontendTls> {
         }
     };
     let certificates = certificates.map_or_else(PathBuf::new, |path| path.value.0);
-    let read =
-        At { value: FrontendTls { certificates, min_version, client_auth, carries_sip: true }, at: section.at() };
+    let name = section.optional::<String>("name").map(|name| {
+        let is_host = name.value.parse::<IpAddr>().is_err() && is_tls_name(&name.value);
+        if !is_host || name.value.len() > LONGEST_NAME {
+            let remedy = format!("write a host name that your certificates have, of at most {LONGEST_NAME} characters");
+            section.fault(name.at, format!("clients cannot be told \"{}\"", name.value), remedy);
+        }
+        name.value.to_ascii_lowercase()
+    });
+    let tls = FrontendTls { certificates, min_version, client_auth, name, carries_sip: true };
+    let read = At { value: tls, at: section.at() };
     section.finish(&[]);
     read
 }
@@ -177,6 +190,10 @@ pub fn backend(section: Section<'_, '_>) -> At<BackendTls> {
 
 /// A tls:// bind needs certificates, and certificates need a tls:// bind.
 pub fn judge_frontend(section: &FrontendSection, faults: &mut Faults) {
+    if let Some(tls) = section.tls.as_ref().filter(|tls| tls.value.name.is_some() && section.mode != Mode::Proxy) {
+        let what = "`name` of [frontend.tls] means nothing in mode \"relay\": no message is written there";
+        faults.push(tls.at, what, "remove it");
+    }
     // What a relay of datagrams may have is judged there.
     if matches!(section.mode, Mode::Relay(_)) {
         return;
@@ -260,6 +277,7 @@ certificates = "/etc/trunkline/certs"
 min_version = "1.3"
 client_auth = "required"
 client_ca = "/etc/trunkline/client-ca.pem"
+name = "Sip.example.ng"
 
 [[backend]]
 name = "pbx"
@@ -297,7 +315,8 @@ address = "udp://10.0.10.12:5060"
         let tls = config.frontends[0].tls.as_ref().unwrap();
         let required = ClientAuth::Required("/etc/trunkline/client-ca.pem".into());
         assert_eq!((&tls.certificates, tls.min_version), (&"/etc/trunkline/certs".into(), TlsVersion::V1_3));
-        assert_eq!(tls.client_auth, required);
+        assert_eq!((&tls.client_auth, tls.name.as_deref()), (&required, Some("sip.example.ng")));
+        assert_eq!(config.frontends[0].aliases, ["sip.example.ng"]);
         let pbx = &config.backends[0];
         let own =
             OwnCertificate { certificate: "/etc/trunkline/own.pem".into(), key: Some("/etc/trunkline/own.key".into()) };
@@ -318,6 +337,16 @@ address = "udp://10.0.10.12:5060"
         let tls = config.frontends[0].tls.as_ref().unwrap();
         assert_eq!((tls.min_version, &tls.client_auth), (TlsVersion::V1_2, &ClientAuth::Optional("/d".into())));
         assert_eq!(config.backends[0].tls, BackendTls { trust: Trust::Ca(SYSTEM_CA.into()), own: None });
+    }
+
+    #[test]
+    fn a_relay_tells_nobody_a_name() {
+        let text = "[[frontend]]\nname = \"f\"\nmode = \"relay\"\nbind = \"tls://10.0.1.10:443\"\nbackend = \"b\"\n\
+                    tls = { certificates = \"/c\", name = \"a.example\" }\n\
+                    [[backend]]\nname = \"b\"\n[[backend.server]]\nname = \"s\"\naddress = \"tcp://10.0.1.11:80\"\n";
+        let told = Config::parse(text).unwrap_err().render("f", text).to_string();
+        assert!(told.contains("`name` of [frontend.tls] means nothing in mode \"relay\""), "{told}");
+        read(&text.replace(", name = \"a.example\"", ""));
     }
 
     /// What is changed in the good file, to what; what is wrong then, and what to do.
@@ -341,6 +370,8 @@ address = "udp://10.0.10.12:5060"
         ["\"required\"", "\"yes\"", "`client_auth` cannot be \"yes\"", "\"none\", \"optional\", \"required\""],
         ["\"required\"", "\"none\"", "`client_ca`, and clients are not asked", "write `client_auth = "],
         ["client_ca = ", "# ", "`client_auth` without the authorities", "add `client_ca = "],
+        ["\"Sip.example.ng\"", "\"203.0.113.10\"", "clients cannot be told \"203.0.113.10\"", "write a host name"],
+        ["\"Sip.", "\"a.name.of.more.than.forty-four.characters.", "clients cannot be told \"a.name", "of at most 44"],
         ["ca = \"/etc/trunkline/ca.pem\"", "ca = \"/x\"\nverify = false", "`ca` means nothing", "remove `verify`"],
         ["certificate = ", "# ", "`key` without `certificate`", "add `certificate`"],
         ["\nkey = ", "\nkeys = ", "unknown key `keys` in [backend.tls]", "did you mean `key`?"],

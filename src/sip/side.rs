@@ -21,8 +21,16 @@ pub struct Side {
 
 impl Side {
     pub fn of(transport: Transport, address: SocketAddr) -> Self {
-        let host_port = Text::host_port(address);
-        let name = host_port.as_bytes();
+        Self::told_as(transport, address, Text::host_port(address).as_bytes())
+    }
+
+    /// The same with a name in the place of its address: with the port at most 50 characters.
+    pub fn named(transport: Transport, address: SocketAddr, name: &str) -> Self {
+        let port = Text::<16>::number(u32::from(address.port()));
+        Self::told_as(transport, address, &[name.as_bytes(), b":", port.as_bytes()].concat())
+    }
+
+    fn told_as(transport: Transport, address: SocketAddr, name: &[u8]) -> Self {
         let parameter = transport.in_uri().as_bytes();
         Self {
             transport,
@@ -35,6 +43,6 @@ impl Side {
 
     /// Whether two sides are one: then one Record-Route says it (RFC 5658 §3).
     pub fn is_same(&self, other: &Self) -> bool {
-        self.transport == other.transport && self.address == other.address
+        self.uri.as_bytes() == other.uri.as_bytes()
     }
 }

@@ -32,7 +32,7 @@ pub struct Bind {
     pub transport: Transport,
     pub address: SocketAddr,
     pub dscp: Option<u8>,
-    /// What clients are told; `None` on a wildcard without `advertise`: the address the message came to.
+    /// What clients are told; `None` on a wildcard without `advertise` and name: the address the message came to.
     pub outer: Option<Side>,
     /// The host's address towards anybody, where this is a wildcard: for messages that no local address was named for.
     pub host: Option<SocketAddr>,
@@ -162,7 +162,12 @@ impl Plan {
             transport,
             address,
             dscp: config.dscp,
-            outer: outer.map(|address| Side::of(transport, address)),
+            outer: match config.tls.as_ref().and_then(|tls| tls.name.as_ref()) {
+                Some(name) if transport == Transport::Tls => {
+                    Some(Side::named(transport, outer.unwrap_or(address), name))
+                }
+                _ => outer.map(|address| Side::of(transport, address)),
+            },
         });
         self.binds.len() - 1
     }

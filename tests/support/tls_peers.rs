@@ -114,14 +114,14 @@ impl Client {
         let _ = writeln!(self.child.stdin.as_mut().unwrap(), "{line}");
     }
 
-    /// Waits until it has printed a line that holds this.
-    pub fn hear(&mut self, text: &str) {
+    /// Waits until it has printed a line that holds this: that line.
+    pub fn hear(&mut self, text: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(DEADLINE);
             let line = line.unwrap_or_else(|_| panic!("no line with {text:?}; it said:\n{}", self.said));
             self.said += &format!("{line}\n");
             if line.contains(text) {
-                return;
+                return line;
             }
         }
     }

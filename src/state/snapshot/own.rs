@@ -34,7 +34,7 @@ impl OwnAddresses {
         }
         for bind in &plan.binds {
             own.ports.insert(bind.address.port());
-            own.extend(bind.outer.as_ref().map(|outer| outer.address));
+            own.extend(bind.outer.as_ref().map(|outer| outer.address).filter(|outer| !outer.ip().is_unspecified()));
             if bind.is_wildcard() {
                 let like = |ip: &&IpAddr| ip.is_ipv4() == bind.address.is_ipv4();
                 own.extend(host.interfaces.iter().filter(like).map(|ip| SocketAddr::new(*ip, bind.address.port())));
