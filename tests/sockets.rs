@@ -425,7 +425,12 @@ fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
     namespace.ip("neigh replace 10.97.0.2 lladdr 02:00:00:00:97:02 dev eth0");
     let looked_at: SocketAddr = "10.97.1.1:8080".parse().unwrap();
     let config = admin(looked_at)
-        + &config("\"udp://10.97.1.1:5060\"", "inside = \"10.97.0.1\"", &["10.97.0.2:5060".to_owned()], SELDOM);
+        + &config(
+            "\"udp://10.97.1.1:5060\", \"tcp://10.97.1.1:5060\"",
+            "inside = \"10.97.0.1\"",
+            &["10.97.0.2:5060".to_owned()],
+            SELDOM,
+        );
     let server = pbx.enter(|| bound("10.97.0.2:5060"));
     let mut balancer = Balancer::start_under(namespace.command(program()), 4, &config);
     let client = namespace.enter(|| bound("10.97.1.5:0"));
@@ -453,6 +458,16 @@ fn what_finds_a_full_queue_is_lost_and_nobody_is_to_blame() {
     assert!(next().starts_with("BYE "));
     send(&request("INVITE", 2, ""));
     assert!(next().starts_with("INVITE "));
+    // What came by a stream is sent again from here: neither lost nor refused.
+    let mut phone = namespace.enter(|| TcpStream::connect("10.97.1.1:5060")).unwrap();
+    queue("qdisc add dev eth0 root pfifo limit 0");
+    phone.write_all(&request("INVITE", 100, "")).unwrap();
+    wait_for("it to be counted", || !metrics().contains(&lost));
+    queue("qdisc del dev eth0 root");
+    let late = next();
+    assert!(late.starts_with("INVITE ") && late.contains("Call-ID: 100"), "{late}");
+    phone.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(phone.read(&mut [0; 100]).is_err(), "nobody has answered yet");
     assert!(!balancer.process.said().contains("suspect"), "{}", balancer.process.said());
     balancer.stop();
 }

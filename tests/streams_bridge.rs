@@ -225,3 +225,15 @@ fn a_refusal_over_tcp_is_sent_again_until_the_client_has_it() {
     server.write_all(request_of_server(&invited, "MESSAGE").as_bytes()).unwrap();
     assert!([0; 4].map(|_| bridge.hear().0).iter().all(|heard| heard.starts_with("MESSAGE ")));
 }
+
+/// What TCP carried arrives though its sender closes behind it, and so does this.
+#[test]
+fn a_refusal_is_sent_again_when_its_server_has_hung_up() {
+    let bridge = Bridge::new(234);
+    let (mut server, messages, invited) = bridge.call_over_tcp();
+    server.write_all(&response(&invited, "486 Busy Here", &[])).unwrap();
+    server.shutdown(std::net::Shutdown::Both).unwrap();
+    drop((server, messages));
+    let refusals = [0; 3].map(|_| bridge.hear().0);
+    assert!(refusals.iter().all(|refusal| refusal.starts_with("SIP/2.0 486 ")), "{refusals:?}");
+}

@@ -108,19 +108,20 @@ pub(super) struct Leaving {
     pub saved: usize,
     /// It was refused for this node's own sake: nobody that it was for is to blame.
     pub ours: bool,
+    /// It is sent again from here until it is answered.
+    pub kept: bool,
 }
 
 impl Leaving {
     /// The kernel does not send it: dropped by name where its sender repeats it and need not hear of it, else given back, to be
     /// decided about anew. What was lost for want of room could have been lost anywhere on its way: all that came by datagrams
-    /// comes again.
+    /// comes again, or is sent again from here: elsewhere it would be a second request beside one that may have arrived.
     fn refused(mut self, refusal: Refusal, snapshot: &Snapshot, memory: &Memory) -> Option<Self> {
-        let by_datagram = self.origin.flow.connection.is_none();
+        let again = self.kept || self.origin.flow.connection.is_none();
         let (comes_again, reason) = match refusal {
-            Refusal::NoRoom => (by_datagram, Reason::SendBlocked),
-            Refusal::Unknown => (by_datagram, Reason::SendFailed),
-            Refusal::NoAddress => (by_datagram, Reason::SendFailed),
-            Refusal::NoNetwork => (by_datagram && self.is_within_a_call(), Reason::SendFailed),
+            Refusal::NoRoom => (again, Reason::SendBlocked),
+            Refusal::Unknown | Refusal::NoAddress => (again, Reason::SendFailed),
+            Refusal::NoNetwork => (again && self.is_within_a_call(), Reason::SendFailed),
             Refusal::Own => (false, Reason::SendFailed),
         };
         if comes_again {
@@ -392,7 +393,7 @@ impl Engine {
                 counters.stun.add(1);
                 let len = stun_answer(bytes, flow.remote, spare);
                 let origin = Origin { slot: n, len: arrival.len, bind: at, flow, peer: None, tries: 0 };
-                let leaving = Leaving { verdict: None, origin, saved: 0, ours: false };
+                let leaving = Leaving { verdict: None, origin, saved: 0, ours: false, kept: false };
                 let to = Hop::Datagram(To { bind: at, local, remote: flow.remote });
                 self.push(to, data.end..data.end + len, leaving, snapshot);
             }
@@ -419,7 +420,7 @@ impl Engine {
         }
         match left {
             Some((to, datagram, saved)) => {
-                let leaving = Leaving { verdict: Some(verdict), origin, saved, ours: false };
+                let leaving = Leaving { verdict: Some(verdict), origin, saved, ours: false, kept: false };
                 self.push(to, datagram, leaving, snapshot);
             }
             None => {
@@ -433,11 +434,9 @@ impl Engine {
     }
 
     /// Into the outbox of the socket that it leaves by, or into the output of a connection.
-    fn push(&mut self, to: Hop, datagram: Range<usize>, leaving: Leaving, snapshot: &Arc<Snapshot>) {
+    fn push(&mut self, to: Hop, datagram: Range<usize>, mut leaving: Leaving, snapshot: &Arc<Snapshot>) {
         let Hop::Datagram(to) = to else { return self.put_to(to, datagram, leaving, snapshot) };
-        if leaving.origin.flow.connection.is_some() {
-            self.keep(&leaving, snapshot);
-        }
+        leaving.kept = leaving.origin.flow.connection.is_some() && self.keep(&leaving, snapshot);
         let lane = usize::from(snapshot.binds[to.bind].lane);
         self.lanes[lane].as_mut().expect(OPEN).push(to, datagram, leaving);
     }

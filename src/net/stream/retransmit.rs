@@ -94,15 +94,20 @@ impl Retransmissions {
         }
     }
 
-    /// Keeps a message that has just left.
-    pub fn put(&mut self, key: Key, parts: [&[u8]; 2], came: Came) {
-        let len = parts.map(<[u8]>::len).iter().sum::<usize>();
-        if self.copies.contains_key(&key) || self.bytes + len > MOST_BYTES {
-            return;
+    /// Keeps a message that is about to leave. False where there is no room.
+    pub fn put(&mut self, key: Key, parts: [&[u8]; 2], came: Came) -> bool {
+        if let Some(copy) = self.copies.get_mut(&key) {
+            // Its sender may have another connection by now.
+            copy.came = came;
+            return true;
         }
         if key.1 == Part::Cancel {
             // Whoever takes a call back that nobody has answered yet does not want it to ring.
             self.forget((key.0, Part::Invite));
+        }
+        let len = parts.map(<[u8]>::len).iter().sum::<usize>();
+        if self.bytes + len > MOST_BYTES {
+            return false;
         }
         let mut bytes = self.free.pop().unwrap_or_default();
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
@@ -111,6 +116,7 @@ impl Retransmissions {
         let (due, until) = (self.step + T1 + 1, self.step + LONGEST);
         self.copies.insert(key, Copy { bytes, came, due, wait: 2 * T1, until });
         self.order.push(Reverse((due, key)));
+        true
     }
 
     /// A message passed over a stream: it may be what somebody waits for.
@@ -177,12 +183,12 @@ impl Retransmissions {
 }
 
 impl Engine {
-    /// Keeps what came by a stream and is about to leave in a datagram.
-    pub(in crate::net) fn keep(&mut self, leaving: &Leaving, snapshot: &Snapshot) {
-        let Some(key) = leaving.passage().and_then(Retransmissions::key) else { return };
+    /// Keeps what came by a stream and is about to leave in a datagram. Says whether it is sent again.
+    pub(in crate::net) fn keep(&mut self, leaving: &Leaving, snapshot: &Snapshot) -> bool {
+        let Some(key) = leaving.passage().and_then(Retransmissions::key) else { return false };
         let Origin { slot: n, len, bind, flow, peer, .. } = leaving.origin;
         let came = Came { flow, lane: usize::from(snapshot.binds[bind].lane), peer };
-        self.streams.retransmissions.put(key, self.tools.original(n, leaving.saved, len), came);
+        self.streams.retransmissions.put(key, self.tools.original(n, leaving.saved, len), came)
     }
 
     /// What did not leave is not sent again.
@@ -205,12 +211,15 @@ impl Engine {
     }
 
     /// Decides about one of them as about the next copy: its server may be another one by now. What does not leave in a
-    /// datagram any more, or has nobody who waits for the answer, is not sent again.
+    /// datagram any more is not sent again, nor is a client's INVITE whose connection has ended: a phone would ring for nobody.
+    /// What else a stream carried arrives though it ended behind it: a BYE, a refusal.
     fn send_again(&mut self, key: Key, now: Time, snapshot: &Arc<Snapshot>) {
         let n = self.free_slot(now, snapshot);
         let Some((bytes, Came { flow, lane, peer })) = self.streams.retransmissions.get(key) else { return };
-        let is_open = flow.connection.is_some_and(|id| self.streams.open.contains_key(&id));
-        let Some(bind) = snapshot.bind_of_lane(lane).filter(|_| is_open) else {
+        let is_wanted = key.1 != Part::Invite
+            || peer.is_some()
+            || flow.connection.is_some_and(|id| self.streams.open.contains_key(&id));
+        let Some(bind) = snapshot.bind_of_lane(lane).filter(|_| is_wanted) else {
             return self.streams.retransmissions.forget(key);
         };
         let (len, data) = (bytes.len(), slot(n).start..slot(n).start + bytes.len());
@@ -308,11 +317,14 @@ mod tests {
         let mut kept = Retransmissions::default();
         let message = vec![b'x'; 60_000];
         for transaction in 0..1000 {
-            kept.put((transaction, Part::Invite), [&message, &[]], came());
+            let has_room = transaction < (MOST_BYTES / 60_000) as u64;
+            assert_eq!(kept.put((transaction, Part::Invite), [&message, &[]], came()), has_room);
         }
         assert_eq!((kept.copies.len(), kept.bytes), (MOST_BYTES / 60_000, MOST_BYTES / 60_000 * 60_000));
         kept.forget((0, Part::Invite));
         kept.put((2000, Part::Invite), [&message, &[]], came());
         assert!(kept.get((2000, Part::Invite)).is_some() && kept.get((999, Part::Invite)).is_none());
+        // Where there is none for a CANCEL, its INVITE ends all the same.
+        assert!(!kept.put((1, Part::Cancel), [&message, &message], came()) && kept.get((1, Part::Invite)).is_none());
     }
 }
