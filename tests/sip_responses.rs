@@ -7,8 +7,8 @@ use support::core::{INSIDE, Node, OUTSIDE, Outcome, PHONE, SERVER, addr};
 use support::lines::{header, headers, param};
 use trunkline::config::key;
 use trunkline::proxy::Passage;
-use trunkline::state::Reason;
 use trunkline::state::server::Sign;
+use trunkline::state::{Reason, Time};
 
 const CONFIG: &str = r#"
 [[frontend]]
@@ -317,6 +317,30 @@ fn a_503_reaches_the_client_as_500_without_retry_after_and_the_server_rests() {
         let signs: Vec<_> = node.snapshot.servers[server].live.take_signs().collect();
         assert_eq!(signs, [Sign::Said503]);
     }
+}
+
+/// Copies that are sent from here for a server that speaks TCP (docs/rules.md 26): what they say was said once.
+#[test]
+fn a_copy_of_a_503_says_nothing_new_about_its_server() {
+    let breaker = "balance = \"leasttransactions\"\nbreaker = { failures = 5, codes = [503] }\npin =";
+    let mut node = Node::new(&CONFIG.replace("pin =", breaker));
+    let forwarded = at_server(&mut node, &[]);
+    // Others are open, so that one taken twice shows.
+    (0..20).for_each(|call| drop(at_server(&mut node, &[&format!("Call-ID: {call}@phone")])));
+    let answer = response(&forwarded, "503 Full", &["Retry-After: 30"]);
+    let sent = from_server(&mut node, &answer, "responses_to_clients");
+    let told = |node: &Node| {
+        let live = &node.snapshot.servers[0].live;
+        (live.transactions.get(), live.counters.of(0).failing.get(), format!("{:?}", live.response_times()))
+    };
+    node.snapshot.servers[0].live.take_signs().for_each(drop);
+    let before = told(&node);
+    for _ in 0..10 {
+        node.now = Time(node.now.micros() + 4_000_000);
+        assert_eq!(node.again(addr(SERVER), addr(INSIDE), &answer), sent, "the client gets what it got before");
+    }
+    assert_eq!(told(&node), before);
+    assert_eq!(node.snapshot.servers[0].live.take_signs().count(), 0);
 }
 
 /// More pieces than can be cut out of a message: a worker must not stumble over them.

@@ -266,6 +266,14 @@ impl<'a> Case<'a> {
             trial: None,
         }
     }
+
+    #[inline(always)]
+    fn decide(self) -> Verdict {
+        match self.received.message.start {
+            StartLine::Response { status } => self.response(status).unwrap_or_else(Verdict::Drop),
+            StartLine::Request { .. } => self.request(None),
+        }
+    }
 }
 
 /// Decides about one message. `edits` is cleared first.
@@ -278,11 +286,7 @@ pub fn decide(
     memory: &mut Memory,
     edits: &mut Edits,
 ) -> Verdict {
-    let case = Case::new(received, now, snapshot, memory, edits);
-    let verdict = match received.message.start {
-        StartLine::Response { status } => case.response(status).unwrap_or_else(Verdict::Drop),
-        StartLine::Request { .. } => case.request(None),
-    };
+    let verdict = Case::new(received, now, snapshot, memory, edits).decide();
     if let Verdict::Drop(reason) | Verdict::Answer { reason: Some(reason), .. } = verdict {
         keep_bad(reason, received.bytes, (received.bind, received.flow.remote), now, snapshot, memory);
     }
@@ -316,8 +320,9 @@ pub fn undelivered(
     Case::new(received, now, snapshot, memory, edits).request(Some(server))
 }
 
-/// Decides anew about a request that was let in: one that waited for a server which is elsewhere by now, and one that is sent
-/// again because nobody answers. It goes where its call is. `balanced`: as it was found to be when it came, if it never left.
+/// Decides anew about what was let in: a request that waited for a server which is elsewhere by now, and a message that is sent
+/// again because nobody answers. A request goes where its call is; a response teaches nothing twice. `balanced`: as it was found
+/// to be when it came, if it never left.
 pub fn admitted(
     received: Received<'_>,
     balanced: bool,
@@ -327,7 +332,7 @@ pub fn admitted(
     edits: &mut Edits,
 ) -> Verdict {
     let case = Case { is_admitted: true, ..Case::new(received, now, snapshot, memory, edits) };
-    let mut verdict = case.request(None);
+    let mut verdict = case.decide();
     if let Verdict::Forward { passage: Passage::RequestToServer { balanced: again, .. }, .. } = &mut verdict {
         *again |= balanced;
     }

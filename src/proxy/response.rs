@@ -66,6 +66,7 @@ impl Case<'_> {
         let passage = match branch.direction {
             Direction::ToServer => {
                 self.learn(server, way.as_ref(), via.time, call, status);
+                self.hide_503(server, status);
                 Passage::ResponseToClient {
                     server,
                     frontend,
@@ -93,6 +94,9 @@ impl Case<'_> {
     /// What it says about its call, and about how busy its server is.
     #[inline(always)]
     fn note(&mut self, server: usize, direction: Direction, call: u64, status: u16) {
+        if self.is_admitted {
+            return;
+        }
         let snapshot = self.snapshot;
         let owner = &snapshot.servers[server];
         let expire = snapshot.backends[owner.backend as usize].config.pin.expire;
@@ -227,9 +231,11 @@ impl Case<'_> {
         self.edits.replace(line.unwrap_or(Span { start: via.parm.start, end: next_via.start }));
     }
 
-    /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server, and
-    /// reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7 item 6).
+    /// What a server's answer teaches: a 2xx confirms the key's entry in the stick table; a 503 rests the server.
     fn learn(&mut self, server: usize, way: Option<&Way>, time: Option<Span>, call: u64, status: u16) {
+        if self.is_admitted {
+            return;
+        }
         let snapshot = self.snapshot;
         let server = &snapshot.servers[server];
         let backend = &snapshot.backends[server.backend as usize];
@@ -237,19 +243,23 @@ impl Case<'_> {
             let _ = table.confirm(key, server.id, Marks::NONE, self.now, stick.expire);
         }
         self.judge(server, backend.config.breaker.as_ref(), time, call, status);
-        if status != 503 {
+        if status == 503 {
+            self.memory.sign(&server.live, Sign::Said503);
+        }
+    }
+
+    /// A 503 reaches the client as 500, for a carrier would leave the whole VIP alone (docs/rules.md 18, RFC 3261 §16.7
+    /// item 6).
+    fn hide_503(&mut self, server: usize, status: u16) {
+        let backend = &self.snapshot.backends[self.snapshot.servers[server].backend as usize];
+        if status != 503 || backend.config.pass_503 {
             return;
         }
-        self.memory.sign(&server.live, Sign::Said503);
-        if !backend.config.pass_503 {
-            let line_end = self.received.message.head;
-            let start =
-                self.received.bytes[..line_end as usize].iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
-            self.edits
-                .replace(Span { start: start as u16, end: line_end })
-                .put(b"SIP/2.0 500 Server Internal Error\r\n");
-            self.received.message.lines(Name::RetryAfter).for_each(|line| self.edits.cut(line.span));
-        }
+        let line_end = self.received.message.head;
+        let start =
+            self.received.bytes[..line_end as usize].iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
+        self.edits.replace(Span { start: start as u16, end: line_end }).put(b"SIP/2.0 500 Server Internal Error\r\n");
+        self.received.message.lines(Name::RetryAfter).for_each(|line| self.edits.cut(line.span));
     }
 
     /// What the time in our Via tells of its server: how quick it is, and what its breaker should know.

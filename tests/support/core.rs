@@ -134,26 +134,36 @@ impl Node {
 
     /// A datagram from `from` to our address `to`.
     pub fn receive(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> Outcome {
-        self.judge(from, to, bytes, None)
+        self.judge(from, to, bytes, proxy::decide)
+    }
+
+    /// A copy of one that was received before, sent again from here.
+    pub fn again(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> Outcome {
+        self.judge(from, to, bytes, |received, now, snapshot, memory, edits| {
+            proxy::admitted(received, false, now, snapshot, memory, edits)
+        })
     }
 
     /// The same datagram after the kernel refused to send it.
     pub fn undelivered(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], passage: Passage) -> Outcome {
-        self.judge(from, to, bytes, Some(passage))
+        self.judge(from, to, bytes, |received, now, snapshot, memory, edits| {
+            proxy::undelivered(received, passage, true, now, snapshot, memory, edits)
+        })
     }
 
-    fn judge(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], failed: Option<Passage>) -> Outcome {
+    fn judge(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: &[u8],
+        decide: impl FnOnce(Received<'_>, Time, &Snapshot, &mut Memory, &mut Edits) -> Verdict,
+    ) -> Outcome {
         let bind =
             self.snapshot.binds.iter().position(|bind| bind.serves(Transport::Udp, &to)).expect("a bind of ours");
         let flow = Flow::of_datagrams(to, from);
         let Ok(message) = Message::parse(bytes) else { return Outcome::Dropped(Reason::NotSip) };
         let received = Received { bytes, message: &message, flow: &flow, bind, peer: None };
-        let verdict = match failed {
-            None => proxy::decide(received, self.now, &self.snapshot, &mut self.memory, &mut self.edits),
-            Some(passage) => {
-                proxy::undelivered(received, passage, true, self.now, &self.snapshot, &mut self.memory, &mut self.edits)
-            }
-        };
+        let verdict = decide(received, self.now, &self.snapshot, &mut self.memory, &mut self.edits);
         let outcome = self.carry_out(&verdict, bytes, &message);
         let len = match &outcome {
             Outcome::Sent { bytes, .. } | Outcome::Answered { bytes, .. } => bytes.len(),

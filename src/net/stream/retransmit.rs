@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::net::udp::{Engine, Leaving, Origin, clock, slot};
 use crate::proxy::{self, Hop, Passage, Received, Verdict};
 use crate::sip::token::NameHash;
-use crate::sip::{Flow, Method, StartLine};
+use crate::sip::{Flow, Method};
 use crate::state::lookup::{Map, hasher};
 use crate::state::{Snapshot, Time};
 
@@ -232,12 +232,7 @@ impl Engine {
         let live = &snapshot.frontends[usize::from(snapshot.binds[bind].frontend)].live;
         live.of(tools.memory.worker).received.add(1);
         let received = Received { bytes, message: &tools.message, flow: &flow, bind, peer };
-        let verdict = match tools.message.start {
-            StartLine::Request { .. } => {
-                proxy::admitted(received, false, now, snapshot, &mut tools.memory, &mut tools.edits)
-            }
-            StartLine::Response { .. } => proxy::decide(received, now, snapshot, &mut tools.memory, &mut tools.edits),
-        };
+        let verdict = proxy::admitted(received, false, now, snapshot, &mut tools.memory, &mut tools.edits);
         if !matches!(verdict, Verdict::Forward { to: Hop::Datagram(_), .. }) {
             self.streams.retransmissions.forget(key);
         }
